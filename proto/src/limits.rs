@@ -1,0 +1,103 @@
+//! Every bound of the system in one place, with its reason; relations are asserted at compile time.
+
+use std::time::Duration;
+
+// ---- tables (sizes of the record segment: sparse, only touched pages cost memory) ----
+/// Sessions of one node: "tens of thousands of viewers on one box", with room for a join storm.
+pub const SESSIONS_MAX: usize = 65_536;
+/// Two feeds per viewer.
+pub const FEEDS_MAX: usize = 2 * SESSIONS_MAX;
+/// Streams of one node; each has one reel file, made by the supervisor at start.
+pub const PUBLISHERS_MAX: usize = 1_024;
+/// Audio, and video in three layers.
+pub const TRACKS_PER_STREAM_MAX: usize = 4;
+pub const TRACKS_MAX: usize = PUBLISHERS_MAX * TRACKS_PER_STREAM_MAX;
+/// Feeds of one session: a WHEP viewer has two, a peer of a room many.
+pub const FEEDS_PER_SESSION_MAX: usize = 32;
+pub const SHARDS_MAX: usize = 64;
+
+// ---- datagrams ----
+/// The largest datagram we read: anything longer is no media and no handshake of ours.
+pub const DATAGRAM_SIZE_MAX: usize = 2_048;
+/// RTP payload plus header as publishers send it (an MTU of 1,500 less IP and UDP).
+pub const PACKET_SIZE_MAX: usize = 1_472;
+/// Largest UDP payload of one GSO send (64 KiB less headers).
+pub const SEND_SIZE_MAX: usize = 65_000;
+/// Segments of one GSO send that every kernel with UDP_SEGMENT takes.
+pub const SEGMENTS_MAX: usize = 64;
+/// SRTP's largest growth: GCM's tag of 16 bytes; SRTCP adds its index of 4.
+pub const SEAL_OVERHEAD_MAX: usize = 20;
+
+// ---- tick ----
+pub const COMMANDS_PER_TICK_MAX: usize = 64;
+/// Datagrams a tick takes from the sockets before it turns to fan-out.
+pub const DATAGRAMS_PER_TICK_MAX: usize = 512;
+/// Packets of one feed per round: one round of a keyframe never delays the next session longer than this.
+pub const PACKETS_PER_ROUND_MAX: usize = 16;
+/// Datagrams another shard may have in flight to us: a full mesh drops and counts.
+pub const MESH_DATAGRAMS_MAX: usize = 256;
+pub const MESH_NOTES_MAX: usize = 4_096;
+
+// ---- ICE, DTLS ----
+/// RFC 7675 section 5.1: consent expires 30 seconds after the last valid check.
+pub const CONSENT_EXPIRY: Duration = Duration::from_secs(30);
+/// A session nobody completed, or that no control claims after a restart, goes after this.
+pub const UNCLAIMED_EXPIRY: Duration = Duration::from_secs(15);
+/// Address pairs remembered per session; more candidates than this is no honest client.
+pub const PAIRS_PER_SESSION_MAX: usize = 8;
+pub const HANDSHAKE_BYTES_MAX: usize = 16 * 1_024;
+pub const HANDSHAKE_FRAGMENTS_MAX: usize = 32;
+pub const HANDSHAKE_EXPIRY: Duration = Duration::from_secs(10);
+/// Characters of an ICE ufrag of ours: 4 of index, 3 of generation, 9 random (54 bits).
+pub const UFRAG_RANDOM_CHARS: usize = 9;
+pub const UFRAG_CHARS: usize = 7 + UFRAG_RANDOM_CHARS;
+pub const ICE_PWD_CHARS: usize = 24;
+/// SSRCs one remote may send from before the rest is dropped.
+pub const SSRCS_PER_SESSION_MAX: usize = 16;
+
+// ---- reel ----
+/// Slots of a reel: 15 seconds at 260 packets a second; a power of two.
+pub const REEL_SLOTS: usize = 4_096;
+pub const SLAB_BYTES: usize = 64 * 1_024;
+/// What one reel keeps at most: 2.5 Mbit/s with a keyframe every 10 seconds is 3.1 MB.
+pub const REEL_BYTES_MAX: usize = 8 * 1_024 * 1_024;
+/// Slabs of one stream's file: two reels' worth of bytes and the slabs being written.
+pub const SLABS_PER_STREAM_MAX: usize = 2 * (REEL_BYTES_MAX / SLAB_BYTES) + 64;
+/// Slabs of the whole node: 1 GiB of reels.
+pub const SLABS_MAX: usize = 16_384;
+/// Kept behind the head whatever the keyframes say: what a NACK may still ask for.
+pub const NACK_WINDOW: Duration = Duration::from_secs(1);
+
+// ---- joining ----
+/// Replay runs at this multiple of live.
+pub const REPLAY_SPEED: u64 = 10;
+pub const REPLAY_BPS_MAX: u64 = 16_000_000;
+
+// ---- requests ----
+/// Keyframe requests to one track: at most one per this span (threats.md row 7).
+pub const KEYFRAME_REQUEST_INTERVAL: Duration = Duration::from_millis(500);
+pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+// ---- link ----
+pub const COMMAND_SLOTS: usize = 256;
+pub const COMMAND_SLOT_BYTES: usize = 1_024;
+pub const EVENT_SLOTS: usize = 4_096;
+pub const EVENT_SLOT_BYTES: usize = 64;
+pub const ERRORS_MAX: usize = 64;
+pub const NOTE_BYTES: usize = 64;
+
+// ---- HTTP ----
+pub const BODY_BYTES_MAX: usize = 64 * 1_024;
+/// Lines of one offer: Chromium's largest has some 200.
+pub const SDP_LINES_MAX: usize = 2_000;
+pub const SDP_MEDIA_MAX: usize = 16;
+/// A room's name: it stands in URLs, logs and file names.
+pub const ROOM_NAME_CHARS_MAX: usize = 64;
+
+const _: () = assert!(REEL_SLOTS.is_power_of_two());
+const _: () = assert!(COMMAND_SLOTS.is_power_of_two() && EVENT_SLOTS.is_power_of_two());
+const _: () = assert!(PACKET_SIZE_MAX + SEAL_OVERHEAD_MAX < DATAGRAM_SIZE_MAX);
+const _: () = assert!(SESSIONS_MAX <= 1 << 24, "a ufrag names the index in four characters of six bits");
+const _: () = assert!(TRACKS_PER_STREAM_MAX * PUBLISHERS_MAX == TRACKS_MAX);
+const _: () = assert!(PACKETS_PER_ROUND_MAX <= SEGMENTS_MAX);
+const _: () = assert!(PACKETS_PER_ROUND_MAX * (PACKET_SIZE_MAX + SEAL_OVERHEAD_MAX) <= SEND_SIZE_MAX);

@@ -1,0 +1,4 @@
+//! Between files and packets.
+
+pub mod matroska;
+pub mod packetize;

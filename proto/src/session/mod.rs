@@ -1,0 +1,7 @@
+//! One remote: ICE, DTLS, SRTP, and the record that lets its session outlive a process.
+
+pub mod dtls;
+pub mod ice;
+pub mod reassembler;
+pub mod record;
+pub mod srtp;

@@ -1,0 +1,8 @@
+//! One stream: from a publisher's packets to the packets of each feed.
+
+pub mod feedback;
+pub mod intake;
+pub mod keyframe;
+pub mod pacer;
+pub mod reel;
+pub mod rewrite;
