@@ -1,1 +1,227 @@
-//! Not written yet.
+//! Records: what a live session needs to go on, as plain data in a segment that outlives the engine.
+//!
+//! Four slabs linked by index: session, feed, track, reel. `#[repr(C)]`, no pointers, no padding that
+//! matters; all zeros is a valid, free record. One owner at a time: the shard that owns the slot in the
+//! engine whose epoch stands in the segment's header. Counters that go into a nonce are 64-bit words that
+//! are advanced *before* the seal, so that after a kill every number in the segment is at least any number
+//! seen on the wire.
+//!
+//! Nobody but the engine gets this segment: it holds keys.
+
+use crate::id::{Codec, FeedId, SessionId, StreamId, TrackId};
+use crate::limits::{
+    FEEDS_MAX, ICE_PWD_CHARS, NOTE_BYTES, PAIRS_PER_SESSION_MAX, SESSIONS_MAX, TRACKS_MAX, UFRAG_RANDOM_CHARS,
+};
+use std::sync::atomic::AtomicU64;
+
+pub const RECORDS_MAGIC: u64 = u64::from_le_bytes(*b"SPILLREC");
+pub const RECORDS_VERSION: u32 = 1;
+/// No link to another record.
+pub const NIL: u32 = u32::MAX;
+
+#[repr(C)]
+pub struct RecordsHeader {
+    pub magic: u64,
+    pub version: u32,
+    pub shards: u32,
+    /// Grows with each engine that maps the segment writable.
+    pub owner_epoch: AtomicU64,
+    pub session_bytes: u32,
+    pub feed_bytes: u32,
+    pub track_bytes: u32,
+    pub reserved: u32,
+}
+
+/// An address as plain data: IPv4 is kept as IPv4-mapped IPv6.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[repr(C)]
+pub struct RawAddr {
+    pub ip: [u8; 16],
+    pub port: u16,
+    pub reserved: u16,
+    /// The interface of a link-local address.
+    pub scope: u32,
+}
+
+/// A pair is (local, remote): a multi-homed host answers from the address that was asked.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[repr(C)]
+pub struct Pair {
+    pub local: RawAddr,
+    pub remote: RawAddr,
+}
+
+/// Master key and salt of one direction (RFC 3711 section 3.2.1; GCM salts are 12 bytes long).
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct MasterKey {
+    pub key: [u8; 32],
+    pub salt: [u8; 14],
+    pub reserved: [u8; 2],
+}
+
+/// A datagram kept for a resend: our last handshake flight, our close_notify.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct KeptDatagram {
+    pub length: u32,
+    pub bytes: [u8; 508],
+}
+
+#[repr(C)]
+pub struct SessionRecord {
+    /// 0: free. Else the generation of the id; grows with each reuse.
+    pub generation: u32,
+    /// The last generation this slot had, kept while it is free.
+    pub generation_last: u32,
+    pub side: u8,
+    /// `SessionState`, 0 while free.
+    pub state: u8,
+    pub dtls_role: u8,
+    pub pairs: u8,
+    /// The SRTP profile's number, 0 before the handshake is over.
+    pub profile: u16,
+    pub pair_selected: u8,
+    pub reserved: u8,
+    pub ufrag_random: [u8; UFRAG_RANDOM_CHARS],
+    pub reserved_2: [u8; 7],
+    pub pwd: [u8; ICE_PWD_CHARS],
+    pub fingerprint: [u8; 32],
+    pub note: [u8; NOTE_BYTES],
+    pub pair: [Pair; PAIRS_PER_SESSION_MAX],
+    pub receive_key: MasterKey,
+    pub send_key: MasterKey,
+    /// Monotonic nanoseconds of the last valid check, and of the add.
+    pub consent_at: u64,
+    pub added_at: u64,
+    /// Next SRTCP index of ours (31 bits used, never reused).
+    pub srtcp_index: AtomicU64,
+    /// Highest SRTCP index opened, its replay window.
+    pub srtcp_received: u64,
+    pub srtcp_window: u64,
+    /// SSRCs given out so far in this session; never again the same.
+    pub ssrc_next: u32,
+    pub feed_first: u32,
+    pub track_first: u32,
+    pub reserved_3: u32,
+    /// Packets for close: resent to a remote that missed our last flight, sent on removal.
+    pub last_flight: KeptDatagram,
+    pub close_notify: KeptDatagram,
+}
+
+/// From `first_index` on: sequence = index + `sequence_offset`, timestamp = timestamp + `timestamp_offset`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct Mapping {
+    pub first_index: u64,
+    /// Added to the reel's index: gives the 48-bit SRTP index of the outgoing packet.
+    pub sequence_offset: u64,
+    pub timestamp_offset: u32,
+    /// The reel (track index) this segment reads.
+    pub reel: u32,
+}
+
+pub const MAPPINGS: usize = 4;
+
+#[repr(C)]
+pub struct FeedRecord {
+    pub generation: u32,
+    pub generation_last: u32,
+    pub session: u32,
+    pub track: u32,
+    pub track_generation: u32,
+    pub ssrc: u32,
+    pub rtx_ssrc: u32,
+    pub layer: u8,
+    /// How many of `mapping` are in use; the newest is the last.
+    pub mappings: u8,
+    pub reserved: u16,
+    pub payload_types: [u8; Codec::COUNT],
+    pub rtx_payload_types: [u8; Codec::COUNT],
+    /// Next reel index to send.
+    pub cursor: AtomicU64,
+    /// One more than the largest RTP index ever sealed (48 bits used).
+    pub rtp_index: AtomicU64,
+    pub rtx_index: AtomicU64,
+    pub mapping: [Mapping; MAPPINGS],
+    /// Packets and octets sent, for sender reports.
+    pub packets: u64,
+    pub octets: u64,
+    /// Indices before the cursor that were left out (layers, budget).
+    pub drop_bitmap: [u64; 4],
+    /// Next feed of the same session, or of the free list.
+    pub next: u32,
+    pub reserved_2: u32,
+}
+
+#[repr(C)]
+pub struct TrackRecord {
+    pub generation: u32,
+    pub generation_last: u32,
+    pub stream: u32,
+    pub stream_generation: u32,
+    /// Who feeds it; NIL while nobody does.
+    pub session: u32,
+    pub codec: u8,
+    pub payload_type: u8,
+    pub shard: u8,
+    pub reserved: u8,
+    pub ssrc: u32,
+    /// Grows with each takeover.
+    pub publisher_epoch: u32,
+    pub note: [u8; NOTE_BYTES],
+    /// Reel index = extended source sequence + this; set anew at a takeover.
+    pub index_offset: u64,
+    pub timestamp_offset: u32,
+    pub reserved_2: u32,
+    /// Highest extended sequence received, its replay window (128 packets).
+    pub sequence_max: u64,
+    pub replay_window: [u64; 2],
+    pub next: u32,
+    pub reserved_3: u32,
+}
+
+/// The writer's side of a reel; what readers need stands in the reel's own file.
+#[repr(C)]
+pub struct ReelRecord {
+    pub generation: u32,
+    /// Which of its stream file's reels this is.
+    pub place: u32,
+    pub slabs: u32,
+    pub slab_write: u32,
+    pub write_offset: u32,
+    pub reserved: u32,
+}
+
+/// The whole segment, in this order; sparse, so that its size costs nothing.
+#[repr(C)]
+pub struct Records {
+    pub header: RecordsHeader,
+    pub sessions: [SessionRecord; SESSIONS_MAX],
+    pub feeds: [FeedRecord; FEEDS_MAX],
+    pub tracks: [TrackRecord; TRACKS_MAX],
+    pub reels: [ReelRecord; TRACKS_MAX],
+}
+
+pub const RECORDS_BYTES: usize = size_of::<Records>();
+const _: () = assert!(size_of::<SessionRecord>() <= 2_048, "memory per viewer");
+const _: () = assert!(size_of::<FeedRecord>() <= 320, "memory per viewer");
+
+impl SessionRecord {
+    pub fn id(&self, index: u32) -> SessionId {
+        SessionId::new(index, self.generation)
+    }
+}
+impl FeedRecord {
+    pub fn id(&self, index: u32) -> FeedId {
+        FeedId::new(index, self.generation)
+    }
+}
+impl TrackRecord {
+    pub fn id(&self, index: u32) -> TrackId {
+        TrackId::new(index, self.generation)
+    }
+    pub fn stream(&self) -> StreamId {
+        StreamId::new(self.stream, self.stream_generation)
+    }
+}
