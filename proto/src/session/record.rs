@@ -12,7 +12,7 @@ use crate::id::{Codec, FeedId, SessionId, StreamId, TrackId};
 use crate::limits::{
     FEEDS_MAX, ICE_PWD_CHARS, NOTE_BYTES, PAIRS_PER_SESSION_MAX, SESSIONS_MAX, TRACKS_MAX, UFRAG_RANDOM_CHARS,
 };
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 pub const RECORDS_MAGIC: u64 = u64::from_le_bytes(*b"SPILLREC");
 pub const RECORDS_VERSION: u32 = 1;
@@ -30,6 +30,11 @@ pub struct RecordsHeader {
     pub feed_bytes: u32,
     pub track_bytes: u32,
     pub reserved: u32,
+    /// One more than the largest index ever used: what a new owner has to look at.
+    pub session_high: AtomicU32,
+    pub feed_high: AtomicU32,
+    pub track_high: AtomicU32,
+    pub reserved_2: u32,
 }
 
 /// An address as plain data: IPv4 is kept as IPv4-mapped IPv6.
