@@ -1,1 +1,393 @@
-//! Not written yet.
+//! Intake of one track: from a publisher's packet numbers to the reel's, with the account of its arrival.
+//!
+//! Owned by the publisher's shard. It says which index, timestamp and flags a packet has in the reel, and counts
+//! what a receiver report tells (RFC 3550 section 6.4.1). It stores no packet and sends nothing.
+//!
+//! States: *anchored* (offsets are known) or *not anchored* (new, or after `takeover`). The next packet anchors: a
+//! new track at `FIRST_INDEX`, a taken-over one at the head, its timestamp going on as if the clock had run through.
+
+use super::feedback::SrMapping;
+use super::reel::{SlotFlags, SlotMeta};
+use crate::id::{Codec, Kind};
+use crate::limits::REEL_SLOTS;
+use crate::time::{NtpTime, Time};
+use std::time::Duration;
+use thiserror::Error;
+
+/// The first index of a track: packets that were sent before the first one that arrived have a place.
+pub const FIRST_INDEX: u64 = 128;
+
+const SLOTS: u64 = REEL_SLOTS as u64;
+const WORDS: usize = REEL_SLOTS / 64;
+/// A transit time that jumps by more than this is a publisher's new clock, not jitter.
+const JITTER_JUMP: Duration = Duration::from_secs(5);
+/// A new publisher's first timestamp is at least this much after the last: never the same picture.
+const TAKEOVER_GAP_MIN: Duration = Duration::from_millis(1);
+
+/// What the payload says of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PacketFacts {
+    /// Belongs to a picture that a viewer can begin with (H.264: carries an IDR slice).
+    pub keyframe: bool,
+    /// Carries parameter sets (H.264 SPS or PPS).
+    pub parameter_sets: bool,
+}
+
+/// A packet the reel shall take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Accepted {
+    pub meta: SlotMeta,
+    /// After the push: `ReelWriter::set_keyframe` with this index. It is the first packet of an entry picture, which
+    /// may be an earlier one: an SPS becomes the entry once the IDR with its timestamp follows.
+    pub entry: Option<u64>,
+    /// True with the first `entry` of a picture: a keyframe arrived.
+    pub entry_is_new: bool,
+}
+
+/// Why a packet is dropped before the reel.
+#[derive(Debug, Error, PartialEq, Eq, Clone, Copy)]
+pub enum IntakeError {
+    #[error("the packet came before: drop the copy")]
+    Duplicate,
+    #[error("the packet is older than what the reel keeps, or from before a takeover: drop it")]
+    TooLate,
+}
+
+/// One block of a receiver report (RFC 3550 section 6.4.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ReportBlock {
+    pub ssrc: u32,
+    /// Lost since the last report, in 1/256.
+    pub fraction_lost: u8,
+    /// 24 bits, signed: retransmissions may outnumber losses.
+    pub cumulative_lost: i32,
+    /// Extended highest sequence number received.
+    pub sequence_max: u32,
+    pub jitter: u32,
+    /// Middle 32 bits of the last sender report's NTP time; 0: none came.
+    pub last_sr: u32,
+    /// In 1/65536 seconds.
+    pub delay_since_sr: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct IntakeStats {
+    pub packets: u64,
+    pub bytes: u64,
+    pub frames: u64,
+    /// Entry pictures.
+    pub keyframes: u64,
+    /// Between the arrivals of the last two entry pictures; 0 before the second.
+    pub keyframe_interval_ms: u32,
+    pub duplicates: u64,
+    pub too_late: u64,
+}
+
+pub struct Intake {
+    codec: Codec,
+    layer: u8,
+    anchored: bool,
+    index_offset: u64,
+    timestamp_offset: u32,
+    /// One past the newest index.
+    head: u64,
+    /// Nothing below belongs to the present publisher.
+    floor: u64,
+    /// The head packet's.
+    head_timestamp: u32,
+    head_arrival: Time,
+    /// By index modulo REEL_SLOTS, for head - REEL_SLOTS..head: the packet came; it had the marker bit.
+    received: Box<[u64; WORDS]>,
+    marked: Box<[u64; WORDS]>,
+    picture: Picture,
+    reception: Reception,
+    stats: IntakeStats,
+}
+
+/// Where the present entry picture begins.
+#[derive(Clone, Copy, Default)]
+struct Picture {
+    /// Timestamp and first index of the newest parameter sets that no keyframe followed yet.
+    provisional: Option<(u32, u64)>,
+    /// Timestamp and first index of the newest entry picture.
+    entry: Option<(u32, u64)>,
+    entry_arrival: Option<Time>,
+}
+
+/// The account of one publisher's packets, for its receiver reports.
+#[derive(Clone, Copy, Default)]
+struct Reception {
+    started: bool,
+    source_first: u64,
+    source_max: u64,
+    received: u64,
+    expected_prior: u64,
+    received_prior: u64,
+    transit: Option<u32>,
+    /// In 1/16 of a timestamp unit.
+    jitter: u64,
+    sr: Option<(NtpTime, Time)>,
+}
+
+impl Intake {
+    pub fn new(codec: Codec, layer: u8) -> Intake {
+        Intake {
+            codec,
+            layer,
+            anchored: false,
+            index_offset: 0,
+            timestamp_offset: 0,
+            head: 0,
+            floor: 0,
+            head_timestamp: 0,
+            head_arrival: Time::ZERO,
+            received: Box::new([0; WORDS]),
+            marked: Box::new([0; WORDS]),
+            picture: Picture::default(),
+            reception: Reception::default(),
+            stats: IntakeStats::default(),
+        }
+    }
+
+    /// Takes note of a packet. `source_index` is the publisher's 48-bit SRTP index, of an authenticated packet.
+    pub fn accept(
+        &mut self,
+        now: Time,
+        source_index: u64,
+        timestamp: u32,
+        marker: bool,
+        facts: PacketFacts,
+        payload_size: usize,
+    ) -> Result<Accepted, IntakeError> {
+        if !self.anchored {
+            self.anchor(now, source_index, timestamp);
+        }
+        let index = source_index.wrapping_add(self.index_offset);
+        // Below zero comes out as something huge.
+        let behind = self.head.wrapping_sub(index);
+        if index < self.floor || index >= 1 << 48 || (index < self.head && behind > SLOTS) {
+            self.stats.too_late += 1;
+            return Err(IntakeError::TooLate);
+        }
+        if index < self.head && bit(&self.received, index) {
+            self.stats.duplicates += 1;
+            return Err(IntakeError::Duplicate);
+        }
+        let timestamp = timestamp.wrapping_add(self.timestamp_offset);
+        let frame_start = self.starts_frame(index, timestamp);
+        if index >= self.head {
+            self.advance(index + 1);
+            self.head_timestamp = timestamp;
+            self.head_arrival = now;
+        }
+        set_bit(&mut self.received, index);
+        if marker {
+            set_bit(&mut self.marked, index);
+        }
+        self.reception.on_packet(now, source_index, timestamp, self.codec.clock_rate());
+        self.stats.packets += 1;
+        self.stats.bytes += payload_size as u64;
+        self.stats.frames += u64::from(frame_start);
+
+        let video = self.codec.kind() == Kind::Video;
+        let flags = SlotFlags::NONE
+            .with_if(frame_start, SlotFlags::FRAME_START)
+            // RFC 7587 section 4.2: a packet is a whole Opus frame.
+            .with_if(marker || !video, SlotFlags::FRAME_END)
+            .with_if(marker, SlotFlags::MARKER)
+            .with_if(facts.parameter_sets, SlotFlags::PARAMETER_SETS);
+        let meta = SlotMeta { index, timestamp, arrival: now, flags, codec: self.codec, layer: self.layer };
+        let (entry, entry_is_new) = if video { self.picture.on_packet(index, timestamp, facts) } else { (None, false) };
+        if entry_is_new {
+            self.on_keyframe(now);
+        }
+        Ok(Accepted { meta, entry, entry_is_new })
+    }
+
+    /// Another publisher feeds the track from the next packet on: it goes on at the head without a hole.
+    pub fn takeover(&mut self) {
+        self.anchored = false;
+        self.picture.provisional = None;
+        self.picture.entry = None;
+        self.reception = Reception::default();
+    }
+
+    /// A sender report of the publisher. What the reel shall say of it; None before the first packet.
+    pub fn on_sender_report(&mut self, now: Time, ntp: NtpTime, timestamp: u32) -> Option<SrMapping> {
+        self.reception.sr = Some((ntp, now));
+        self.anchored.then_some(SrMapping {
+            ntp,
+            timestamp: timestamp.wrapping_add(self.timestamp_offset),
+            arrival: now,
+        })
+    }
+
+    /// The next receiver report's block about `ssrc`; None while no packet came.
+    pub fn report_block(&mut self, now: Time, ssrc: u32) -> Option<ReportBlock> {
+        self.reception.report_block(now, ssrc)
+    }
+
+    pub fn stats(&self) -> IntakeStats {
+        self.stats
+    }
+    /// Reel index = source index + this, modulo 2^64: for the track's record.
+    pub fn index_offset(&self) -> u64 {
+        self.index_offset
+    }
+    /// Reel timestamp = source timestamp + this.
+    pub fn timestamp_offset(&self) -> u32 {
+        self.timestamp_offset
+    }
+    /// When the newest packet in sequence arrived; None before the first.
+    pub fn last_arrival(&self) -> Option<Time> {
+        (self.head > 0).then_some(self.head_arrival)
+    }
+
+    fn anchor(&mut self, now: Time, source_index: u64, timestamp: u32) {
+        let first = self.head == 0;
+        if first {
+            self.advance(FIRST_INDEX);
+        } else {
+            let elapsed = now.since(self.head_arrival).max(TAKEOVER_GAP_MIN);
+            let expected = self.head_timestamp.wrapping_add(ticks(elapsed, self.codec.clock_rate()));
+            self.timestamp_offset = expected.wrapping_sub(timestamp);
+            self.floor = self.head;
+        }
+        self.index_offset = self.head.wrapping_sub(source_index);
+        self.anchored = true;
+    }
+
+    /// First packet of a frame: all of audio; of video what follows a marker or, in sequence, has a new timestamp.
+    fn starts_frame(&self, index: u64, timestamp: u32) -> bool {
+        if self.codec.kind() == Kind::Audio || index == self.floor || self.stats.packets == 0 {
+            return true;
+        }
+        let Some(before) = index.checked_sub(1) else { return true };
+        if self.head.wrapping_sub(before) <= SLOTS && before < self.head && bit(&self.received, before) && bit(&self.marked, before) {
+            return true;
+        }
+        index == self.head && timestamp != self.head_timestamp
+    }
+
+    /// Moves the head; the places that come into the window are empty.
+    fn advance(&mut self, head: u64) {
+        let from = self.head.max(head.saturating_sub(SLOTS));
+        for index in from..head {
+            clear_bit(&mut self.received, index);
+            clear_bit(&mut self.marked, index);
+        }
+        self.head = head;
+    }
+
+    fn on_keyframe(&mut self, now: Time) {
+        self.stats.keyframes += 1;
+        if let Some(before) = self.picture.entry_arrival.replace(now) {
+            self.stats.keyframe_interval_ms = u32::try_from(now.since(before).as_millis()).unwrap_or(u32::MAX);
+        }
+    }
+}
+
+impl Picture {
+    /// The entry to set after this packet, and whether it is a picture that had none.
+    fn on_packet(&mut self, index: u64, timestamp: u32, facts: PacketFacts) -> (Option<u64>, bool) {
+        if !facts.keyframe && !facts.parameter_sets {
+            return (None, false);
+        }
+        if let Some((entry_timestamp, first)) = self.entry {
+            if timestamp == entry_timestamp {
+                if index >= first {
+                    return (None, false);
+                }
+                // The picture's beginning came late.
+                self.entry = Some((timestamp, index));
+                return (Some(index), false);
+            }
+            if index < first {
+                // An older picture than the one viewers begin with.
+                return (None, false);
+            }
+        }
+        let first = match self.provisional {
+            Some((of, first)) if of == timestamp => first.min(index),
+            Some((_, newer)) if newer > index && !facts.keyframe => return (None, false),
+            _ => index,
+        };
+        if facts.keyframe {
+            self.entry = Some((timestamp, first));
+            self.provisional = None;
+            (Some(first), true)
+        } else {
+            self.provisional = Some((timestamp, first));
+            (None, false)
+        }
+    }
+}
+
+impl Reception {
+    fn on_packet(&mut self, now: Time, source_index: u64, timestamp: u32, clock_rate: u32) {
+        if !self.started {
+            self.started = true;
+            (self.source_first, self.source_max) = (source_index, source_index);
+        }
+        self.source_first = self.source_first.min(source_index);
+        self.source_max = self.source_max.max(source_index);
+        self.received += 1;
+        // RFC 3550 appendix A.8.
+        let transit = ticks(Duration::from_nanos(now.0), clock_rate).wrapping_sub(timestamp);
+        if let Some(before) = self.transit.replace(transit) {
+            let change = u64::from((transit.wrapping_sub(before) as i32).unsigned_abs());
+            if change < JITTER_JUMP.as_secs() * u64::from(clock_rate) {
+                self.jitter = self.jitter + change - ((self.jitter + 8) >> 4);
+            }
+        }
+    }
+
+    fn report_block(&mut self, now: Time, ssrc: u32) -> Option<ReportBlock> {
+        if !self.started {
+            return None;
+        }
+        // RFC 3550 appendix A.3.
+        let expected = self.source_max - self.source_first + 1;
+        let lost = expected as i64 - self.received as i64;
+        let expected_interval = expected - self.expected_prior.min(expected);
+        let received_interval = self.received - self.received_prior;
+        (self.expected_prior, self.received_prior) = (expected, self.received);
+        let lost_interval = expected_interval.saturating_sub(received_interval);
+        let fraction = if expected_interval == 0 { 0 } else { (lost_interval << 8) / expected_interval };
+        let (last_sr, delay_since_sr) = match self.sr {
+            None => (0, 0),
+            Some((ntp, at)) => (ntp.middle(), ticks(now.since(at), 65_536)),
+        };
+        Some(ReportBlock {
+            ssrc,
+            fraction_lost: fraction.min(255) as u8,
+            cumulative_lost: lost.clamp(-0x80_0000, 0x7F_FFFF) as i32,
+            sequence_max: self.source_max as u32,
+            jitter: u32::try_from(self.jitter >> 4).unwrap_or(u32::MAX),
+            last_sr,
+            delay_since_sr,
+        })
+    }
+}
+
+/// A span in units of a clock, modulo 2^32.
+fn ticks(span: Duration, clock_rate: u32) -> u32 {
+    (span.as_nanos() * u128::from(clock_rate) / 1_000_000_000) as u32
+}
+
+fn place(index: u64) -> (usize, u64) {
+    let position = (index % SLOTS) as usize;
+    (position / 64, 1 << (position % 64))
+}
+fn bit(bits: &[u64; WORDS], index: u64) -> bool {
+    let (word, mask) = place(index);
+    bits[word] & mask != 0
+}
+fn set_bit(bits: &mut [u64; WORDS], index: u64) {
+    let (word, mask) = place(index);
+    bits[word] |= mask;
+}
+fn clear_bit(bits: &mut [u64; WORDS], index: u64) {
+    let (word, mask) = place(index);
+    bits[word] &= !mask;
+}

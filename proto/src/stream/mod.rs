@@ -5,4 +5,5 @@ pub mod intake;
 pub mod keyframe;
 pub mod pacer;
 pub mod reel;
+mod reel_memory;
 pub mod rewrite;
