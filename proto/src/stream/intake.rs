@@ -11,6 +11,8 @@ use super::reel::{SlotFlags, SlotMeta};
 use crate::id::{Codec, Kind};
 use crate::limits::REEL_SLOTS;
 use crate::time::{NtpTime, Time};
+use crate::wire::payload::PayloadFacts;
+use crate::wire::rtcp::ReportBlock;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -23,15 +25,6 @@ const WORDS: usize = REEL_SLOTS / 64;
 const JITTER_JUMP: Duration = Duration::from_secs(5);
 /// A new publisher's first timestamp is at least this much after the last: never the same picture.
 const TAKEOVER_GAP_MIN: Duration = Duration::from_millis(1);
-
-/// What the payload says of a packet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct PacketFacts {
-    /// Belongs to a picture that a viewer can begin with (H.264: carries an IDR slice).
-    pub keyframe: bool,
-    /// Carries parameter sets (H.264 SPS or PPS).
-    pub parameter_sets: bool,
-}
 
 /// A packet the reel shall take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,23 +44,6 @@ pub enum IntakeError {
     Duplicate,
     #[error("the packet is older than what the reel keeps, or from before a takeover: drop it")]
     TooLate,
-}
-
-/// One block of a receiver report (RFC 3550 section 6.4.1).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct ReportBlock {
-    pub ssrc: u32,
-    /// Lost since the last report, in 1/256.
-    pub fraction_lost: u8,
-    /// 24 bits, signed: retransmissions may outnumber losses.
-    pub cumulative_lost: i32,
-    /// Extended highest sequence number received.
-    pub sequence_max: u32,
-    pub jitter: u32,
-    /// Middle 32 bits of the last sender report's NTP time; 0: none came.
-    pub last_sr: u32,
-    /// In 1/65536 seconds.
-    pub delay_since_sr: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -156,7 +132,7 @@ impl Intake {
         source_index: u64,
         timestamp: u32,
         marker: bool,
-        facts: PacketFacts,
+        facts: PayloadFacts,
         payload_size: usize,
     ) -> Result<Accepted, IntakeError> {
         if !self.anchored {
@@ -205,7 +181,9 @@ impl Intake {
     }
 
     /// Another publisher feeds the track from the next packet on: it goes on at the head without a hole.
-    pub fn takeover(&mut self) {
+    /// What it codes may be another codec of the same kind.
+    pub fn takeover(&mut self, codec: Codec) {
+        self.codec = codec;
         self.anchored = false;
         self.picture.provisional = None;
         self.picture.entry = None;
@@ -229,6 +207,10 @@ impl Intake {
 
     pub fn stats(&self) -> IntakeStats {
         self.stats
+    }
+    /// Of the present publisher's packets, since its first: how many it sent, and how many did not arrive.
+    pub fn expected_and_lost(&self) -> (u64, u64) {
+        self.reception.expected_and_lost()
     }
     /// Reel index = source index + this, modulo 2^64: for the track's record.
     pub fn index_offset(&self) -> u64 {
@@ -289,7 +271,7 @@ impl Intake {
 
 impl Picture {
     /// The entry to set after this packet, and whether it is a picture that had none.
-    fn on_packet(&mut self, index: u64, timestamp: u32, facts: PacketFacts) -> (Option<u64>, bool) {
+    fn on_packet(&mut self, index: u64, timestamp: u32, facts: PayloadFacts) -> (Option<u64>, bool) {
         if !facts.keyframe && !facts.parameter_sets {
             return (None, false);
         }
@@ -342,12 +324,17 @@ impl Reception {
         }
     }
 
+    /// RFC 3550 appendix A.3.
+    fn expected_and_lost(&self) -> (u64, u64) {
+        let expected = if self.started { self.source_max - self.source_first + 1 } else { 0 };
+        (expected, expected.saturating_sub(self.received))
+    }
+
     fn report_block(&mut self, now: Time, ssrc: u32) -> Option<ReportBlock> {
         if !self.started {
             return None;
         }
-        // RFC 3550 appendix A.3.
-        let expected = self.source_max - self.source_first + 1;
+        let (expected, _) = self.expected_and_lost();
         let lost = expected as i64 - self.received as i64;
         let expected_interval = expected - self.expected_prior.min(expected);
         let received_interval = self.received - self.received_prior;
