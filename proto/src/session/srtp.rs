@@ -1,1 +1,875 @@
-//! Not written yet.
+//! SRTP and SRTCP (RFC 3711, RFC 7714) on aws-lc: one `Sealer` and one `Opener` per session.
+//!
+//! The sealer writes straight into the memory that is sent: header copied in clear, prefix and payload
+//! encrypted out of place behind it, no copy of the payload before and no allocation. It keeps no counter:
+//! the caller owns the indices (they stand in the record) and never gives one twice with other bytes.
+//! The opener works in place, and believes nothing before the tag is right: no state is made, no window
+//! moves for a packet that did not authenticate. Key derivation rate is 0, no MKI, as DTLS-SRTP has it.
+
+use crate::limits::SSRCS_PER_SESSION_MAX;
+use crate::session::record::MasterKey;
+use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::cipher::{AES_128, AES_256, EncryptingKey, EncryptionContext, UnboundCipherKey};
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::hmac;
+use aws_lc_rs::iv::FixedLength;
+use thiserror::Error;
+
+const RTP_HEADER_MIN: usize = 12;
+/// The first RTCP header and its SSRC stay in clear (RFC 3711 section 3.4).
+const RTCP_CLEAR: usize = 8;
+const RTCP_INDEX_BYTES: usize = 4;
+/// E flag of the word that ends an SRTCP packet: the packet is encrypted.
+const RTCP_ENCRYPTED: u32 = 1 << 31;
+/// RTP indices have 48 bits: rollover counter and sequence number.
+const INDEX_END: u64 = 1 << 48;
+/// Bytes that may stand between header and payload: an RTX sequence, a VP8 descriptor.
+pub const PREFIX_BYTES_MAX: usize = 16;
+
+/// The SRTP profiles we speak, by the numbers DTLS gives them (RFC 5764 section 4.1.2, RFC 7714 section 14.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u16)]
+pub enum Profile {
+    Aes128CmSha1_80 = 0x0001,
+    AeadAes128Gcm = 0x0007,
+    AeadAes256Gcm = 0x0008,
+}
+
+impl Profile {
+    pub const fn from_u16(value: u16) -> Option<Profile> {
+        Some(match value {
+            0x0001 => Profile::Aes128CmSha1_80,
+            0x0007 => Profile::AeadAes128Gcm,
+            0x0008 => Profile::AeadAes256Gcm,
+            _ => return None,
+        })
+    }
+    pub const fn key_len(self) -> usize {
+        match self {
+            Profile::Aes128CmSha1_80 | Profile::AeadAes128Gcm => 16,
+            Profile::AeadAes256Gcm => 32,
+        }
+    }
+    pub const fn salt_len(self) -> usize {
+        if self.is_gcm() { 12 } else { 14 }
+    }
+    /// The tag's length.
+    const fn tag_len(self) -> usize {
+        if self.is_gcm() { 16 } else { 10 }
+    }
+    /// Bytes a sealed RTP packet is longer than the plain one.
+    pub const fn rtp_overhead(self) -> usize {
+        self.tag_len()
+    }
+    /// Bytes a sealed RTCP packet is longer than the plain one: tag and index word.
+    pub const fn rtcp_overhead(self) -> usize {
+        self.tag_len() + RTCP_INDEX_BYTES
+    }
+    pub const fn is_gcm(self) -> bool {
+        !matches!(self, Profile::Aes128CmSha1_80)
+    }
+}
+
+/// Why a packet was not opened. The packet's bytes are worthless afterwards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum OpenError {
+    #[error("shorter than its header and tag: not SRTP, or cut on the way")]
+    TooShort,
+    #[error("not an encrypted packet of version 2: check what else sends to this port")]
+    Malformed,
+    #[error("this index was opened before: a duplicate or a replay")]
+    Replayed,
+    #[error("older than the replay window: the network reorders more than {WINDOW_PACKETS} packets")]
+    TooOld,
+    #[error("the tag is wrong: another session's key, or a forged packet")]
+    Unauthentic,
+    #[error("the remote sends from more than {SSRCS_PER_SESSION_MAX} SSRCs: it must reuse the ones it has")]
+    TooManySsrcs,
+}
+
+/// An opened RTP packet: `packet[..length]` is plaintext, the payload begins at `header_len`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Opened {
+    pub ssrc: u32,
+    /// Rollover counter and sequence number: 48 bits that never wrap in a session.
+    pub index: u64,
+    pub header_len: usize,
+    pub length: usize,
+}
+
+/// How far behind the newest packet one may still arrive.
+pub const WINDOW_PACKETS: u64 = 128;
+
+/// The replay window of one SSRC, plain so that it can stand in a record. All zeros: nothing came yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Window {
+    /// The highest index opened.
+    pub sequence_max: u64,
+    /// Bit n (of 128) is set when `sequence_max - n` was opened; bit 0 is set once anything was.
+    pub bits: [u64; 2],
+}
+
+impl Window {
+    pub fn is_empty(&self) -> bool {
+        self.bits == [0, 0]
+    }
+
+    fn map(&self) -> u128 {
+        u128::from(self.bits[1]) << 64 | u128::from(self.bits[0])
+    }
+
+    /// The index an arriving sequence number most likely has (RFC 3711 section 3.3.1 and appendix A).
+    /// None: it lies before the first rollover period, or after the last.
+    fn estimate(&self, sequence: u16) -> Option<u64> {
+        let sequence = u64::from(sequence);
+        if self.is_empty() {
+            return Some(sequence);
+        }
+        let (roc, last) = (self.sequence_max >> 16, self.sequence_max & 0xFFFF);
+        let roc = if last < 0x8000 {
+            if sequence > last + 0x8000 { roc.checked_sub(1)? } else { roc }
+        } else if last - 0x8000 > sequence {
+            roc + 1
+        } else {
+            roc
+        };
+        Some(roc << 16 | sequence).filter(|index| *index < INDEX_END)
+    }
+
+    /// Whether `index` may still be opened (RFC 3711 section 3.3.2); changes nothing.
+    fn check(&self, index: u64) -> Result<(), OpenError> {
+        if self.is_empty() || index > self.sequence_max {
+            return Ok(());
+        }
+        let behind = self.sequence_max - index;
+        if behind >= WINDOW_PACKETS {
+            Err(OpenError::TooOld)
+        } else if self.map() >> behind & 1 == 1 {
+            Err(OpenError::Replayed)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Remembers an index whose packet has authenticated.
+    fn mark(&mut self, index: u64) {
+        let mut map = self.map();
+        if self.is_empty() || index > self.sequence_max {
+            let ahead = index.saturating_sub(self.sequence_max);
+            map = if ahead >= WINDOW_PACKETS { 0 } else { map << ahead };
+            map |= 1;
+            self.sequence_max = index;
+        } else {
+            let behind = self.sequence_max - index;
+            if behind < WINDOW_PACKETS {
+                map |= 1 << behind;
+            }
+        }
+        self.bits = [map as u64, (map >> 64) as u64];
+    }
+}
+
+/// Encrypts what we send to one remote. Some 1.3 KB; keys are expanded once, here.
+#[derive(Debug)]
+pub struct Sealer {
+    profile: Profile,
+    keys: Keys,
+}
+
+impl Sealer {
+    pub fn new(profile: Profile, master: &MasterKey) -> Sealer {
+        Sealer { profile, keys: Keys::derive(profile, master) }
+    }
+
+    pub fn profile(&self) -> Profile {
+        self.profile
+    }
+
+    /// Seals one RTP packet into `out` and returns its length. `header` is the whole RTP header with CSRCs
+    /// and extensions; SSRC and sequence number are read from it. `index` is rollover counter and sequence
+    /// number, 48 bits. `prefix` (at most 16 bytes) stands before the payload, encrypted like it.
+    /// None when `out` is too small, or when `header` is no RTP header.
+    pub fn seal_into(
+        &self,
+        header: &[u8],
+        prefix: &[u8],
+        payload: &[u8],
+        index: u64,
+        out: &mut [u8],
+    ) -> Option<usize> {
+        debug_assert!(prefix.len() <= PREFIX_BYTES_MAX && index < INDEX_END);
+        let ssrc = be32(header, 8)?;
+        debug_assert_eq!(be16(header, 2), Some(index as u16), "header and index disagree");
+        let length = header.len() + prefix.len() + payload.len() + self.profile.rtp_overhead();
+        let out = out.get_mut(..length)?;
+        let (out_header, out_body) = out.split_at_mut(header.len());
+        out_header.copy_from_slice(header);
+        match &self.keys {
+            Keys::Gcm(keys) => {
+                let nonce = keys.rtp.rtp_nonce(ssrc, index);
+                // The cipher takes plaintext in two pieces and writes them one behind the other.
+                let (first, second) = if prefix.is_empty() { (payload, prefix) } else { (prefix, payload) };
+                let (out_first, out_second) = out_body.split_at_mut(first.len());
+                keys.rtp
+                    .key
+                    .seal_out_of_place_scatter(nonce, Aad::from(header), first, out_first, second, out_second)
+                    .ok()?;
+            }
+            Keys::Cm(keys) => {
+                let body = prefix.len() + payload.len();
+                out_body[..prefix.len()].copy_from_slice(prefix);
+                out_body[prefix.len()..body].copy_from_slice(payload);
+                keys.rtp.crypt(ssrc, index, &mut out_body[..body])?;
+                let (authenticated, tag) = out.split_at_mut(header.len() + body);
+                tag.copy_from_slice(&keys.rtp.tag(authenticated, &roc_of(index)));
+            }
+        }
+        Some(length)
+    }
+
+    /// Seals one (compound) RTCP packet into `out` and returns its length. `index` has 31 bits and is
+    /// never given twice in a session. None when `out` is too small, or `packet` no RTCP packet.
+    pub fn seal_rtcp_into(&self, packet: &[u8], index: u32, out: &mut [u8]) -> Option<usize> {
+        debug_assert!(index & RTCP_ENCRYPTED == 0);
+        let ssrc = be32(packet, 4)?;
+        let word = (index | RTCP_ENCRYPTED).to_be_bytes();
+        let length = packet.len() + self.profile.rtcp_overhead();
+        let out = out.get_mut(..length)?;
+        let (clear, secret) = packet.split_at(RTCP_CLEAR);
+        out[..RTCP_CLEAR].copy_from_slice(clear);
+        match &self.keys {
+            // RFC 7714 section 9.2: ciphertext, tag, index word; the word is authenticated, not encrypted.
+            Keys::Gcm(keys) => {
+                let (sealed, out_word) = out.split_at_mut(length - RTCP_INDEX_BYTES);
+                out_word.copy_from_slice(&word);
+                let (out_secret, tag) = sealed[RTCP_CLEAR..].split_at_mut(secret.len());
+                let nonce = keys.rtcp.rtcp_nonce(ssrc, index);
+                keys.rtcp
+                    .key
+                    .seal_out_of_place_scatter(nonce, rtcp_aad(clear, word), secret, out_secret, &[], tag)
+                    .ok()?;
+            }
+            // RFC 3711 section 3.4: ciphertext, index word, tag over both.
+            Keys::Cm(keys) => {
+                let (authenticated, tag) = out.split_at_mut(packet.len() + RTCP_INDEX_BYTES);
+                authenticated[RTCP_CLEAR..packet.len()].copy_from_slice(secret);
+                keys.rtcp.crypt(ssrc, u64::from(index), &mut authenticated[RTCP_CLEAR..packet.len()])?;
+                authenticated[packet.len()..].copy_from_slice(&word);
+                tag.copy_from_slice(&keys.rtcp.tag(authenticated, &[]));
+            }
+        }
+        Some(length)
+    }
+}
+
+/// Decrypts what one remote sends, with a replay window per SSRC, for RTP and for RTCP.
+///
+/// RTCP needs a window per SSRC too: libsrtp (Chromium, Firefox, OBS) counts SRTCP per sender SSRC, so the
+/// same index comes once from the audio's and once from the video's SSRC.
+#[derive(Debug)]
+pub struct Opener {
+    profile: Profile,
+    keys: Keys,
+    rtp: Windows,
+    rtcp: Windows,
+}
+
+impl Opener {
+    pub fn new(profile: Profile, master: &MasterKey) -> Opener {
+        Opener {
+            profile,
+            keys: Keys::derive(profile, master),
+            rtp: Windows::default(),
+            rtcp: Windows::default(),
+        }
+    }
+
+    pub fn profile(&self) -> Profile {
+        self.profile
+    }
+
+    /// Opens an SRTP packet in place.
+    pub fn open_rtp(&mut self, packet: &mut [u8]) -> Result<Opened, OpenError> {
+        let header_len = rtp_header_len(packet)?;
+        let tag_len = self.profile.tag_len();
+        let length = packet
+            .len()
+            .checked_sub(tag_len)
+            .filter(|length| *length >= header_len)
+            .ok_or(OpenError::TooShort)?;
+        let sequence = be16(packet, 2).ok_or(OpenError::TooShort)?;
+        let ssrc = be32(packet, 8).ok_or(OpenError::TooShort)?;
+        let window = self.rtp.before(ssrc)?;
+        let index = window.estimate(sequence).ok_or(OpenError::TooOld)?;
+        window.check(index)?;
+        match &self.keys {
+            Keys::Gcm(keys) => {
+                let nonce = keys.rtp.rtp_nonce(ssrc, index);
+                let (header, body) = packet.split_at_mut(header_len);
+                let aad = Aad::from(&*header);
+                keys.rtp.key.open_in_place(nonce, aad, body).map_err(|_| OpenError::Unauthentic)?;
+            }
+            Keys::Cm(keys) => {
+                let (authenticated, tag) = packet.split_at_mut(length);
+                keys.rtp.verify(authenticated, &roc_of(index), tag)?;
+                let body = &mut authenticated[header_len..];
+                keys.rtp.crypt(ssrc, index, body).ok_or(OpenError::Unauthentic)?;
+            }
+        }
+        self.rtp.mark(ssrc, index);
+        Ok(Opened { ssrc, index, header_len, length })
+    }
+
+    /// Opens an SRTCP packet in place: `packet[..length]` is the plain compound packet. Packets without
+    /// the E flag are refused: no WebRTC endpoint sends its RTCP in clear (RFC 8827 section 6.5).
+    pub fn open_rtcp(&mut self, packet: &mut [u8]) -> Result<usize, OpenError> {
+        let length = packet
+            .len()
+            .checked_sub(self.profile.rtcp_overhead())
+            .filter(|length| *length >= RTCP_CLEAR)
+            .ok_or(OpenError::TooShort)?;
+        if packet[0] >> 6 != 2 {
+            return Err(OpenError::Malformed);
+        }
+        let ssrc = be32(packet, 4).ok_or(OpenError::TooShort)?;
+        let word_at = if self.profile.is_gcm() { packet.len() - RTCP_INDEX_BYTES } else { length };
+        let word = be32(packet, word_at).ok_or(OpenError::TooShort)?;
+        if word & RTCP_ENCRYPTED == 0 {
+            return Err(OpenError::Malformed);
+        }
+        let index = word & !RTCP_ENCRYPTED;
+        self.rtcp.before(ssrc)?.check(u64::from(index))?;
+        match &self.keys {
+            Keys::Gcm(keys) => {
+                let nonce = keys.rtcp.rtcp_nonce(ssrc, index);
+                let (clear, rest) = packet.split_at_mut(RTCP_CLEAR);
+                let sealed = &mut rest[..word_at - RTCP_CLEAR];
+                let aad = rtcp_aad(clear, word.to_be_bytes());
+                keys.rtcp.key.open_in_place(nonce, aad, sealed).map_err(|_| OpenError::Unauthentic)?;
+            }
+            Keys::Cm(keys) => {
+                let (authenticated, tag) = packet.split_at_mut(length + RTCP_INDEX_BYTES);
+                keys.rtcp.verify(authenticated, &[], tag)?;
+                let secret = &mut authenticated[RTCP_CLEAR..length];
+                keys.rtcp.crypt(ssrc, u64::from(index), secret).ok_or(OpenError::Unauthentic)?;
+            }
+        }
+        self.rtcp.mark(ssrc, u64::from(index));
+        Ok(length)
+    }
+
+    /// The RTP window of an SSRC that has sent, for its record.
+    pub fn window(&self, ssrc: u32) -> Option<&Window> {
+        self.rtp.find(ssrc)
+    }
+
+    /// The SRTCP window of an SSRC that has sent, for its record.
+    pub fn rtcp_window(&self, ssrc: u32) -> Option<&Window> {
+        self.rtcp.find(ssrc)
+    }
+
+    /// Takes up an SSRC where its record left it. False when there is no room for another SSRC.
+    pub fn restore_window(&mut self, ssrc: u32, window: Window) -> bool {
+        self.rtp.restore(ssrc, window)
+    }
+
+    pub fn restore_rtcp_window(&mut self, ssrc: u32, window: Window) -> bool {
+        self.rtcp.restore(ssrc, window)
+    }
+}
+
+/// Windows by SSRC: at most `SSRCS_PER_SESSION_MAX`, so a scan is the fastest look-up. Grows only when an
+/// authentic packet brings a new SSRC.
+#[derive(Debug, Default)]
+struct Windows(Vec<(u32, Window)>);
+
+impl Windows {
+    fn find(&self, ssrc: u32) -> Option<&Window> {
+        self.0.iter().find(|(known, _)| *known == ssrc).map(|(_, window)| window)
+    }
+
+    /// What is known of an SSRC before its packet is believed.
+    fn before(&self, ssrc: u32) -> Result<Window, OpenError> {
+        match self.find(ssrc) {
+            Some(window) => Ok(*window),
+            None if self.0.len() < SSRCS_PER_SESSION_MAX => Ok(Window::default()),
+            None => Err(OpenError::TooManySsrcs),
+        }
+    }
+
+    fn mark(&mut self, ssrc: u32, index: u64) {
+        if let Some((_, window)) = self.0.iter_mut().find(|(known, _)| *known == ssrc) {
+            window.mark(index);
+        } else {
+            let mut window = Window::default();
+            window.mark(index);
+            self.restore(ssrc, window);
+        }
+    }
+
+    fn restore(&mut self, ssrc: u32, window: Window) -> bool {
+        if let Some((_, known)) = self.0.iter_mut().find(|(known, _)| *known == ssrc) {
+            *known = window;
+            return true;
+        }
+        let room = self.0.len() < SSRCS_PER_SESSION_MAX;
+        if room {
+            self.0.push((ssrc, window));
+        }
+        room
+    }
+}
+
+/// The session keys of one direction. The legacy ones are three times as long and live apart, so that
+/// GCM sessions do not pay for them.
+#[derive(Debug)]
+enum Keys {
+    Gcm(GcmKeys),
+    Cm(Box<CmKeys>),
+}
+
+#[derive(Debug)]
+struct GcmKeys {
+    rtp: Gcm,
+    rtcp: Gcm,
+}
+
+#[derive(Debug)]
+struct CmKeys {
+    rtp: Cm,
+    rtcp: Cm,
+}
+
+impl Keys {
+    /// RFC 3711 section 4.3.2: labels 0 to 2 for SRTP, 3 to 5 for SRTCP.
+    fn derive(profile: Profile, master: &MasterKey) -> Keys {
+        let derivation = Derivation::new(profile, master);
+        if profile.is_gcm() {
+            Keys::Gcm(GcmKeys {
+                rtp: Gcm::new(profile, &derivation.bytes::<32>(0), &derivation.bytes(2)),
+                rtcp: Gcm::new(profile, &derivation.bytes::<32>(3), &derivation.bytes(5)),
+            })
+        } else {
+            Keys::Cm(Box::new(CmKeys {
+                rtp: Cm::new(derivation.bytes(0), derivation.bytes(1), derivation.bytes(2)),
+                rtcp: Cm::new(derivation.bytes(3), derivation.bytes(4), derivation.bytes(5)),
+            }))
+        }
+    }
+}
+
+/// AES-CM as the pseudo-random function that makes session keys of a master key.
+struct Derivation {
+    cipher: EncryptingKey,
+    salt: [u8; 14],
+}
+
+impl Derivation {
+    fn new(profile: Profile, master: &MasterKey) -> Derivation {
+        // RFC 7714 section 11: a salt of 12 octets is padded on the right with two zero octets.
+        let mut salt = [0; 14];
+        salt[..profile.salt_len()].copy_from_slice(&master.salt[..profile.salt_len()]);
+        Derivation { cipher: counter_mode(&master.key[..profile.key_len()]), salt }
+    }
+
+    fn bytes<const LENGTH: usize>(&self, label: u8) -> [u8; LENGTH] {
+        let mut iv = [0; 16];
+        iv[..14].copy_from_slice(&self.salt);
+        iv[7] ^= label;
+        let mut stream = [0; LENGTH];
+        self.cipher
+            .less_safe_encrypt(&mut stream, EncryptionContext::Iv128(FixedLength::from(iv)))
+            .expect("counter mode takes any length");
+        stream
+    }
+}
+
+/// A key of 16 or 32 bytes, expanded. Lengths come from `Profile`, never from the network.
+fn counter_mode(key: &[u8]) -> EncryptingKey {
+    let algorithm = if key.len() == 32 { &AES_256 } else { &AES_128 };
+    let key = UnboundCipherKey::new(algorithm, key).expect("the algorithm was chosen by the key's length");
+    EncryptingKey::ctr(key).expect("AES has a counter mode")
+}
+
+#[derive(Debug)]
+struct Gcm {
+    key: LessSafeKey,
+    salt: [u8; 12],
+}
+
+impl Gcm {
+    /// `key` may be longer than the profile needs.
+    fn new(profile: Profile, key: &[u8; 32], salt: &[u8; 12]) -> Gcm {
+        let algorithm = if profile.key_len() == 32 { &AES_256_GCM } else { &AES_128_GCM };
+        let key = UnboundKey::new(algorithm, &key[..profile.key_len()])
+            .expect("the algorithm was chosen by the key's length");
+        Gcm { key: LessSafeKey::new(key), salt: *salt }
+    }
+
+    /// RFC 7714 section 8.1: two zero octets, SSRC, rollover counter, sequence number; XOR salt.
+    fn rtp_nonce(&self, ssrc: u32, index: u64) -> Nonce {
+        let mut iv = self.salt;
+        xor(&mut iv[2..6], ssrc.to_be_bytes());
+        xor(&mut iv[6..12], index_bytes(index));
+        Nonce::assume_unique_for_key(iv)
+    }
+
+    /// RFC 7714 section 9.1: two zero octets, SSRC, two zero octets, SRTCP index; XOR salt.
+    fn rtcp_nonce(&self, ssrc: u32, index: u32) -> Nonce {
+        let mut iv = self.salt;
+        xor(&mut iv[2..6], ssrc.to_be_bytes());
+        xor(&mut iv[8..12], index.to_be_bytes());
+        Nonce::assume_unique_for_key(iv)
+    }
+}
+
+const CM_TAG_BYTES: usize = Profile::Aes128CmSha1_80.tag_len();
+
+/// AES-128 in counter mode and HMAC-SHA1 cut to 80 bits.
+#[derive(Debug)]
+struct Cm {
+    cipher: EncryptingKey,
+    authentication: hmac::Key,
+    salt: [u8; 14],
+}
+
+impl Cm {
+    fn new(key: [u8; 16], authentication: [u8; 20], salt: [u8; 14]) -> Cm {
+        Cm {
+            cipher: counter_mode(&key),
+            authentication: hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, &authentication),
+            salt,
+        }
+    }
+
+    /// Encrypts or decrypts in place: the same in counter mode.
+    fn crypt(&self, ssrc: u32, index: u64, bytes: &mut [u8]) -> Option<()> {
+        // RFC 3711 section 4.1.1: IV = salt * 2^16 XOR SSRC * 2^64 XOR index * 2^16.
+        let mut iv = [0; 16];
+        iv[..14].copy_from_slice(&self.salt);
+        xor(&mut iv[4..8], ssrc.to_be_bytes());
+        xor(&mut iv[8..14], index_bytes(index));
+        let context = EncryptionContext::Iv128(FixedLength::from(iv));
+        self.cipher.less_safe_encrypt(bytes, context).ok().map(|_| ())
+    }
+
+    /// RFC 3711 section 4.2: over the authenticated portion, and for RTP the rollover counter behind it.
+    fn tag(&self, authenticated: &[u8], roc: &[u8]) -> [u8; CM_TAG_BYTES] {
+        let mut context = hmac::Context::with_key(&self.authentication);
+        context.update(authenticated);
+        context.update(roc);
+        let full = context.sign();
+        let mut tag = [0; CM_TAG_BYTES];
+        tag.copy_from_slice(&full.as_ref()[..CM_TAG_BYTES]);
+        tag
+    }
+
+    fn verify(&self, authenticated: &[u8], roc: &[u8], tag: &[u8]) -> Result<(), OpenError> {
+        verify_slices_are_equal(&self.tag(authenticated, roc), tag).map_err(|_| OpenError::Unauthentic)
+    }
+}
+
+/// RFC 7714 section 9.3: the clear header and the index word are authenticated with an encrypted packet.
+fn rtcp_aad(clear: &[u8], word: [u8; 4]) -> Aad<[u8; RTCP_CLEAR + RTCP_INDEX_BYTES]> {
+    let mut aad = [0; RTCP_CLEAR + RTCP_INDEX_BYTES];
+    aad[..RTCP_CLEAR].copy_from_slice(clear);
+    aad[RTCP_CLEAR..].copy_from_slice(&word);
+    Aad::from(aad)
+}
+
+/// Fixed header, CSRCs and extension block (RFC 3550 sections 5.1 and 5.3.1).
+fn rtp_header_len(packet: &[u8]) -> Result<usize, OpenError> {
+    let first = *packet.first().ok_or(OpenError::TooShort)?;
+    if first >> 6 != 2 {
+        return Err(OpenError::Malformed);
+    }
+    let mut length = RTP_HEADER_MIN + 4 * usize::from(first & 0x0F);
+    if first & 0x10 != 0 {
+        let words = be16(packet, length + 2).ok_or(OpenError::TooShort)?;
+        length += 4 + 4 * usize::from(words);
+    }
+    Ok(length)
+}
+
+/// Rollover counter and sequence number, as they stand in an IV.
+fn index_bytes(index: u64) -> [u8; 6] {
+    let [_, _, bytes @ ..] = index.to_be_bytes();
+    bytes
+}
+
+fn roc_of(index: u64) -> [u8; 4] {
+    ((index >> 16) as u32).to_be_bytes()
+}
+
+fn xor<const LENGTH: usize>(into: &mut [u8], bytes: [u8; LENGTH]) {
+    for (into, byte) in into.iter_mut().zip(bytes) {
+        *into ^= byte;
+    }
+}
+
+fn be16(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn be32(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROFILES: [Profile; 3] = [Profile::Aes128CmSha1_80, Profile::AeadAes128Gcm, Profile::AeadAes256Gcm];
+
+    fn hex<const LENGTH: usize>(text: &str) -> [u8; LENGTH] {
+        let digits: Vec<u8> = text.chars().filter_map(|c| c.to_digit(16)).map(|d| d as u8).collect();
+        let bytes: Vec<u8> = digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+        bytes.try_into().expect("the length asked for")
+    }
+
+    fn master(seed: u8) -> MasterKey {
+        MasterKey {
+            key: std::array::from_fn(|i| seed.wrapping_mul(31).wrapping_add(i as u8 * 7)),
+            salt: std::array::from_fn(|i| seed ^ (i as u8 * 13)),
+            reserved: [0; 2],
+        }
+    }
+
+    fn header(ssrc: u32, index: u64) -> Vec<u8> {
+        let mut header = vec![0x80, 96];
+        header.extend((index as u16).to_be_bytes());
+        header.extend([1, 2, 3, 4]);
+        header.extend(ssrc.to_be_bytes());
+        header
+    }
+
+    fn sealed(sealer: &Sealer, ssrc: u32, index: u64) -> Vec<u8> {
+        let mut out = [0; 200];
+        let length = sealer.seal_into(&header(ssrc, index), &[], b"payload", index, &mut out).unwrap();
+        out[..length].to_vec()
+    }
+
+    #[test]
+    fn keys_are_derived_as_in_rfc_3711_appendix_b_3() {
+        let mut master = MasterKey { key: [0; 32], salt: [0; 14], reserved: [0; 2] };
+        master.key[..16].copy_from_slice(&hex::<16>("E1F97A0D3E018BE0D64FA32C06DE4139"));
+        master.salt = hex("0EC675AD498AFEEBB6960B3AABE6");
+        let derivation = Derivation::new(Profile::Aes128CmSha1_80, &master);
+        assert_eq!(derivation.bytes::<16>(0), hex("C61E7A93744F39EE10734AFE3FF7A087"));
+        assert_eq!(derivation.bytes::<14>(2), hex("30CBBC08863D8C85D49DB34A9AE1"));
+        assert_eq!(derivation.bytes::<20>(1), hex("CEBE321F6FF7716B6FD4AB49AF256A156D38BAA4"));
+    }
+
+    #[test]
+    fn gcm_seals_the_packet_of_rfc_7714_section_16_1_1() {
+        let gcm = |_| {
+            let mut key = [0; 32];
+            key[..16].copy_from_slice(&hex::<16>("000102030405060708090a0b0c0d0e0f"));
+            Gcm::new(Profile::AeadAes128Gcm, &key, &hex("517569642070726f2071756f"))
+        };
+        let keys = Keys::Gcm(GcmKeys { rtp: gcm(()), rtcp: gcm(()) });
+        let sealer = Sealer { profile: Profile::AeadAes128Gcm, keys };
+        let mut out = [0; 100];
+        let length = sealer
+            .seal_into(
+                &hex::<12>("8040f17b8041f8d35501a0b2"),
+                &[],
+                b"Gallia est omnis divisa in partes tres",
+                0xf17b,
+                &mut out,
+            )
+            .unwrap();
+        let expected = hex::<66>(
+            "8040f17b8041f8d35501a0b2f24de3a3fb34de6cacba861c9d7e4bcabe633bd50d294e6f42a5f47a51c7d19b36de3adf8833
+             899d7f27beb16a9152cf765ee4390cce",
+        );
+        assert_eq!(out[..length], expected);
+    }
+
+    #[test]
+    fn what_is_sealed_opens_with_csrcs_extension_and_prefix() {
+        for profile in PROFILES {
+            let sealer = Sealer::new(profile, &master(1));
+            let mut opener = Opener::new(profile, &master(1));
+            let mut header = header(0xCAFE, 7);
+            header[0] |= 0x10 | 2;
+            header.extend([0; 8]);
+            header.extend([0xBE, 0xDE, 0, 2, 1, 2, 3, 4, 5, 6, 7, 8]);
+            for (prefix, payload) in
+                [(0, 0), (0, 33), (2, 33), (16, 0), (1, 1), (15, 1100), (16, 1100), (0, 1100)]
+            {
+                let (prefix, payload) = (vec![9; prefix], vec![5; payload]);
+                let plain = [&header[..], &prefix, &payload].concat();
+                let mut out = vec![0; plain.len() + profile.rtp_overhead()];
+                let short = out.len() - 1;
+                assert_eq!(sealer.seal_into(&header, &prefix, &payload, 7, &mut out[..short]), None);
+                assert_eq!(sealer.seal_into(&header, &prefix, &payload, 7, &mut out), Some(out.len()));
+                assert_eq!(out[..header.len()], header);
+                if !payload.is_empty() {
+                    assert_ne!(out[header.len()..plain.len()], plain[header.len()..]);
+                }
+                opener.rtp = Windows::default();
+                let opened = opener.open_rtp(&mut out).unwrap();
+                assert_eq!(
+                    opened,
+                    Opened { ssrc: 0xCAFE, index: 7, header_len: header.len(), length: plain.len() }
+                );
+                assert_eq!(out[..opened.length], plain);
+            }
+        }
+    }
+
+    #[test]
+    fn rtcp_opens_once_per_ssrc_and_index() {
+        for profile in PROFILES {
+            let sealer = Sealer::new(profile, &master(1));
+            let mut opener = Opener::new(profile, &master(1));
+            let packet = [0x80, 201, 0, 1, 0, 0, 0, 9, 1, 2, 3, 4];
+            let mut out = [0; 12 + 20];
+            let length = sealer.seal_rtcp_into(&packet, 5, &mut out).unwrap();
+            assert_eq!(length, packet.len() + profile.rtcp_overhead());
+            assert_eq!(sealer.seal_rtcp_into(&packet, 5, &mut [0; 12]), None);
+            assert_eq!(sealer.seal_rtcp_into(&packet[..7], 5, &mut [0; 99]), None);
+            let first = out[..length].to_vec();
+            assert_eq!(opener.open_rtcp(&mut out[..length]), Ok(packet.len()));
+            assert_eq!(out[..packet.len()], packet);
+            assert_eq!(opener.open_rtcp(&mut first.clone()), Err(OpenError::Replayed));
+            // The same index from another SSRC, as libsrtp counts.
+            let mut other = packet;
+            other[7] = 10;
+            let length = sealer.seal_rtcp_into(&other, 5, &mut out).unwrap();
+            assert_eq!(opener.open_rtcp(&mut out[..length]), Ok(packet.len()));
+            // Bits of header, ciphertext, tag and index word are all covered by the tag.
+            for at in 1..first.len() {
+                let mut forged = first.clone();
+                forged[at] ^= 1;
+                let mut opener = Opener::new(profile, &master(1));
+                assert!(opener.open_rtcp(&mut forged).is_err(), "{profile:?} byte {at}");
+                assert!(opener.rtcp.0.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn rtcp_in_clear_is_refused() {
+        let mut opener = Opener::new(Profile::AeadAes128Gcm, &master(1));
+        let mut packet = [0; 40];
+        packet[0] = 0x80;
+        assert_eq!(opener.open_rtcp(&mut packet), Err(OpenError::Malformed));
+    }
+
+    #[test]
+    fn a_forged_packet_leaves_no_trace() {
+        for profile in PROFILES {
+            let sealer = Sealer::new(profile, &master(1));
+            let mut opener = Opener::new(profile, &master(1));
+            assert!(opener.open_rtp(&mut sealed(&sealer, 1, 100)).is_ok());
+            let before = *opener.window(1).unwrap();
+            for at in 0..sealed(&sealer, 1, 101).len() {
+                let mut forged = sealed(&sealer, 1, 101);
+                forged[at] ^= 0x40;
+                assert!(opener.open_rtp(&mut forged).is_err(), "{profile:?} byte {at}");
+            }
+            assert_eq!(opener.window(1), Some(&before));
+            assert_eq!(opener.rtp.0.len(), 1, "no state for SSRCs that did not authenticate");
+            assert!(opener.open_rtp(&mut sealed(&sealer, 1, 101)).is_ok());
+            let mut foreign = sealed(&Sealer::new(profile, &master(2)), 1, 102);
+            assert_eq!(opener.open_rtp(&mut foreign), Err(OpenError::Unauthentic));
+        }
+    }
+
+    #[test]
+    fn no_bytes_panic() {
+        let mut rng = crate::rng::Rng::new(4);
+        for profile in PROFILES {
+            let mut opener = Opener::new(profile, &master(1));
+            for length in 0..120 {
+                for first in [0x00, 0x80, 0x8F, 0x90, 0x9F, 0xBF] {
+                    let mut bytes = vec![0; length];
+                    rng.fill(&mut bytes);
+                    if let Some(byte) = bytes.first_mut() {
+                        *byte = first;
+                    }
+                    assert!(opener.open_rtp(&mut bytes.clone()).is_err());
+                    assert!(opener.open_rtcp(&mut bytes).is_err());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_window_takes_each_index_once_and_nothing_older_than_128() {
+        let sealer = Sealer::new(Profile::AeadAes256Gcm, &master(1));
+        let mut opener = Opener::new(Profile::AeadAes256Gcm, &master(1));
+        let mut open = |index| opener.open_rtp(&mut sealed(&sealer, 1, index)).map(|opened| opened.index);
+        assert_eq!(open(1000), Ok(1000));
+        assert_eq!(open(1000), Err(OpenError::Replayed));
+        assert_eq!(open(1003), Ok(1003));
+        assert_eq!(open(1001), Ok(1001));
+        assert_eq!(open(1001), Err(OpenError::Replayed));
+        assert_eq!(open(1003 - 127), Ok(1003 - 127));
+        assert_eq!(open(1003 - 127), Err(OpenError::Replayed));
+        assert_eq!(open(1003 - 128), Err(OpenError::TooOld));
+        assert_eq!(open(1003 + 64), Ok(1003 + 64));
+        assert_eq!(open(1000), Err(OpenError::Replayed));
+        assert_eq!(open(1002), Ok(1002));
+        assert_eq!(open(1003 + 500), Ok(1003 + 500));
+        assert_eq!(open(1003 + 64), Err(OpenError::TooOld));
+        assert_eq!(open(1003 + 499), Ok(1003 + 499));
+    }
+
+    #[test]
+    fn the_rollover_counter_is_followed_across_wraps() {
+        for profile in PROFILES {
+            let sealer = Sealer::new(profile, &master(1));
+            let mut opener = Opener::new(profile, &master(1));
+            let mut open = |index| opener.open_rtp(&mut sealed(&sealer, 1, index)).map(|opened| opened.index);
+            for index in [65_530, 65_540, 65_535, 65_536, 98_000, 130_000, 131_080, 131_071, 131_072] {
+                assert_eq!(open(index), Ok(index));
+            }
+            assert_eq!(open(65_540), Err(OpenError::Unauthentic), "taken for the third period");
+        }
+        let first = Window { sequence_max: 5, bits: [1, 0] };
+        assert_eq!(first.estimate(65_530), None, "there is nothing before period 0");
+        let last = Window { sequence_max: INDEX_END - 1, bits: [1, 0] };
+        assert_eq!(last.estimate(0), None, "a key ends with its 48 bits");
+    }
+
+    #[test]
+    fn the_estimate_is_the_nearest_index_with_that_sequence() {
+        for newest in [0x1_0000u64, 0x1_7FFF, 0x1_8000, 0x1_8001, 0x1_FFFF, 0x5_0001] {
+            let window = Window { sequence_max: newest, bits: [1, 0] };
+            for away in [-32_767i64, -32_000, -129, -1, 0, 1, 300, 32_000, 32_767] {
+                let index = newest.checked_add_signed(away).unwrap();
+                assert_eq!(window.estimate(index as u16), Some(index), "{newest:x} {away}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_window_goes_on_in_another_opener() {
+        let profile = Profile::AeadAes256Gcm;
+        let sealer = Sealer::new(profile, &master(1));
+        let mut first = Opener::new(profile, &master(1));
+        let index = 3 << 16 | 40_000;
+        assert!(first.restore_window(9, Window { sequence_max: index - 1, bits: [1, 0] }));
+        assert!(first.open_rtp(&mut sealed(&sealer, 9, index)).is_ok());
+        let mut second = Opener::new(profile, &master(1));
+        assert!(second.restore_window(9, *first.window(9).unwrap()));
+        assert_eq!(second.open_rtp(&mut sealed(&sealer, 9, index)), Err(OpenError::Replayed));
+        assert_eq!(second.open_rtp(&mut sealed(&sealer, 9, index + 1)).unwrap().index, index + 1);
+    }
+
+    #[test]
+    fn ssrcs_are_bounded() {
+        let profile = Profile::AeadAes128Gcm;
+        let sealer = Sealer::new(profile, &master(1));
+        let mut opener = Opener::new(profile, &master(1));
+        for ssrc in 0..SSRCS_PER_SESSION_MAX as u32 {
+            assert!(opener.open_rtp(&mut sealed(&sealer, ssrc, 1)).is_ok());
+        }
+        assert_eq!(opener.open_rtp(&mut sealed(&sealer, 99, 1)), Err(OpenError::TooManySsrcs));
+        assert!(!opener.restore_window(99, Window::default()));
+        assert!(opener.open_rtp(&mut sealed(&sealer, 3, 2)).is_ok());
+    }
+}
