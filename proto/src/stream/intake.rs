@@ -19,6 +19,8 @@ use thiserror::Error;
 /// The first index of a track: packets that were sent before the first one that arrived have a place.
 pub const FIRST_INDEX: u64 = 128;
 
+/// An index has 48 bits, as an SRTP index has.
+const INDEX_MASK: u64 = (1 << 48) - 1;
 const SLOTS: u64 = REEL_SLOTS as u64;
 const WORDS: usize = REEL_SLOTS / 64;
 /// A transit time that jumps by more than this is a publisher's new clock, not jitter.
@@ -135,13 +137,13 @@ impl Intake {
         facts: PayloadFacts,
         payload_size: usize,
     ) -> Result<Accepted, IntakeError> {
+        let source_index = source_index & INDEX_MASK;
         if !self.anchored {
             self.anchor(now, source_index, timestamp);
         }
         let index = source_index.wrapping_add(self.index_offset);
-        // Below zero comes out as something huge.
-        let behind = self.head.wrapping_sub(index);
-        if index < self.floor || index >= 1 << 48 || (index < self.head && behind > SLOTS) {
+        // Below zero comes out as something huge, which the mask's bound refuses.
+        if index < self.floor || index >= INDEX_MASK || (index < self.head && self.head - index > SLOTS) {
             self.stats.too_late += 1;
             return Err(IntakeError::TooLate);
         }
@@ -152,6 +154,7 @@ impl Intake {
         let timestamp = timestamp.wrapping_add(self.timestamp_offset);
         let frame_start = self.starts_frame(index, timestamp);
         if index >= self.head {
+            self.stats.frames += u64::from(frame_start || timestamp != self.head_timestamp);
             self.advance(index + 1);
             self.head_timestamp = timestamp;
             self.head_arrival = now;
@@ -163,7 +166,6 @@ impl Intake {
         self.reception.on_packet(now, source_index, timestamp, self.codec.clock_rate());
         self.stats.packets += 1;
         self.stats.bytes += payload_size as u64;
-        self.stats.frames += u64::from(frame_start);
 
         let video = self.codec.kind() == Kind::Video;
         let flags = SlotFlags::NONE
@@ -239,16 +241,15 @@ impl Intake {
         self.anchored = true;
     }
 
-    /// First packet of a frame: all of audio; of video what follows a marker or, in sequence, has a new timestamp.
+    /// First packet of a frame: all of audio; of video what follows a marker or, right after its predecessor, has a
+    /// new timestamp. Behind a gap nobody knows, and it is none.
     fn starts_frame(&self, index: u64, timestamp: u32) -> bool {
         if self.codec.kind() == Kind::Audio || index == self.floor || self.stats.packets == 0 {
             return true;
         }
         let Some(before) = index.checked_sub(1) else { return true };
-        if self.head.wrapping_sub(before) <= SLOTS && before < self.head && bit(&self.received, before) && bit(&self.marked, before) {
-            return true;
-        }
-        index == self.head && timestamp != self.head_timestamp
+        let remembered = before < self.head && self.head - before <= SLOTS;
+        (remembered && bit(&self.marked, before)) || (index == self.head && timestamp != self.head_timestamp)
     }
 
     /// Moves the head; the places that come into the window are empty.
@@ -296,7 +297,8 @@ impl Picture {
         };
         if facts.keyframe {
             self.entry = Some((timestamp, first));
-            self.provisional = None;
+            // Parameter sets of a newer picture wait on.
+            self.provisional = self.provisional.filter(|(of, newer)| *of != timestamp && *newer > index);
             (Some(first), true)
         } else {
             self.provisional = Some((timestamp, first));
@@ -378,3 +380,6 @@ fn clear_bit(bits: &mut [u64; WORDS], index: u64) {
     let (word, mask) = place(index);
     bits[word] &= !mask;
 }
+
+#[cfg(test)]
+mod tests;

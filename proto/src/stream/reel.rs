@@ -224,15 +224,16 @@ impl ReelWriter {
         if index < self.head && self.find(index).is_some() {
             return Err(ReelError::Duplicate { index });
         }
-        // The ring's end: what stands in this packet's slot, and all before it, goes.
-        self.drop_before((index + 1).saturating_sub(SLOTS), slabs);
         let Some((slab, offset)) = self.place_for(payload.len(), meta.arrival, slabs) else {
             self.refused += 1;
             return Err(ReelError::PoolDry);
         };
         if index < self.tail {
+            // What was dropped for a slab reached beyond this late packet.
             return Err(ReelError::TooLate { index });
         }
+        // The ring's end: what stands in this packet's slot, and all before it, goes.
+        self.drop_before((index + 1).saturating_sub(SLOTS), slabs);
         self.memory.write_payload(slab, offset, payload);
         self.packets_in[slab as usize] += 1;
         self.bytes += payload.len();
@@ -268,15 +269,15 @@ impl ReelWriter {
     /// nothing younger than `NACK_WINDOW`.
     pub fn trim(&mut self, now: Time, slabs: &mut impl Slabs) {
         let entry = if self.keyframe > self.tail { self.keyframe - 1 } else { self.head };
-        self.drop_older(now, entry, 0, slabs);
-        self.drop_older(now, self.head, REEL_BYTES_MAX, slabs);
+        self.drop_older(now, entry, None, slabs);
+        self.drop_older(now, self.head, Some(REEL_BYTES_MAX), slabs);
     }
 
-    /// Drops packets before `limit` that are older than the window, as long as the reel holds more than `keep` bytes.
-    fn drop_older(&mut self, now: Time, limit: u64, keep: usize, slabs: &mut impl Slabs) {
+    /// Drops packets before `limit` that are older than the window, down to `bytes_kept` if that is given.
+    fn drop_older(&mut self, now: Time, limit: u64, bytes_kept: Option<usize>, slabs: &mut impl Slabs) {
         let oldest = now - NACK_WINDOW;
         let mut index = self.tail;
-        while index < limit && (self.bytes > keep || keep == 0) {
+        while index < limit && bytes_kept.is_none_or(|kept| self.bytes > kept) {
             if let Some(found) = self.find(index) {
                 if found.arrival >= oldest {
                     return;
@@ -346,10 +347,11 @@ impl ReelWriter {
 
     /// Where the next payload goes. Without a slab, what is older than the window goes first, keyframe or not.
     fn place_for(&mut self, length: usize, now: Time, slabs: &mut impl Slabs) -> Option<(u32, usize)> {
-        if self.current.is_none() || self.write_offset + length > SLAB_BYTES {
+        // An empty payload needs an offset inside the slab too.
+        if self.current.is_none() || self.write_offset + length.max(1) > SLAB_BYTES {
             let taken = slabs.take().or_else(|| {
                 self.trim(now, slabs);
-                self.drop_older(now, self.head, 0, slabs);
+                self.drop_older(now, self.head, None, slabs);
                 slabs.take()
             });
             let slab = taken.filter(|slab| (*slab as usize) < SLABS_PER_STREAM_MAX)?;
@@ -383,7 +385,11 @@ impl ReelWriter {
         self.memory.header().tail.store(limit, Release);
     }
 
+    /// The packet `index` as it stands in its slot.
     fn find(&self, index: u64) -> Option<Found> {
+        if index >= INDEX_MASK {
+            return None;
+        }
         read_slot(self.memory.slot(index), word(self.generation, index)).filter(|found| {
             (found.slab as usize) < SLABS_PER_STREAM_MAX && found.offset + found.length <= SLAB_BYTES
         })
@@ -530,3 +536,6 @@ fn unpack_meta(index: u64, arrival: Time, meta: u64) -> Option<SlotMeta> {
         layer: (meta >> 56) as u8,
     })
 }
+
+#[cfg(test)]
+mod tests;

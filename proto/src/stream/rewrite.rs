@@ -59,3 +59,152 @@ pub fn push_mapping(feed: &mut FeedRecord, mapping: Mapping) {
     feed.mapping[used] = mapping;
     feed.mappings = used as u8 + 1;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Codec;
+    use crate::rng::Rng;
+    use crate::time::Time;
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+    fn feed(ssrc: u32) -> FeedRecord {
+        let mut payload_types = [0; Codec::COUNT];
+        (payload_types[Codec::H264 as usize], payload_types[Codec::Opus as usize]) = (102, 111);
+        FeedRecord {
+            generation: 1,
+            generation_last: 1,
+            session: 0,
+            track: 0,
+            track_generation: 1,
+            ssrc,
+            rtx_ssrc: 0,
+            layer: 0,
+            mappings: 0,
+            reserved: 0,
+            payload_types,
+            rtx_payload_types: [0; Codec::COUNT],
+            cursor: AtomicU64::new(0),
+            rtp_index: AtomicU64::new(0),
+            rtx_index: AtomicU64::new(0),
+            mapping: [Mapping::default(); MAPPINGS],
+            packets: 0,
+            octets: 0,
+            drop_bitmap: [0; 4],
+            next: 0,
+            reserved_2: 0,
+        }
+    }
+
+    fn slot(index: u64) -> SlotMeta {
+        SlotMeta {
+            index,
+            timestamp: index as u32 * 7,
+            arrival: Time(index),
+            flags: SlotFlags::NONE,
+            codec: Codec::H264,
+            layer: 0,
+        }
+    }
+
+    #[test]
+    fn the_header_is_laid_out_as_rfc_3550_says() {
+        let mut feed = feed(0x0102_0304);
+        push_mapping(&mut feed, start_mapping(1_000, 5, 0x1234, 0x10));
+        let packet = SlotMeta { timestamp: 0xFFFF_FFFF, flags: SlotFlags::FRAME_END, ..slot(1_001) };
+        let (bytes, index) = header(&feed, &packet).unwrap();
+        assert_eq!(bytes, [0x80, 0x80 | 102, 0x12, 0x35, 0, 0, 0, 0x0F, 1, 2, 3, 4]);
+        assert_eq!(index, 0x1235);
+        assert_eq!(header(&feed, &slot(1_001)).unwrap().0[1], 102);
+        // Audio: the publisher's marker, not the end of a frame, which every packet is.
+        let audio = SlotMeta { codec: Codec::Opus, flags: SlotFlags::FRAME_END, ..slot(1_001) };
+        assert_eq!(header(&feed, &audio).unwrap().0[1], 111);
+        let talk = SlotMeta { flags: SlotFlags::FRAME_END.with(SlotFlags::MARKER), ..audio };
+        assert_eq!(header(&feed, &talk).unwrap().0[1], 0x80 | 111);
+    }
+
+    #[test]
+    fn what_the_viewer_has_no_words_for_is_not_sent() {
+        let mut feed = feed(1);
+        assert_eq!(header(&feed, &slot(5)), None, "no mapping");
+        push_mapping(&mut feed, start_mapping(5, 0, 100, 0));
+        assert!(header(&feed, &slot(5)).is_some());
+        assert_eq!(header(&feed, &slot(4)), None, "before the first mapping");
+        assert_eq!(header(&feed, &SlotMeta { codec: Codec::Vp8, ..slot(5) }), None, "payload type 0");
+        feed.payload_types[Codec::H264 as usize] = 200;
+        assert_eq!(header(&feed, &slot(5)), None, "a payload type of eight bits");
+        feed.payload_types[Codec::H264 as usize] = 102;
+        feed.mappings = 5;
+        assert_eq!(header(&feed, &slot(5)), None, "a record that is none");
+    }
+
+    #[test]
+    fn the_first_index_has_no_rollover_and_later_ones_count_it() {
+        let mut rng = Rng::new(2);
+        for _ in 0..1_000 {
+            let mut feed = feed(1);
+            let (first, sequence) = (rng.below(1 << 47), rng.below(1 << 15));
+            push_mapping(&mut feed, start_mapping(first, 0, sequence, rng.next_u32()));
+            assert_eq!(header(&feed, &slot(first)).unwrap().1, sequence);
+            let far = rng.below(1 << 40);
+            let (bytes, index) = header(&feed, &slot(first + far)).unwrap();
+            assert_eq!(index, sequence + far);
+            assert_eq!(u16::from_be_bytes([bytes[2], bytes[3]]), index as u16);
+        }
+    }
+
+    /// A random walk over a reel with holes, the feed jumping ahead (new mappings) now and then: what goes out has
+    /// exactly the source's holes, and a copy of the record says the same of every packet it still reaches.
+    #[test]
+    fn no_gap_of_our_own_and_the_same_bytes_again() {
+        let mut rng = Rng::new(11);
+        let mut sent_again = 0;
+        for round in 0..200 {
+            let mut feed = feed(round);
+            let mut cursor = 128 + rng.below(1_000_000);
+            let mut next = rng.below(1 << 15);
+            let mut sent: Vec<(SlotMeta, [u8; HEADER_BYTES], u64)> = Vec::new();
+            for part in 0..1 + rng.below(6) {
+                cursor += if part == 0 { 0 } else { 1 + rng.below(500) };
+                push_mapping(&mut feed, start_mapping(cursor, 0, next, rng.next_u32()));
+                let mut hole = 0;
+                for place in 0..1 + rng.below(300) {
+                    // A mapping begins with a packet that is there.
+                    if place > 0 && rng.below(10) == 0 {
+                        hole += 1;
+                    } else {
+                        let (bytes, index) = header(&feed, &slot(cursor)).unwrap();
+                        assert_eq!(index, next + hole, "the source's holes and no others");
+                        (next, hole) = (index + 1, 0);
+                        sent.push((slot(cursor), bytes, index));
+                    }
+                    cursor += 1;
+                }
+            }
+            let copy = FeedRecord {
+                mappings: feed.mappings,
+                mapping: feed.mapping,
+                payload_types: feed.payload_types,
+                // What changes with every send must not matter.
+                cursor: AtomicU64::new(rng.next_u64()),
+                rtp_index: AtomicU64::new(rng.next_u64()),
+                packets: feed.packets + 99,
+                ..self::feed(feed.ssrc)
+            };
+            feed.cursor.store(cursor, Relaxed);
+            for (slot, bytes, index) in &sent {
+                match header(&copy, slot) {
+                    Some(again) => {
+                        assert_eq!(again, (*bytes, *index));
+                        sent_again += 1;
+                    }
+                    None => assert!(slot.index < feed.mapping[0].first_index, "only what no mapping reaches"),
+                }
+                assert_eq!(header(&feed, slot), header(&copy, slot));
+            }
+            // Never one index for two packets.
+            assert!(sent.windows(2).all(|pair| pair[0].2 < pair[1].2));
+        }
+        assert!(sent_again > 10_000);
+    }
+}

@@ -1,0 +1,514 @@
+//! The reel against an oracle (a map of packets), under threads, and on hostile files.
+
+use super::super::reel_memory::tests::TestFile;
+use super::*;
+use crate::rng::Rng;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Duration;
+
+/// A pool that counts, with a quarantine that ends when the test says so.
+struct TestPool {
+    free: VecDeque<u32>,
+    quarantine: Vec<u32>,
+    out: BTreeSet<u32>,
+}
+
+impl TestPool {
+    fn new(slabs: u32) -> TestPool {
+        TestPool { free: (0..slabs).collect(), quarantine: Vec::new(), out: BTreeSet::new() }
+    }
+    fn tick(&mut self) {
+        self.free.extend(self.quarantine.drain(..));
+    }
+}
+
+impl Slabs for TestPool {
+    fn take(&mut self) -> Option<u32> {
+        let slab = self.free.pop_front()?;
+        assert!(self.out.insert(slab), "a slab taken twice");
+        Some(slab)
+    }
+    fn give_back(&mut self, slab: u32) {
+        assert!(self.out.remove(&slab), "a slab given back that was not taken");
+        self.quarantine.push(slab);
+    }
+}
+
+fn create(file: &TestFile, place: usize) -> ReelWriter {
+    // JUSTIFICATION: the constructor under test.
+    // SAFETY: tests keep the file beyond the writer, one writer per place, and never hold a slot over a tick.
+    unsafe { ReelWriter::create(file.base(), STREAM_FILE_BYTES, place, Codec::H264) }.unwrap()
+}
+fn resume(file: &TestFile, place: usize) -> Result<ReelWriter, AttachError> {
+    // JUSTIFICATION: the constructor under test.
+    // SAFETY: as in `create`; the test forgot the former writer.
+    unsafe { ReelWriter::resume(file.base(), STREAM_FILE_BYTES, place) }
+}
+fn attach(file: &TestFile, place: usize) -> Result<ReelReader, AttachError> {
+    // JUSTIFICATION: the constructor under test.
+    // SAFETY: as in `create`.
+    unsafe { ReelReader::attach(file.base(), STREAM_FILE_BYTES, place) }
+}
+
+fn meta(index: u64, arrival: Time) -> SlotMeta {
+    SlotMeta {
+        index,
+        timestamp: (index as u32).wrapping_mul(3_000),
+        arrival,
+        flags: SlotFlags::NONE.with_if(index.is_multiple_of(3), SlotFlags::FRAME_END),
+        codec: Codec::H264,
+        layer: (index % 3) as u8,
+    }
+}
+
+/// A payload that only this index of this seed has.
+fn payload(index: u64, seed: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    Rng::new(index ^ (seed << 50)).fill(&mut bytes);
+    bytes
+}
+
+/// What a reel must hold: by index, arrival, payload, keyframe mark.
+#[derive(Default)]
+struct Oracle {
+    packets: BTreeMap<u64, (Time, Vec<u8>, bool)>,
+    head: u64,
+    keyframe: Option<u64>,
+}
+
+impl Oracle {
+    fn bytes(&self) -> usize {
+        self.packets.values().map(|packet| packet.1.len()).sum()
+    }
+}
+
+fn compare(writer: &ReelWriter, reader: &ReelReader, oracle: &Oracle, pool: &TestPool) {
+    assert_eq!((reader.head(), reader.tail()), (writer.head(), writer.tail()));
+    assert_eq!(reader.head(), oracle.head);
+    assert_eq!(writer.bytes(), oracle.bytes());
+    assert_eq!(writer.slabs_held().collect::<BTreeSet<_>>(), pool.out, "taken less given back = held");
+    for index in reader.tail().saturating_sub(3)..reader.head() + 3 {
+        match (reader.slot(index), oracle.packets.get(&index)) {
+            (None, None) => {
+                assert_eq!(reader.missing(index), (reader.tail()..reader.head()).contains(&index));
+            }
+            (Some(slot), Some((arrival, bytes, keyframe))) => {
+                let mut expected = meta(index, *arrival);
+                expected.flags = expected.flags.with_if(*keyframe, SlotFlags::KEYFRAME);
+                assert_eq!(slot.meta, expected);
+                assert_eq!(slot.payload, bytes);
+                assert!(!reader.missing(index));
+            }
+            (found, expected) => panic!("{index}: reel {}, oracle {}", found.is_some(), expected.is_some()),
+        }
+    }
+    assert_eq!(reader.keyframe(), oracle.keyframe.filter(|index| oracle.packets.contains_key(index)));
+}
+
+/// Random pushes in order, late, twice, far ahead, keyframes, trims and ticks, in a pool of `slabs`.
+fn random_operations(seed: u64, slabs: u32, steps: u64, step_ms: u64) -> (ReelWriter, u64) {
+    let file = Box::leak(Box::new(TestFile::new()));
+    let mut rng = Rng::new(seed);
+    let mut pool = TestPool::new(slabs);
+    let mut writer = create(file, 2);
+    let reader = attach(file, 2).unwrap();
+    let mut oracle = Oracle::default();
+    let mut now = Time::from_millis(5_000);
+    let mut wraps = 0;
+    for step in 0..steps {
+        now = now + Duration::from_micros(rng.below(step_ms * 2_000));
+        let index = match rng.below(40) {
+            0 => oracle.head + rng.below(200),
+            1 => oracle.head.saturating_sub(rng.below(5_000)),
+            2 | 3 => oracle.head.saturating_sub(rng.below(40)),
+            4 if rng.below(60) == 0 => oracle.head + rng.below(20_000),
+            _ => oracle.head,
+        };
+        let length = if rng.below(10) == 0 { rng.below(2_049) as usize } else { 1_150 };
+        let bytes = payload(index, seed, length);
+        let (tail, held) = (writer.tail(), oracle.packets.contains_key(&index));
+        let result = writer.push(&meta(index, now), &bytes, &mut pool);
+        // Whatever it dropped lies below its tail, and what lies above stays.
+        let still = oracle.packets.split_off(&writer.tail());
+        oracle.packets = still;
+        match result {
+            Ok(()) => {
+                assert!(!held && index >= tail);
+                oracle.packets.insert(index, (now, bytes, false));
+                oracle.head = oracle.head.max(index + 1);
+            }
+            Err(ReelError::Duplicate { .. }) => assert!(held),
+            Err(ReelError::TooLate { .. }) => assert!(index < writer.tail()),
+            Err(ReelError::PoolDry) => assert!(pool.free.is_empty()),
+            Err(other) => panic!("{other}"),
+        }
+        if rng.below(300) == 0 {
+            let entry = oracle.head.saturating_sub(1 + rng.below(3));
+            let present = oracle.packets.get_mut(&entry);
+            assert_eq!(writer.set_keyframe(entry), present.is_some());
+            if let Some(packet) = present {
+                packet.2 = true;
+                oracle.keyframe = Some(entry);
+            }
+        }
+        if rng.below(20) == 0 {
+            let before = writer.tail();
+            writer.trim(now, &mut pool);
+            // Never what is younger than the window, nor what a joining viewer needs while there is room.
+            let entry = oracle.keyframe.filter(|index| *index >= before).unwrap_or(u64::MAX);
+            for (index, (arrival, _, _)) in oracle.packets.range(..writer.tail()) {
+                assert!(*arrival < now - NACK_WINDOW, "{index} was younger than the window");
+                assert!(*index < entry || oracle.bytes() > REEL_BYTES_MAX, "{index} is of the newest picture's run");
+            }
+            let kept = oracle.packets.split_off(&writer.tail());
+            oracle.packets = kept;
+            // And all that need not be kept is gone: the first packet left is needed.
+            if let Some((index, (arrival, _, _))) = oracle.packets.first_key_value() {
+                let run = oracle.keyframe.is_some_and(|entry| entry >= writer.tail() && *index >= entry);
+                assert!(*arrival >= now - NACK_WINDOW || (run && oracle.bytes() <= REEL_BYTES_MAX));
+            }
+        }
+        if rng.below(8) == 0 {
+            pool.tick();
+        }
+        if step % 97 == 0 {
+            compare(&writer, &reader, &oracle, &pool);
+        }
+        if rng.below(3_000) == 0 {
+            // The process dies; another one goes on with what stands in the file.
+            let (bytes, head, tail) = (writer.bytes(), writer.head(), writer.tail());
+            drop(writer);
+            writer = resume(file, 2).unwrap();
+            assert_eq!((writer.bytes(), writer.head(), writer.tail()), (bytes, head, tail));
+            let held: BTreeSet<u32> = writer.slabs_held().collect();
+            for slab in pool.out.clone().difference(&held) {
+                pool.give_back(*slab);
+            }
+            compare(&writer, &reader, &oracle, &pool);
+        }
+        wraps = oracle.head / SLOTS;
+    }
+    compare(&writer, &reader, &oracle, &pool);
+    assert!(oracle.packets.len() <= REEL_SLOTS);
+    let refused = writer.refused();
+    writer.close(&mut pool);
+    assert!(pool.out.is_empty(), "a slab leaked");
+    assert!(reader.keyframe().is_none() && (0..oracle.head).rev().take(5_000).all(|index| reader.slot(index).is_none()));
+    (create(file, 2), wraps * u64::from(refused == 0) + refused)
+}
+
+#[test]
+fn the_reel_is_what_the_oracle_says() {
+    for seed in 0..6 {
+        // 4 ms between packets: the window is 250 of them, a ring's length 16 s.
+        let (_, wraps) = random_operations(seed, SLABS_PER_STREAM_MAX as u32, 30_000, 4);
+        assert!(wraps > 5, "only {wraps} wraps");
+    }
+}
+
+#[test]
+fn a_ring_that_is_too_short_for_the_window_still_holds() {
+    // 0.1 ms between packets: the ring ends before the window does.
+    for seed in 20..22 {
+        random_operations(seed, SLABS_PER_STREAM_MAX as u32, 30_000, 1);
+    }
+}
+
+#[test]
+fn a_dry_pool_drops_what_is_old_then_refuses() {
+    let mut refused = 0;
+    for seed in 40..46 {
+        refused += random_operations(seed, 5, 12_000, 4).1;
+    }
+    assert!(refused > 100, "the pool was never dry");
+}
+
+#[test]
+fn a_dry_pool_gives_up_the_old_run_but_not_the_window() {
+    let file = TestFile::new();
+    let mut pool = TestPool::new(3);
+    let mut writer = create(&file, 0);
+    let reader = attach(&file, 0).unwrap();
+    let mut now = Time::from_millis(10_000);
+    // 20 packets a second of 1,600 bytes: 3 slabs hold 120 packets, 6 seconds.
+    for index in 0..120 {
+        writer.push(&meta(index, now), &payload(index, 0, 1_600), &mut pool).unwrap();
+        if index == 0 {
+            assert!(writer.set_keyframe(0));
+        }
+        now = now + Duration::from_millis(50);
+        pool.tick();
+    }
+    assert_eq!((reader.keyframe(), pool.free.len()), (Some(0), 0));
+    // The slabs that come back are in quarantine: this one is refused, the next one is not.
+    assert_eq!(writer.push(&meta(120, now), &[1; 1_600], &mut pool), Err(ReelError::PoolDry));
+    assert_eq!((reader.keyframe(), reader.head(), writer.refused()), (None, 120, 1));
+    assert_eq!(reader.tail(), 100, "the window stays: 20 packets");
+    pool.tick();
+    writer.push(&meta(121, now), &[1], &mut pool).unwrap();
+    assert!(reader.missing(120) && reader.slot(121).is_some());
+}
+
+#[test]
+fn without_a_keyframe_only_the_window_is_kept() {
+    let file = TestFile::new();
+    let mut pool = TestPool::new(50);
+    let mut writer = create(&file, 0);
+    let mut now = Time::from_millis(10_000);
+    for index in 0..10_000 {
+        writer.push(&meta(index, now), &payload(index, 0, 80), &mut pool).unwrap();
+        writer.trim(now, &mut pool);
+        pool.tick();
+        assert!(writer.head() - writer.tail() <= 51, "audio keeps a second: 50 packets");
+        now = now + Duration::from_millis(20);
+    }
+    assert!(pool.out.len() <= 2);
+}
+
+#[test]
+fn what_cannot_be_taken_is_refused() {
+    let file = TestFile::new();
+    let mut pool = TestPool::new(4);
+    let mut writer = create(&file, 1);
+    let reader = attach(&file, 1).unwrap();
+    let at = Time::from_millis(1_000);
+    assert_eq!(writer.push(&meta(5, at), &[0; 2_049], &mut pool), Err(ReelError::TooLarge { length: 2_049 }));
+    assert_eq!(writer.push(&meta(5, at), &[7; 2_048], &mut pool), Ok(()));
+    assert_eq!(writer.push(&meta(5, at), &[8], &mut pool), Err(ReelError::Duplicate { index: 5 }));
+    assert_eq!(reader.slot(5).unwrap().payload, [7; 2_048]);
+    assert_eq!(writer.push(&meta(3, at), &[], &mut pool), Ok(()), "late and empty");
+    assert_eq!(reader.slot(3).unwrap().payload, []);
+    assert!(reader.missing(4) && !reader.missing(6));
+    assert_eq!(writer.push(&meta(5 + SLOTS, at), &[9], &mut pool), Ok(()));
+    assert_eq!(reader.slot(5), None);
+    assert_eq!(writer.push(&meta(5, at), &[9], &mut pool), Err(ReelError::TooLate { index: 5 }));
+    for index in [INDEX_MASK, 1 << 48, u64::MAX] {
+        assert_eq!(writer.push(&meta(index, at), &[9], &mut pool), Err(ReelError::IndexRange { index }));
+        assert!(reader.slot(index).is_none() && !reader.missing(index) && !writer.set_keyframe(index));
+    }
+    assert_eq!(writer.push(&meta(INDEX_MASK - 1, at), &[4], &mut pool), Ok(()));
+    assert_eq!(reader.slot(INDEX_MASK - 1).unwrap().payload, [4]);
+}
+
+#[test]
+fn an_empty_payload_at_the_end_of_a_slab_has_a_place() {
+    let file = TestFile::new();
+    let mut pool = TestPool::new(4);
+    let mut writer = create(&file, 0);
+    let reader = attach(&file, 0).unwrap();
+    for index in 0..32 {
+        writer.push(&meta(index, Time(1)), &[index as u8; 2_048], &mut pool).unwrap();
+    }
+    writer.push(&meta(32, Time(1)), &[], &mut pool).unwrap();
+    assert_eq!(reader.slot(32).unwrap().payload, []);
+    assert_eq!(reader.slot(31).unwrap().payload, [31; 2_048]);
+}
+
+#[test]
+fn reels_of_one_file_do_not_touch_each_other() {
+    let file = TestFile::new();
+    let mut pool = TestPool::new(200);
+    let mut writers: Vec<_> = (0..TRACKS_PER_STREAM_MAX).map(|place| create(&file, place)).collect();
+    for index in 0..6_000 {
+        for (place, writer) in writers.iter_mut().enumerate() {
+            let at = Time(index * 4_000_000);
+            writer.push(&meta(index, at), &payload(index, place as u64, 300), &mut pool).unwrap();
+            writer.trim(at, &mut pool);
+        }
+        pool.tick();
+    }
+    for place in 0..TRACKS_PER_STREAM_MAX {
+        let reader = attach(&file, place).unwrap();
+        for index in reader.tail()..reader.head() {
+            assert_eq!(reader.slot(index).unwrap().payload, payload(index, place as u64, 300));
+        }
+    }
+    let mut held: Vec<u32> = writers.iter().flat_map(|writer| writer.slabs_held().collect::<Vec<_>>()).collect();
+    let count = held.len();
+    held.sort_unstable();
+    held.dedup();
+    assert_eq!(held.len(), count, "a slab in two reels");
+}
+
+#[test]
+fn another_reel_at_the_same_place_shows_nothing_of_the_former() {
+    let file = TestFile::new();
+    let mut pool = TestPool::new(8);
+    let mut writer = create(&file, 0);
+    let old = attach(&file, 0).unwrap();
+    for index in 0..50 {
+        writer.push(&meta(index, Time(1)), &[1; 100], &mut pool).unwrap();
+    }
+    writer.set_keyframe(3);
+    writer.set_sr(&SrMapping { ntp: NtpTime(9), timestamp: 8, arrival: Time(7) });
+    drop(writer);
+    let mut writer = create(&file, 0);
+    let new = attach(&file, 0).unwrap();
+    assert!(!old.is_current() && new.is_current());
+    assert!((0..60).all(|index| new.slot(index).is_none()));
+    assert_eq!((new.head(), new.tail(), new.keyframe(), new.sr()), (0, 0, None, None));
+    writer.push(&meta(7, Time(2)), &[2; 100], &mut pool).unwrap();
+    assert_eq!(new.slot(7).unwrap().payload, [2; 100]);
+    assert_eq!(old.slot(7), None, "a reader of the former reel sees none of the new one");
+}
+
+#[test]
+fn a_generation_that_comes_round_clears_the_slots() {
+    let file = TestFile::new();
+    let mut pool = TestPool::new(8);
+    let mut writer = create(&file, 0);
+    writer.push(&meta(9, Time(1)), &[1], &mut pool).unwrap();
+    writer.memory.header().generation.store(0xFFFF, Relaxed);
+    let writer = create(&file, 0);
+    assert_eq!(writer.generation, 0x1_0001);
+    assert!(attach(&file, 0).unwrap().slot(9).is_none(), "generation 1's slot, and this one ends in 1 too");
+}
+
+#[test]
+fn the_sender_report_is_whole_and_goes_with_its_publisher() {
+    let file = TestFile::new();
+    let mut writer = create(&file, 0);
+    let reader = attach(&file, 0).unwrap();
+    assert_eq!(reader.sr(), None);
+    let mapping = SrMapping { ntp: NtpTime(1 << 40), timestamp: 90_000, arrival: Time::from_millis(3) };
+    writer.set_sr(&mapping);
+    assert_eq!(reader.sr(), Some(mapping));
+    writer.set_publisher_epoch(4);
+    assert_eq!((reader.sr(), reader.publisher_epoch()), (None, 4));
+    writer.set_sr(&mapping);
+    // A writer that died in the middle: nothing is read, and its successor begins anew.
+    writer.memory.header().sr_lock.fetch_or(1, Relaxed);
+    assert_eq!(reader.sr(), None);
+    drop(writer);
+    let mut writer = resume(&file, 0).unwrap();
+    assert_eq!(reader.sr(), None);
+    writer.set_sr(&mapping);
+    assert_eq!(reader.sr(), Some(mapping));
+}
+
+/// A reader on another thread sees each packet whole or not at all, while the writer wraps many times and its slabs
+/// are used again after a quarantine. The reader's tick counter ends the quarantine, as a shard's does.
+#[test]
+fn a_reader_beside_the_writer_sees_whole_packets_only() {
+    const PACKETS: u64 = 120_000;
+    let file = TestFile::new();
+    let (ticks, done, seen) = (AtomicU64::new(0), AtomicBool::new(false), AtomicU64::new(0));
+    let mut writer = create(&file, 0);
+    let reader = attach(&file, 0).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let reader = reader;
+            let mut rng = Rng::new(9);
+            let mut count = 0u64;
+            while !done.load(Acquire) {
+                let head = reader.head();
+                for back in 0..24 {
+                    let index = head.wrapping_sub(if back < 12 { back } else { rng.below(5_000) });
+                    if let Some(slot) = reader.slot(index) {
+                        assert_eq!(slot.meta.timestamp, (index as u32).wrapping_mul(3_000));
+                        assert_eq!(slot.meta.arrival, Time(index * 4_000_000));
+                        let stamp = index.to_le_bytes();
+                        assert!(slot.payload.chunks_exact(8).all(|chunk| chunk == stamp), "bytes of another packet");
+                        count += 1;
+                    }
+                }
+                if let Some(sr) = reader.sr() {
+                    assert_eq!((sr.ntp.0, sr.arrival.0), (u64::from(sr.timestamp), u64::from(sr.timestamp)));
+                }
+                ticks.fetch_add(1, Release);
+                seen.store(count, Release);
+                std::thread::yield_now();
+            }
+        });
+        let mut pool = TestPool::new(24);
+        let mut waiting: VecDeque<(u64, u32)> = VecDeque::new();
+        let mut index = 0;
+        while index < PACKETS || seen.load(Acquire) < 2_000 {
+            let now = Time(index * 4_000_000);
+            let bytes: Vec<u8> = index.to_le_bytes().iter().copied().cycle().take(8 * (1 + index as usize % 180)).collect();
+            match writer.push(&meta(index, now), &bytes, &mut pool) {
+                Ok(()) => index += 1,
+                Err(ReelError::PoolDry) => std::thread::yield_now(),
+                Err(other) => panic!("{other}"),
+            }
+            if index.is_multiple_of(1_000) {
+                writer.set_keyframe(index - 1);
+                writer.set_sr(&SrMapping { ntp: NtpTime(index), timestamp: index as u32, arrival: Time(index) });
+            }
+            writer.trim(now, &mut pool);
+            // A tick that began after the give-back must have ended: two counts on.
+            let tick = ticks.load(Acquire);
+            waiting.extend(pool.quarantine.drain(..).map(|slab| (tick + 2, slab)));
+            while waiting.front().is_some_and(|(until, _)| *until <= tick) {
+                pool.free.extend(waiting.pop_front().map(|(_, slab)| slab));
+            }
+        }
+        done.store(true, Release);
+    });
+    assert!(seen.load(Acquire) >= 2_000);
+}
+
+#[test]
+fn a_file_that_is_no_reel_is_refused() {
+    let file = TestFile::new();
+    assert_eq!(attach(&file, 0).err(), Some(AttachError::NoReel));
+    assert_eq!(resume(&file, 0).err(), Some(AttachError::NoReel));
+    let writer = create(&file, 0);
+    assert_eq!(attach(&file, 1).err(), Some(AttachError::NoReel), "no reel at this place");
+    writer.memory.file().version.store(2, Relaxed);
+    assert_eq!(attach(&file, 0).err(), Some(AttachError::Version { found: 2 }));
+    writer.memory.file().version.store(REEL_VERSION, Relaxed);
+    writer.memory.file().slab_bytes.store(1, Relaxed);
+    assert_eq!(attach(&file, 0).err(), Some(AttachError::Limits));
+}
+
+/// Slots whose words name every index but whose rest is random: nothing panics, nothing outside is read.
+#[test]
+fn hostile_contents_are_harmless() {
+    let mut file = TestFile::new();
+    let mut rng = Rng::new(77);
+    let (mut refused, mut read) = (0, 0);
+    for round in 0..40 {
+        let slots_end = slab_offset(0);
+        rng.fill(&mut file.bytes_mut()[..slots_end]);
+        // Only the file's header is honest, so that the rest is looked at.
+        let writer = create(&file, 0);
+        let header = writer.memory.header();
+        for word in [&header.head, &header.tail, &header.keyframe, &header.sr_lock, &header.sr_valid] {
+            let value = if rng.below(2) == 0 { rng.next_u64() } else { rng.below(10_000) };
+            word.store(value, Relaxed);
+        }
+        for index in 0..SLOTS {
+            let slot = writer.memory.slot(index);
+            slot.word.store(word(writer.generation, index), Relaxed);
+            match rng.below(3) {
+                0 => slot.bytes.store(rng.next_u64(), Relaxed),
+                1 => slot.bytes.store(rng.below(SLABS_PER_STREAM_MAX as u64 + 1) | rng.next_u64() << 32, Relaxed),
+                _ => slot.bytes.store(rng.below(320) | rng.below(1 << 14) << 32 | rng.below(1 << 11) << 48, Relaxed),
+            }
+        }
+        drop(writer);
+        let reader = attach(&file, 0).unwrap();
+        for index in (0..SLOTS + 5).chain([reader.head(), reader.tail(), reader.head().wrapping_sub(1), u64::MAX]) {
+            match reader.slot(index) {
+                // Touch every byte that is lent.
+                Some(slot) => read += 1 + slot.payload.iter().map(|byte| u64::from(*byte)).sum::<u64>(),
+                None => refused += 1,
+            }
+            reader.missing(index);
+        }
+        reader.keyframe();
+        reader.sr();
+        let mut pool = TestPool::new(0);
+        pool.out = (0..SLABS_PER_STREAM_MAX as u32).collect();
+        let mut writer = resume(&file, 0).unwrap();
+        writer.trim(Time::NEVER, &mut pool);
+        let _ = writer.push(&meta(rng.below(1 << 49), Time(5)), &[0; 10], &mut pool);
+        writer.close(&mut pool);
+        // And all of the file random, honest magic or not.
+        rng.fill(&mut file.bytes_mut()[..slots_end]);
+        assert!(attach(&file, round % 4).is_err());
+    }
+    assert!(refused > 1_000 && read > 1_000, "both sides were met: {refused} {read}");
+}
