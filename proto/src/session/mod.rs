@@ -1,5 +1,6 @@
 //! One remote: ICE, DTLS, SRTP, and the record that lets its session outlive a process.
 
+pub mod client;
 pub mod dtls;
 pub mod ice;
 pub mod reassembler;

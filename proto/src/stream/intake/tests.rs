@@ -4,9 +4,9 @@ use super::*;
 use crate::rng::Rng;
 use std::collections::BTreeSet;
 
-const NO: PacketFacts = PacketFacts { keyframe: false, parameter_sets: false };
-const SPS: PacketFacts = PacketFacts { keyframe: false, parameter_sets: true };
-const IDR: PacketFacts = PacketFacts { keyframe: true, parameter_sets: false };
+const NO: PayloadFacts = PayloadFacts { keyframe: false, parameter_sets: false };
+const SPS: PayloadFacts = PayloadFacts { keyframe: false, parameter_sets: true };
+const IDR: PayloadFacts = PayloadFacts { keyframe: true, parameter_sets: false };
 
 fn at(ms: u64) -> Time {
     Time::from_millis(ms)
@@ -19,7 +19,7 @@ impl Video {
     fn new() -> Video {
         Video(Intake::new(Codec::H264, 0), 1_000)
     }
-    fn packet(&mut self, source: u64, timestamp: u32, marker: bool, facts: PacketFacts) -> Accepted {
+    fn packet(&mut self, source: u64, timestamp: u32, marker: bool, facts: PayloadFacts) -> Accepted {
         self.1 += 1;
         self.0.accept(at(self.1), source, timestamp, marker, facts, 100).unwrap()
     }
@@ -137,7 +137,7 @@ fn a_picture_is_entered_at_its_parameter_sets() {
     assert_eq!((idr.entry, idr.entry_is_new), (Some(sps.meta.index), true));
     assert_eq!(video.packet(14, 200, true, IDR).entry, None, "the same picture");
     // All in one packet.
-    let one = video.packet(15, 300, true, PacketFacts { keyframe: true, parameter_sets: true });
+    let one = video.packet(15, 300, true, PayloadFacts { keyframe: true, parameter_sets: true });
     assert_eq!((one.entry, one.entry_is_new), (Some(one.meta.index), true));
     // An IDR alone; the parameter sets of another picture are not its own.
     video.packet(16, 400, true, SPS);
@@ -190,7 +190,7 @@ fn a_takeover_goes_on_without_a_hole_in_number_or_time() {
     video.0.accept(at(1_000), 498, 90_000, false, NO, 10).unwrap();
     assert_eq!((video.0.index_offset().wrapping_add(500), video.0.timestamp_offset()), (before.index, 0));
     video.0.on_sender_report(at(1_000), NtpTime(1), 90_000).unwrap();
-    video.0.takeover();
+    video.0.takeover(Codec::H264);
     assert_eq!(video.0.report_block(at(1_100), 1), None, "a new remote's account");
     assert_eq!(video.0.on_sender_report(at(1_200), NtpTime(5), 7), None, "its timescale is not known yet");
     // 2.5 s later another publisher, with numbers of its own.
@@ -208,7 +208,7 @@ fn a_takeover_goes_on_without_a_hole_in_number_or_time() {
     let mapping = video.0.on_sender_report(at(3_600), NtpTime(6), 4_000_000_000).unwrap();
     assert_eq!(mapping, SrMapping { ntp: NtpTime(6), timestamp: 315_000, arrival: at(3_600) });
     // At once, the same moment: still another picture.
-    video.0.takeover();
+    video.0.takeover(Codec::H264);
     let at_once = video.0.accept(at(3_533), 1, 1, false, NO, 10).unwrap().meta;
     assert_eq!((at_once.index, at_once.timestamp), (before.index + 4, 318_090));
 }
