@@ -532,7 +532,7 @@ mod tests {
     fn the_timestamp_scale_counts() {
         let info = element(INFO, &element(TIMESTAMP_SCALE, &[100]));
         let blocks = element(CLUSTER, &cluster(5, &[simple(1, 2, 0x80, b"a")]));
-        let file = file_of(&[info, entry(1, 1, b"V_VP8", &[])], &[blocks.clone()]);
+        let file = file_of(&[info, entry(1, 1, b"V_VP8", &[])], std::slice::from_ref(&blocks));
         assert_eq!(Clip::parse(&file).unwrap().frames[0].time_ns, 7_000_000, "an Info inside Tracks is nobody's");
         let segment = [element(INFO, &element(TIMESTAMP_SCALE, &[100])), element(TRACKS, &entry(1, 1, b"V_VP8", &[])), blocks];
         let file = [header(), element(SEGMENT, &segment.concat())].concat();

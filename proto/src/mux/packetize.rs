@@ -201,7 +201,7 @@ mod tests {
                 .map(|_| {
                     let length_max = if rng.below(3) == 0 { 8_000 } else { 700 };
                     let length = 1 + rng.below(length_max) as usize;
-                    nal((rng.below(4) << 5) as u8 | 1 + rng.below(23) as u8, length, rng.next_u64())
+                    nal((rng.below(4) << 5) as u8 | (1 + rng.below(23) as u8), length, rng.next_u64())
                 })
                 .collect();
             let packets = packets_of(&nals);

@@ -357,8 +357,11 @@ mod tests {
             assert_eq!(outcome, IceOutcome::Refused(refusal));
         }
         assert_eq!((record.pairs, record.consent_at, selected_port(&record)), (1, 1_000_000_000, 1));
+        // What a free slot keeps of its last session lets nobody in.
         record.generation = 0;
-        assert_eq!(check_of(&mut record, &ours, &PWD, 2, true, 1), IceOutcome::Refused(Refusal::WrongUfrag), "a free slot");
+        let free = encode_ufrag(SessionId::new(SESSION.index, 0), &RANDOM);
+        let free = format!("{}:them", std::str::from_utf8(&free).unwrap());
+        assert_eq!(check_of(&mut record, &free, &PWD, 2, true, 1), IceOutcome::Refused(Refusal::WrongUfrag));
     }
 
     #[test]
