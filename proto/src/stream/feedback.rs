@@ -62,8 +62,7 @@ mod tests {
             // Something that happened ten seconds after the start.
             let sound = audio_start.wrapping_add(480_000).wrapping_add(audio_offset);
             let picture = video_start.wrapping_add(900_000).wrapping_add(video_offset);
-            let apart =
-                capture_nanos(audio_report, sound, 48_000) - capture_nanos(video_report, picture, 90_000);
+            let apart = capture_nanos(audio_report, sound, 48_000) - capture_nanos(video_report, picture, 90_000);
             assert!(apart.abs() < 1_000_000, "{apart} ns");
         }
     }

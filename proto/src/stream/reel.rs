@@ -9,8 +9,8 @@
 //! written again only after its quarantine. It never waits: without a slab it drops what is old, then refuses.
 
 use super::feedback::SrMapping;
-use super::reel_memory::{REEL_MAGIC, REEL_VERSION, ReelMemory, SlotWords};
 pub use super::reel_memory::{AttachError, STREAM_FILE_BYTES, slab_offset};
+use super::reel_memory::{REEL_MAGIC, REEL_VERSION, ReelMemory, SlotWords};
 use crate::id::Codec;
 use crate::limits::{
     DATAGRAM_SIZE_MAX, NACK_WINDOW, REEL_BYTES_MAX, REEL_SLOTS, SLAB_BYTES, SLABS_PER_STREAM_MAX, TRACKS_PER_STREAM_MAX,
@@ -390,9 +390,8 @@ impl ReelWriter {
         if index >= INDEX_MASK {
             return None;
         }
-        read_slot(self.memory.slot(index), word(self.generation, index)).filter(|found| {
-            (found.slab as usize) < SLABS_PER_STREAM_MAX && found.offset + found.length <= SLAB_BYTES
-        })
+        read_slot(self.memory.slot(index), word(self.generation, index))
+            .filter(|found| (found.slab as usize) < SLABS_PER_STREAM_MAX && found.offset + found.length <= SLAB_BYTES)
     }
 }
 
@@ -520,10 +519,7 @@ fn word(generation: u64, index: u64) -> u64 {
 }
 
 fn pack_meta(meta: &SlotMeta) -> u64 {
-    u64::from(meta.timestamp)
-        | u64::from(meta.flags.0) << 32
-        | (meta.codec as u64) << 48
-        | u64::from(meta.layer) << 56
+    u64::from(meta.timestamp) | u64::from(meta.flags.0) << 32 | (meta.codec as u64) << 48 | u64::from(meta.layer) << 56
 }
 
 fn unpack_meta(index: u64, arrival: Time, meta: u64) -> Option<SlotMeta> {

@@ -58,7 +58,10 @@ fn numbers_follow_the_source_with_its_holes() {
             match result {
                 Ok(accepted) => {
                     assert!(known.insert(source));
-                    assert_eq!(accepted.meta.index.wrapping_sub(FIRST_INDEX), source.wrapping_sub(intake_first(&intake)));
+                    assert_eq!(
+                        accepted.meta.index.wrapping_sub(FIRST_INDEX),
+                        source.wrapping_sub(intake_first(&intake))
+                    );
                     assert_eq!((accepted.meta.timestamp, accepted.meta.layer), (source as u32, 1));
                 }
                 Err(IntakeError::Duplicate) => assert!(known.contains(&source), "{source}"),
