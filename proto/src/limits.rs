@@ -25,6 +25,8 @@ pub const PACKET_SIZE_MAX: usize = 1_472;
 pub const SEND_SIZE_MAX: usize = 65_000;
 /// Segments of one GSO send that every kernel with UDP_SEGMENT takes.
 pub const SEGMENTS_MAX: usize = 64;
+/// RTP payload of packets we cut ourselves: with its header 1,200 bytes, which every path carries.
+pub const PAYLOAD_SIZE_MAX: usize = 1_188;
 /// SRTP's largest growth: GCM's tag of 16 bytes; SRTCP adds its index of 4.
 pub const SEAL_OVERHEAD_MAX: usize = 20;
 
@@ -45,6 +47,8 @@ pub const CONSENT_EXPIRY: Duration = Duration::from_secs(30);
 pub const UNCLAIMED_EXPIRY: Duration = Duration::from_secs(15);
 /// Address pairs remembered per session; more candidates than this is no honest client.
 pub const PAIRS_PER_SESSION_MAX: usize = 8;
+/// A session's media changes its path at most once per this span (threats.md row 3).
+pub const PAIR_SWITCH_INTERVAL: Duration = Duration::from_secs(1);
 pub const HANDSHAKE_BYTES_MAX: usize = 16 * 1_024;
 pub const HANDSHAKE_FRAGMENTS_MAX: usize = 32;
 pub const HANDSHAKE_EXPIRY: Duration = Duration::from_secs(10);
@@ -76,6 +80,8 @@ pub const REPLAY_BPS_MAX: u64 = 16_000_000;
 // ---- requests ----
 /// Keyframe requests to one track: at most one per this span (threats.md row 7).
 pub const KEYFRAME_REQUEST_INTERVAL: Duration = Duration::from_millis(500);
+/// Losses read from one NACK: four seconds of video; who lost more needs a keyframe, not resends.
+pub const LOSSES_PER_NACK_MAX: usize = 1_024;
 pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 // ---- link ----

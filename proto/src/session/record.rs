@@ -81,6 +81,7 @@ pub struct SessionRecord {
     pub pairs: u8,
     /// The SRTP profile's number, 0 before the handshake is over.
     pub profile: u16,
+    /// One more than the index of the nominated pair; 0 while none was nominated.
     pub pair_selected: u8,
     pub reserved: u8,
     pub ufrag_random: [u8; UFRAG_RANDOM_CHARS],
@@ -94,6 +95,8 @@ pub struct SessionRecord {
     /// Monotonic nanoseconds of the last valid check, and of the add.
     pub consent_at: u64,
     pub added_at: u64,
+    /// When a nomination last changed the pair media goes to.
+    pub pair_switched_at: u64,
     /// Next SRTCP index of ours (31 bits used, never reused).
     pub srtcp_index: AtomicU64,
     /// Highest SRTCP index opened, its replay window.

@@ -6,3 +6,5 @@ pub mod rtcp;
 pub mod rtp;
 pub mod rtp_ext;
 pub mod stun;
+#[cfg(test)]
+pub(crate) mod torture;
