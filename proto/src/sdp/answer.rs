@@ -1,1 +1,224 @@
-//! Not written yet.
+//! Facts to a description's text: the server's answers, and the offers of our own client.
+//!
+//! The same few shapes for both; what a remote wrote is repeated only after it was checked.
+
+use super::offer::{MediaFacts, PayloadFacts};
+use super::{Direction, MediaKind, Setup};
+use std::fmt::Write;
+use std::net::SocketAddr;
+
+/// Candidates one description names: more would only slow a client down, and ffmpeg reads 8 KB.
+pub const CANDIDATES_MAX: usize = 16;
+
+/// The server's answer: ICE-lite, one bundle, only what was chosen.
+#[derive(Clone, PartialEq, Debug)]
+pub struct AnswerFacts {
+    /// Names the description (RFC 8866 section 5.2); anything but 0.
+    pub origin: u64,
+    pub ice_ufrag: String,
+    pub ice_pwd: String,
+    pub fingerprint: [u8; 32],
+    pub setup: Setup,
+    /// In the order a client shall try them: an IPv4 host first, because ffmpeg takes only that one.
+    pub candidates: Vec<SocketAddr>,
+    /// One for each section of the offer, in its order.
+    pub media: Vec<MediaText>,
+}
+
+/// Our own client's offer: a full agent that gathers nothing, since the server learns its address.
+#[derive(Clone, PartialEq, Debug)]
+pub struct OfferText {
+    pub origin: u64,
+    pub ice_ufrag: String,
+    pub ice_pwd: String,
+    pub fingerprint: [u8; 32],
+    pub setup: Setup,
+    pub media: Vec<MediaText>,
+}
+
+/// One section as it is written.
+#[derive(Clone, PartialEq, Debug)]
+pub struct MediaText {
+    pub kind: MediaKind,
+    pub mid: String,
+    pub protocol: String,
+    /// `None` refuses the section: port 0 and the first offered format.
+    pub accepted: Option<AcceptedText>,
+    pub format_first: String,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct AcceptedText {
+    pub direction: Direction,
+    pub payloads: Vec<PayloadFacts>,
+    pub rtcp_rsize: bool,
+    /// What this side sends, if it sends.
+    pub source: Option<SourceText>,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct SourceText {
+    /// 0: the sender does not say it beforehand.
+    pub ssrc: u32,
+    pub cname: String,
+    /// MediaStream and track (RFC 8830).
+    pub msid: (String, String),
+}
+
+impl MediaText {
+    pub fn rejected(offered: &MediaFacts) -> MediaText {
+        MediaText {
+            kind: offered.kind.clone(),
+            mid: offered.mid.clone(),
+            protocol: offered.protocol.clone(),
+            accepted: None,
+            format_first: offered.formats.split(' ').next().unwrap_or("0").to_owned(),
+        }
+    }
+
+    /// Accepts the offered section with these payload types of it. Only feedback that both sides know is
+    /// kept, and of that only keyframe requests, and only for video.
+    pub fn accepted(
+        offered: &MediaFacts,
+        direction: Direction,
+        payloads: &[PayloadFacts],
+        source: Option<SourceText>,
+    ) -> MediaText {
+        let payloads = payloads.iter().map(|payload| answered(payload, &offered.kind)).collect();
+        let accepted = AcceptedText { direction, payloads, rtcp_rsize: offered.rtcp_rsize, source };
+        MediaText { accepted: Some(accepted), ..MediaText::rejected(offered) }
+    }
+}
+
+fn answered(offered: &PayloadFacts, kind: &MediaKind) -> PayloadFacts {
+    let mut payload = offered.clone();
+    let video = *kind == MediaKind::Rtp(crate::id::Kind::Video);
+    payload.feedback = super::Feedback {
+        nack_pli: video && offered.feedback.nack_pli,
+        ccm_fir: video && offered.feedback.ccm_fir,
+        ..super::Feedback::default()
+    };
+    payload
+}
+
+impl AnswerFacts {
+    pub fn write(&self) -> String {
+        let mut out = String::with_capacity(2_048);
+        write_head(&mut out, self.origin, &self.media);
+        // RFC 8839 section 5.3: a session-level flag.
+        out.push_str("a=ice-lite\r\n");
+        let mut candidates = Some(self.candidates.as_slice());
+        for media in &self.media {
+            write_media(&mut out, media, |out| {
+                write_transport(out, &self.ice_ufrag, &self.ice_pwd, &self.fingerprint, self.setup);
+                // RFC 8843 section 10: candidates stand in the section that carries the bundle's transport.
+                let Some(candidates) = candidates.take() else { return };
+                for (index, address) in candidates.iter().take(CANDIDATES_MAX).enumerate() {
+                    write_candidate(out, index, *address);
+                }
+                // The list is whole at once (RFC 9725 section 4.3.2): a server does not trickle.
+                out.push_str("a=end-of-candidates\r\n");
+            });
+        }
+        out
+    }
+}
+
+impl OfferText {
+    pub fn write(&self) -> String {
+        let mut out = String::with_capacity(2_048);
+        write_head(&mut out, self.origin, &self.media);
+        for media in &self.media {
+            write_media(&mut out, media, |out| {
+                // RFC 8858 section 4.2: forbidden in answers, a promise in offers.
+                out.push_str("a=rtcp-mux-only\r\n");
+                write_transport(out, &self.ice_ufrag, &self.ice_pwd, &self.fingerprint, self.setup);
+            });
+        }
+        out
+    }
+}
+
+fn write_head(out: &mut String, origin: u64, media: &[MediaText]) {
+    // RFC 9429 section 5.2.1: the origin is a number below 2^63; the address says nothing about us.
+    let _ = write!(out, "v=0\r\no=- {} 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n", origin & (i64::MAX as u64));
+    let bundled: Vec<&str> = media
+        .iter()
+        .filter(|media| media.accepted.is_some() && !media.mid.is_empty())
+        .map(|media| media.mid.as_str())
+        .collect();
+    if !bundled.is_empty() {
+        let _ = write!(out, "a=group:BUNDLE {}\r\n", bundled.join(" "));
+    }
+}
+
+fn write_media(out: &mut String, media: &MediaText, transport: impl FnOnce(&mut String)) {
+    let Some(accepted) = &media.accepted else {
+        let _ = write!(out, "m={} 0 {} {}\r\nc=IN IP4 0.0.0.0\r\n", media.kind, media.protocol, media.format_first);
+        if !media.mid.is_empty() {
+            let _ = write!(out, "a=mid:{}\r\n", media.mid);
+        }
+        out.push_str("a=inactive\r\n");
+        return;
+    };
+    let _ = write!(out, "m={} 9 {}", media.kind, media.protocol);
+    for payload in &accepted.payloads {
+        let _ = write!(out, " {}", payload.payload_type);
+    }
+    out.push_str("\r\nc=IN IP4 0.0.0.0\r\n");
+    if !media.mid.is_empty() {
+        let _ = write!(out, "a=mid:{}\r\n", media.mid);
+    }
+    let _ = write!(out, "a={}\r\na=rtcp-mux\r\n", accepted.direction.name());
+    if accepted.rtcp_rsize {
+        out.push_str("a=rtcp-rsize\r\n");
+    }
+    transport(out);
+    for payload in &accepted.payloads {
+        write_payload(out, payload);
+    }
+    if let Some(source) = &accepted.source {
+        let (stream, track) = &source.msid;
+        let _ = write!(out, "a=msid:{stream} {track}\r\n");
+        if source.ssrc != 0 {
+            let _ = write!(out, "a=ssrc:{} cname:{}\r\n", source.ssrc, source.cname);
+            let _ = write!(out, "a=ssrc:{} msid:{stream} {track}\r\n", source.ssrc);
+        }
+    }
+}
+
+fn write_transport(out: &mut String, ufrag: &str, pwd: &str, fingerprint: &[u8; 32], setup: Setup) {
+    let _ = write!(out, "a=ice-ufrag:{ufrag}\r\na=ice-pwd:{pwd}\r\na=fingerprint:sha-256 ");
+    for (index, byte) in fingerprint.iter().enumerate() {
+        let _ = write!(out, "{}{byte:02X}", if index == 0 { "" } else { ":" });
+    }
+    let _ = write!(out, "\r\na=setup:{}\r\n", setup.name());
+}
+
+/// RFC 8839 section 5.1, priorities by RFC 8445 section 5.1.2.1: host candidates, falling in our order.
+fn write_candidate(out: &mut String, index: usize, address: SocketAddr) {
+    let local_preference = 65_535 - index as u32;
+    let priority = (126 << 24) | (local_preference << 8) | 255;
+    let (ip, port) = (address.ip(), address.port());
+    let _ = write!(out, "a=candidate:{} 1 udp {priority} {ip} {port} typ host\r\n", index + 1);
+}
+
+fn write_payload(out: &mut String, payload: &PayloadFacts) {
+    let number = payload.payload_type;
+    let _ = write!(out, "a=rtpmap:{number} {}/{}", payload.name, payload.clock_rate);
+    if payload.channels > 1 {
+        let _ = write!(out, "/{}", payload.channels);
+    }
+    out.push_str("\r\n");
+    if !payload.fmtp.is_empty() {
+        let _ = write!(out, "a=fmtp:{number} {}\r\n", payload.fmtp);
+    }
+    for (known, kind) in [(payload.feedback.nack_pli, "nack pli"), (payload.feedback.ccm_fir, "ccm fir")] {
+        if known {
+            let _ = write!(out, "a=rtcp-fb:{number} {kind}\r\n");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,104 @@
 //! Offers to facts, facts to answers. Used by control and bench; the engine never sees SDP.
+//!
+//! Written by hand: every refusal names its line, every bound is ours, and an answer has few fixed shapes.
 
 pub mod answer;
+pub mod codec;
 pub mod offer;
+
+use crate::id::Kind;
+use std::fmt;
+
+/// How much of an offending line an error repeats.
+const QUOTED_CHARS_MAX: usize = 80;
+
+/// Why a description was refused: the line (counted from 1), its text, and what is wrong with it.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("line {line}: {reason} (\"{text}\")")]
+pub struct SdpError {
+    pub line: usize,
+    pub text: String,
+    pub reason: String,
+}
+
+impl SdpError {
+    pub(crate) fn new(line: usize, text: &str, reason: impl Into<String>) -> SdpError {
+        let text = text.chars().take(QUOTED_CHARS_MAX).map(|c| if c.is_control() { '?' } else { c }).collect();
+        SdpError { line, text, reason: reason.into() }
+    }
+}
+
+/// Who opens the DTLS association (RFC 4145 section 4, RFC 8842).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Setup {
+    ActPass,
+    Active,
+    Passive,
+}
+
+impl Setup {
+    pub fn name(self) -> &'static str {
+        match self {
+            Setup::ActPass => "actpass",
+            Setup::Active => "active",
+            Setup::Passive => "passive",
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    SendRecv,
+    SendOnly,
+    RecvOnly,
+    Inactive,
+}
+
+impl Direction {
+    pub fn name(self) -> &'static str {
+        match self {
+            Direction::SendRecv => "sendrecv",
+            Direction::SendOnly => "sendonly",
+            Direction::RecvOnly => "recvonly",
+            Direction::Inactive => "inactive",
+        }
+    }
+    pub fn sends(self) -> bool {
+        matches!(self, Direction::SendRecv | Direction::SendOnly)
+    }
+    pub fn receives(self) -> bool {
+        matches!(self, Direction::SendRecv | Direction::RecvOnly)
+    }
+    fn of(name: &str) -> Option<Direction> {
+        [Direction::SendRecv, Direction::SendOnly, Direction::RecvOnly, Direction::Inactive]
+            .into_iter()
+            .find(|direction| direction.name() == name)
+    }
+}
+
+/// What a media section carries; anything but audio and video (a data channel) is refused in the answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MediaKind {
+    Rtp(Kind),
+    Other(String),
+}
+
+impl fmt::Display for MediaKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            MediaKind::Rtp(Kind::Audio) => "audio",
+            MediaKind::Rtp(Kind::Video) => "video",
+            MediaKind::Other(name) => name,
+        })
+    }
+}
+
+/// RTCP feedback a payload type may use (RFC 4585, RFC 5104).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Feedback {
+    pub nack: bool,
+    pub nack_pli: bool,
+    pub ccm_fir: bool,
+    pub transport_cc: bool,
+    pub remb: bool,
+}

@@ -1,0 +1,443 @@
+//! Tokens: the node's signing key, minting and verifying. One algorithm (HS256), pinned.
+//!
+//! Owns `DATA/keys/signing.key`. Knows no HTTP beyond the text of a header, and never logs a token.
+
+use aws_lc_rs::{digest, rand};
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+use spillway_proto::limits::ROOM_NAME_CHARS_MAX;
+use std::fmt;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Who a token is for: a token of another product signed with the same key must not open a room.
+pub const AUDIENCE: &str = "spillway";
+const ISSUER: &str = "spillway";
+const KEY_BYTES: usize = 32;
+/// Longer than any token of ours (about 400 characters) and shorter than a header may be.
+const TOKEN_CHARS_MAX: usize = 4_096;
+
+/// The node's HMAC key, in `DATA/keys/signing.key` (0600, hexadecimal).
+#[derive(Clone)]
+pub struct SigningKey {
+    bytes: [u8; KEY_BYTES],
+    id: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    #[error("cannot {action} {path}: {source}; check that the data directory belongs to this user")]
+    File { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("{path} is not a signing key (64 hexadecimal digits); restore it, or remove it to have a new one made (old tokens end)")]
+    Malformed { path: PathBuf },
+    #[error("{path} can be read by others (mode {mode:o}); run: chmod 600 {path}")]
+    Exposed { path: PathBuf, mode: u32 },
+    #[error("the system gives no random bytes, so no key can be made")]
+    NoRandomness,
+}
+
+impl SigningKey {
+    /// Reads the key, or makes it. Two processes that start at the same time end up with the same key.
+    pub fn load_or_create(data: &Path) -> Result<SigningKey, KeyError> {
+        let directory = data.join("keys");
+        let path = directory.join("signing.key");
+        match read_key(&path) {
+            Err(KeyError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            read => return read,
+        }
+        let at = |action: &'static str, path: &Path| {
+            let path = path.to_owned();
+            move |source| KeyError::File { action, path, source }
+        };
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)
+            .map_err(at("make", &directory))?;
+        let mut bytes = [0u8; KEY_BYTES];
+        rand::fill(&mut bytes).map_err(|_| KeyError::NoRandomness)?;
+        // Written aside and linked into place: nobody ever reads half a key, and the first one wins.
+        let aside = directory.join(format!(".signing.key.{}", std::process::id()));
+        let _ = fs::remove_file(&aside);
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&aside)
+            .map_err(at("write", &aside))?;
+        writeln!(file, "{}", hex(&bytes)).and_then(|()| file.sync_all()).map_err(at("write", &aside))?;
+        let linked = fs::hard_link(&aside, &path);
+        let _ = fs::remove_file(&aside);
+        match linked {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(at("make", &path)(error)),
+        }
+        read_key(&path)
+    }
+
+    pub fn from_bytes(bytes: [u8; KEY_BYTES]) -> SigningKey {
+        let id = hex(digest::digest(&digest::SHA256, &bytes).as_ref().get(..8).unwrap_or_default());
+        SigningKey { bytes, id }
+    }
+
+    /// The `kid` of its tokens, and the account of tokens that name none.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SigningKey({})", self.id)
+    }
+}
+
+fn read_key(path: &Path) -> Result<SigningKey, KeyError> {
+    let text = fs::read_to_string(path).map_err(|source| match source.kind() {
+        io::ErrorKind::InvalidData => KeyError::Malformed { path: path.to_owned() },
+        _ => KeyError::File { action: "read", path: path.to_owned(), source },
+    })?;
+    let metadata =
+        fs::metadata(path).map_err(|source| KeyError::File { action: "read", path: path.to_owned(), source })?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(KeyError::Exposed { path: path.to_owned(), mode });
+    }
+    match unhex::<KEY_BYTES>(text.trim()) {
+        Some(bytes) => Ok(SigningKey::from_bytes(bytes)),
+        None => Err(KeyError::Malformed { path: path.to_owned() }),
+    }
+}
+
+/// Lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    use fmt::Write;
+    let mut out = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        let _ = write!(out, "{byte:02x}");
+    }
+    out
+}
+
+/// Exactly `N` bytes of hexadecimal digits.
+pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digits = text.as_bytes();
+    if digits.len() != N * 2 {
+        return None;
+    }
+    let mut out = [0u8; N];
+    for (byte, pair) in out.iter_mut().zip(digits.chunks_exact(2)) {
+        let [high, low] = [char::from(*pair.first()?).to_digit(16)?, char::from(*pair.last()?).to_digit(16)?];
+        *byte = (high << 4 | low) as u8;
+    }
+    Some(out)
+}
+
+/// What a token's bearer may do in its room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    Publish,
+    View,
+    /// Publish and view.
+    Admin,
+}
+
+impl Role {
+    pub fn may_publish(self) -> bool {
+        matches!(self, Role::Publish | Role::Admin)
+    }
+    pub fn may_view(self) -> bool {
+        matches!(self, Role::View | Role::Admin)
+    }
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Publish => "publish",
+            Role::View => "view",
+            Role::Admin => "admin",
+        }
+    }
+}
+
+impl std::str::FromStr for Role {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Role, String> {
+        match text {
+            "publish" => Ok(Role::Publish),
+            "view" => Ok(Role::View),
+            "admin" => Ok(Role::Admin),
+            other => Err(format!("\"{other}\" is no role: publish, view or admin")),
+        }
+    }
+}
+
+/// What a token shall say.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    pub room: String,
+    pub role: Role,
+    /// Who: two tokens with one `sub` are one publisher, and may take over from each other.
+    pub sub: String,
+    /// Who pays; `None` is the key's id.
+    pub acct: Option<String>,
+    pub ttl: Duration,
+}
+
+/// What a verified token says.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Claims {
+    #[serde(default)]
+    pub iss: String,
+    pub sub: String,
+    #[serde(default)]
+    pub acct: String,
+    pub aud: String,
+    pub room: String,
+    pub role: Role,
+    #[serde(default)]
+    pub iat: u64,
+    pub exp: u64,
+    #[serde(default)]
+    pub jti: String,
+}
+
+/// Why a token opens nothing. The first group is a 401, `WrongRoom` and `WrongRole` are a 403.
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+pub enum AuthError {
+    #[error("no token: send `Authorization: Bearer TOKEN` (make one with: spillway token --room ROOM --role ROLE)")]
+    Missing,
+    #[error("the token is no JWT of Spillway: {0}")]
+    Malformed(String),
+    #[error("the token's algorithm is not HS256")]
+    Algorithm,
+    #[error("the token was signed with another key (of another node, or of another data directory)")]
+    Signature,
+    #[error("the token expired {0} s ago; make a new one with: spillway token")]
+    Expired(u64),
+    #[error("the token is for another audience, not `{AUDIENCE}`")]
+    Audience,
+    #[error("the token is for room `{token}`, not `{asked}`")]
+    WrongRoom { token: String, asked: String },
+    #[error("the token's role `{0}` does not allow this; it needs {1}")]
+    WrongRole(&'static str, &'static str),
+}
+
+/// Mints a token that is valid from now on.
+pub fn mint(key: &SigningKey, grant: Grant) -> String {
+    mint_at(key, grant, unix_now())
+}
+
+/// Mints a token as of `now` (Unix seconds).
+pub fn mint_at(key: &SigningKey, grant: Grant, now: u64) -> String {
+    let mut jti = [0u8; 16];
+    // A token without a unique id is still a good token: nothing looks the id up yet.
+    let _ = rand::fill(&mut jti);
+    let claims = Claims {
+        iss: ISSUER.to_owned(),
+        sub: grant.sub,
+        acct: grant.acct.unwrap_or_else(|| key.id.clone()),
+        aud: AUDIENCE.to_owned(),
+        room: grant.room,
+        role: grant.role,
+        iat: now,
+        exp: now.saturating_add(grant.ttl.as_secs()),
+        jti: hex(&jti),
+    };
+    let mut header = Header::new(Algorithm::HS256);
+    header.kid = Some(key.id.clone());
+    jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(&key.bytes))
+        .expect("strings and numbers become JSON, and HMAC takes any key")
+}
+
+/// What the token says, if it is ours and still valid at `now` (Unix seconds).
+pub fn verify(key: &SigningKey, token: &str, now: u64) -> Result<Claims, AuthError> {
+    if token.len() > TOKEN_CHARS_MAX {
+        return Err(AuthError::Malformed("too long".to_owned()));
+    }
+    let mut validation = Validation::new(Algorithm::HS256);
+    validation.set_audience(&[AUDIENCE]);
+    validation.set_required_spec_claims(&["exp", "aud", "sub"]);
+    // Compared below with the caller's clock.
+    validation.validate_exp = false;
+    let claims = jsonwebtoken::decode::<Claims>(token, &DecodingKey::from_secret(&key.bytes), &validation)
+        .map_err(|error| match error.kind() {
+            ErrorKind::InvalidSignature => AuthError::Signature,
+            ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => AuthError::Algorithm,
+            ErrorKind::InvalidAudience => AuthError::Audience,
+            ErrorKind::MissingRequiredClaim(claim) if claim == "aud" => AuthError::Audience,
+            // `alg: none` and unknown names do not even become a header.
+            ErrorKind::Json(_) if !names_hs256(token) => AuthError::Algorithm,
+            ErrorKind::Json(_) => AuthError::Malformed("its claims are not those of Spillway".to_owned()),
+            ErrorKind::MissingRequiredClaim(claim) => AuthError::Malformed(format!("claim `{claim}` is missing")),
+            _ => AuthError::Malformed("not three parts of base64url".to_owned()),
+        })?
+        .claims;
+    if claims.exp <= now {
+        return Err(AuthError::Expired(now - claims.exp));
+    }
+    if !is_room_name(&claims.room) {
+        return Err(AuthError::Malformed("its room is no room name ([A-Za-z0-9_-], 1 to 64 characters)".to_owned()));
+    }
+    Ok(Claims { acct: if claims.acct.is_empty() { key.id.clone() } else { claims.acct }, ..claims })
+}
+
+fn names_hs256(token: &str) -> bool {
+    jsonwebtoken::decode_header(token).is_ok_and(|header| header.alg == Algorithm::HS256)
+}
+
+/// The token of a request: `Authorization: Bearer TOKEN`, the bare header value (some players send it
+/// so), or `?token=` (RFC 9725 section 4.7 allows it in the URL).
+pub fn token_of<'a>(authorization: Option<&'a str>, query: Option<&'a str>) -> Option<&'a str> {
+    let from_header = authorization.map(str::trim).map(|value| match value.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
+        _ => value,
+    });
+    let from_query = || query?.split('&').find_map(|pair| pair.strip_prefix("token="));
+    from_header.filter(|token| !token.is_empty()).or_else(from_query).filter(|token| !token.is_empty())
+}
+
+/// A room's name stands in URLs, logs and file names.
+pub fn is_room_name(name: &str) -> bool {
+    (1..=ROOM_NAME_CHARS_MAX).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+}
+
+/// Unix seconds.
+pub fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |span| span.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn key() -> SigningKey {
+        SigningKey::from_bytes([7; KEY_BYTES])
+    }
+
+    fn claims() -> Claims {
+        Claims {
+            iss: ISSUER.into(),
+            sub: "ann".into(),
+            acct: "a1".into(),
+            aud: AUDIENCE.into(),
+            room: "demo".into(),
+            role: Role::Publish,
+            iat: NOW,
+            exp: NOW + 60,
+            jti: "1".into(),
+        }
+    }
+
+    fn signed(algorithm: Algorithm, claims: &impl Serialize) -> String {
+        jsonwebtoken::encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(&key().bytes)).unwrap()
+    }
+
+    fn scratch(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("spillway-auth-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        path
+    }
+
+    #[test]
+    fn a_minted_token_says_what_was_granted() {
+        let grant =
+            Grant { room: "demo".into(), role: Role::View, sub: "bob".into(), acct: None, ttl: Duration::from_secs(5) };
+        let token = mint_at(&key(), grant, NOW);
+        let claims = verify(&key(), &token, NOW + 4).unwrap();
+        assert_eq!((claims.room.as_str(), claims.sub.as_str(), claims.role), ("demo", "bob", Role::View));
+        assert_eq!((claims.acct.as_str(), claims.iat, claims.exp), (key().id(), NOW, NOW + 5));
+        assert_eq!(claims.jti.len(), 32);
+        let header = jsonwebtoken::decode_header(&token).unwrap();
+        assert_eq!((header.alg, header.kid.as_deref()), (Algorithm::HS256, Some(key().id())));
+        assert_eq!(verify(&key(), &token, NOW + 5), Err(AuthError::Expired(0)));
+    }
+
+    #[test]
+    fn other_algorithms_keys_audiences_and_times_are_refused() {
+        let good = claims();
+        assert_eq!(verify(&key(), &signed(Algorithm::HS256, &good), NOW), Ok(good.clone()));
+        assert_eq!(verify(&key(), &signed(Algorithm::HS384, &good), NOW), Err(AuthError::Algorithm));
+        assert_eq!(verify(&key(), &signed(Algorithm::HS512, &good), NOW), Err(AuthError::Algorithm));
+        let token = signed(Algorithm::HS256, &good);
+        let other = SigningKey::from_bytes([8; KEY_BYTES]);
+        assert_eq!(verify(&other, &token, NOW), Err(AuthError::Signature));
+        assert_eq!(verify(&key(), &token, NOW + 60), Err(AuthError::Expired(0)));
+        assert_eq!(verify(&key(), &token, NOW + 100), Err(AuthError::Expired(40)));
+        let wrong = Claims { aud: "other".into(), ..good.clone() };
+        assert_eq!(verify(&key(), &signed(Algorithm::HS256, &wrong), NOW), Err(AuthError::Audience));
+        let wrong = Claims { room: "a/b".into(), ..good };
+        assert!(matches!(verify(&key(), &signed(Algorithm::HS256, &wrong), NOW), Err(AuthError::Malformed(_))));
+        assert!(matches!(verify(&key(), "", NOW), Err(AuthError::Malformed(_))));
+        assert!(matches!(verify(&key(), &"a".repeat(5_000), NOW), Err(AuthError::Malformed(_))));
+    }
+
+    #[test]
+    fn alg_none_and_a_changed_payload_are_refused() {
+        // {"alg":"none","typ":"JWT"} in base64url.
+        let payload = signed(Algorithm::HS256, &claims());
+        let payload = payload.split('.').nth(1).unwrap().to_owned();
+        let none = format!("eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.{payload}.");
+        assert_eq!(verify(&key(), &none, NOW), Err(AuthError::Algorithm));
+        let admin = signed(Algorithm::HS256, &Claims { role: Role::Admin, ..claims() });
+        let view = signed(Algorithm::HS256, &Claims { role: Role::View, ..claims() });
+        let parts = |token: &str| token.split('.').map(str::to_owned).collect::<Vec<_>>();
+        let forged = format!("{}.{}.{}", parts(&view)[0], parts(&admin)[1], parts(&view)[2]);
+        assert_eq!(verify(&key(), &forged, NOW), Err(AuthError::Signature));
+    }
+
+    #[test]
+    fn claims_that_are_missing_are_named_or_refused() {
+        #[derive(Serialize)]
+        struct NoAudience {
+            sub: &'static str,
+            room: &'static str,
+            role: &'static str,
+            exp: u64,
+        }
+        let token = signed(Algorithm::HS256, &NoAudience { sub: "a", room: "demo", role: "view", exp: NOW + 9 });
+        assert!(matches!(verify(&key(), &token, NOW), Err(AuthError::Malformed(_) | AuthError::Audience)));
+    }
+
+    #[test]
+    fn tokens_are_found_in_three_places() {
+        assert_eq!(token_of(Some("Bearer abc"), None), Some("abc"));
+        assert_eq!(token_of(Some("bearer  abc "), None), Some("abc"));
+        assert_eq!(token_of(Some("abc"), None), Some("abc"));
+        assert_eq!(token_of(None, Some("a=b&token=abc")), Some("abc"));
+        assert_eq!(token_of(Some("Bearer abc"), Some("token=other")), Some("abc"));
+        assert_eq!(token_of(Some(""), Some("token=abc")), Some("abc"));
+        assert_eq!(token_of(None, Some("token=")), None);
+        assert_eq!(token_of(None, None), None);
+    }
+
+    #[test]
+    fn the_key_is_made_once_kept_private_and_checked() {
+        let data = scratch("key");
+        let made = SigningKey::load_or_create(&data).unwrap();
+        let path = data.join("keys/signing.key");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(data.join("keys")).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(SigningKey::load_or_create(&data).unwrap().bytes, made.bytes);
+        assert_eq!(fs::read_dir(data.join("keys")).unwrap().count(), 1);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(SigningKey::load_or_create(&data), Err(KeyError::Exposed { .. })));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&path, "not a key").unwrap();
+        assert!(matches!(SigningKey::load_or_create(&data), Err(KeyError::Malformed { .. })));
+        let _ = fs::remove_dir_all(&data);
+    }
+
+    #[test]
+    fn room_names_are_plain() {
+        assert!(is_room_name("demo") && is_room_name("a_B-9") && is_room_name(&"x".repeat(64)));
+        assert!(!is_room_name("") && !is_room_name(&"x".repeat(65)) && !is_room_name("a b") && !is_room_name("ä"));
+    }
+}

@@ -1,0 +1,142 @@
+//! Answers as text, read back by our own parser; Chromium is the referee, in the end-to-end tests.
+
+use super::*;
+use crate::id::{Codec, Kind};
+use crate::sdp::offer::OfferFacts;
+use crate::sdp::{Feedback, codec::H264Profile};
+
+const CHROMIUM_PUBLISH: &str = include_str!("../fixtures/chromium_publish.sdp");
+const CHROMIUM_VIEW: &str = include_str!("../fixtures/chromium_view.sdp");
+
+fn answer(media: Vec<MediaText>) -> AnswerFacts {
+    AnswerFacts {
+        origin: 7,
+        ice_ufrag: "AAAABBBccccccccc".into(),
+        ice_pwd: "0123456789abcdefghijklmn".into(),
+        fingerprint: [0xab; 32],
+        setup: Setup::Passive,
+        candidates: vec!["192.0.2.7:7081".parse().unwrap(), "[2001:db8::7]:7081".parse().unwrap()],
+        media,
+    }
+}
+
+fn source(ssrc: u32) -> Option<SourceText> {
+    Some(SourceText { ssrc, cname: "spillway".into(), msid: ("demo".into(), format!("t{ssrc}")) })
+}
+
+#[test]
+fn a_publisher_is_told_to_send_what_was_chosen() {
+    let offer = OfferFacts::parse(CHROMIUM_PUBLISH).unwrap();
+    let media = offer
+        .media
+        .iter()
+        .map(|section| {
+            let codec = if section.kind == MediaKind::Rtp(Kind::Audio) { Codec::Opus } else { Codec::H264 };
+            let payload = section.payload_to_receive(codec).unwrap().clone();
+            MediaText::accepted(section, Direction::RecvOnly, &[payload], None)
+        })
+        .collect();
+    let text = answer(media).write();
+    assert!(text.starts_with("v=0\r\n") && text.len() < 8_192);
+    assert!(text.lines().any(|line| line == "a=ice-lite"));
+    assert!(text.contains("a=group:BUNDLE 0 1\r\n"));
+    assert!(text.contains("m=audio 9 UDP/TLS/RTP/SAVPF 111\r\n") && text.contains("m=video 9 UDP/TLS/RTP/SAVPF 109\r\n"));
+    assert!(text.contains("a=rtcp-fb:109 nack pli\r\n") && text.contains("a=rtcp-fb:109 ccm fir\r\n"));
+    for absent in ["transport-cc", "a=rtcp-fb:109 nack\r\n", "rtx", "extmap", "rtcp-mux-only", "a=ssrc", "goog-remb"] {
+        assert!(!text.contains(absent), "{absent}");
+    }
+    let candidates: Vec<&str> = text.lines().filter(|line| line.starts_with("a=candidate")).collect();
+    assert_eq!(candidates[0], "a=candidate:1 1 udp 2130706431 192.0.2.7 7081 typ host");
+    assert_eq!(candidates[1], "a=candidate:2 1 udp 2130706175 2001:db8::7 7081 typ host");
+    assert_eq!(text.matches("a=end-of-candidates").count(), 1);
+    let read = OfferFacts::parse(&text).unwrap();
+    assert!(read.ice_lite);
+    assert_eq!((read.setup, read.fingerprint), (Setup::Passive, [0xab; 32]));
+    assert_eq!(read.candidates[1].address, Some("2001:db8::7".parse().unwrap()));
+    assert_eq!(read.media[1].direction, Direction::RecvOnly);
+    assert_eq!(read.media[1].payloads[0].h264_profile(), Some(H264Profile::ConstrainedBaseline));
+}
+
+#[test]
+fn a_viewer_hears_the_ssrcs_it_will_get() {
+    let offer = OfferFacts::parse(CHROMIUM_VIEW).unwrap();
+    let video = offer.section(Kind::Video).unwrap();
+    let payloads: Vec<PayloadFacts> =
+        [Codec::H264, Codec::Vp8].map(|codec| video.payload_to_send(codec, None).unwrap().clone()).into();
+    let media = vec![MediaText::rejected(&offer.media[0]), MediaText::accepted(video, Direction::SendOnly, &payloads, source(42))];
+    let text = answer(media).write();
+    assert!(text.contains("m=audio 0 UDP/TLS/RTP/SAVPF 111\r\nc=IN IP4 0.0.0.0\r\na=mid:0\r\na=inactive\r\n"));
+    assert!(text.contains("a=group:BUNDLE 1\r\n"), "a refused section leaves the bundle");
+    assert!(text.contains("m=video 9 UDP/TLS/RTP/SAVPF 109 96\r\n"), "the stream's codec first");
+    assert!(text.contains("a=ssrc:42 cname:spillway\r\na=ssrc:42 msid:demo t42\r\n"));
+    let read = OfferFacts::parse(&text).unwrap();
+    assert!(read.section(Kind::Audio).is_none());
+    let video = read.section(Kind::Video).unwrap();
+    assert_eq!((video.ssrcs[0].ssrc, video.msid.as_str()), (42, "demo t42"));
+    assert_eq!(video.codecs(), [Codec::H264, Codec::Vp8]);
+    assert!(video.rtcp_rsize);
+}
+
+#[test]
+fn our_clients_offer_is_read_by_our_server() {
+    let payload = |payload_type, codec: Codec, channels, fmtp: &str| PayloadFacts {
+        payload_type,
+        name: codec.sdp_name().into(),
+        clock_rate: codec.clock_rate(),
+        channels,
+        fmtp: fmtp.into(),
+        feedback: Feedback { nack_pli: codec.kind() == Kind::Video, ..Feedback::default() },
+    };
+    let section = |kind: Kind, mid: &str, payload: PayloadFacts| MediaText {
+        kind: MediaKind::Rtp(kind),
+        mid: mid.into(),
+        protocol: "UDP/TLS/RTP/SAVPF".into(),
+        format_first: String::new(),
+        accepted: Some(AcceptedText {
+            direction: Direction::SendOnly,
+            payloads: vec![payload],
+            rtcp_rsize: true,
+            source: source(9),
+        }),
+    };
+    let text = OfferText {
+        origin: 1,
+        ice_ufrag: "abcd".into(),
+        ice_pwd: "0123456789abcdefghijkl".into(),
+        fingerprint: [1; 32],
+        setup: Setup::Active,
+        media: vec![
+            section(Kind::Audio, "0", payload(111, Codec::Opus, 2, "")),
+            section(Kind::Video, "1", payload(96, Codec::H264, 1, "packetization-mode=1;profile-level-id=42e01f")),
+        ],
+    }
+    .write();
+    let read = OfferFacts::parse(&text).unwrap();
+    assert_eq!(read.setup, Setup::Active);
+    assert_eq!(read.section(Kind::Audio).unwrap().codecs(), [Codec::Opus]);
+    assert_eq!(read.section(Kind::Video).unwrap().codecs(), [Codec::H264]);
+    assert_eq!(read.section(Kind::Video).unwrap().ssrcs[0].ssrc, 9);
+    assert!(text.contains("a=rtcp-mux-only\r\n"));
+}
+
+#[test]
+fn the_largest_answer_is_one_that_ffmpeg_reads() {
+    let offer = OfferFacts::parse(CHROMIUM_VIEW).unwrap();
+    let mut media: Vec<MediaText> = offer
+        .media
+        .iter()
+        .map(|section| {
+            let all: Vec<PayloadFacts> =
+                section.codecs().iter().filter_map(|codec| section.payload_to_send(*codec, None)).cloned().collect();
+            MediaText::accepted(section, Direction::SendOnly, &all, source(u32::MAX))
+        })
+        .collect();
+    while media.len() < crate::limits::SDP_MEDIA_MAX {
+        media.push(MediaText::rejected(&offer.media[1]));
+    }
+    let mut facts = answer(media);
+    facts.candidates = vec!["[2001:db8:1111:2222:3333:4444:5555:6666]:65535".parse().unwrap(); 100];
+    let text = facts.write();
+    assert_eq!(text.matches("a=candidate").count(), CANDIDATES_MAX);
+    assert!(text.len() < 8_192, "{}", text.len());
+}
