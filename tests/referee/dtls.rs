@@ -40,9 +40,18 @@ async fn drive(ours: &mut Dtls, socket: &UdpSocket, begin: Instant, keys: &mut O
 }
 
 async fn handshake(role: DtlsRole, offered: Vec<SrtpProtectionProfile>) -> (SrtpKeys, Vec<u8>) {
+    let names = vec!["localhost".to_string()];
+    let certificate = Certificate::generate_self_signed(names).expect("a certificate");
+    handshake_with(role, offered, certificate).await
+}
+
+async fn handshake_with(
+    role: DtlsRole,
+    offered: Vec<SrtpProtectionProfile>,
+    certificate: Certificate,
+) -> (SrtpKeys, Vec<u8>) {
     // Two of rustls' providers may be linked; the referee panics unless one is named.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let certificate = Certificate::generate_self_signed(vec!["localhost".to_string()]).expect("a certificate");
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &certificate.certificate[0]);
     let fingerprint = Fingerprint(digest.as_ref().try_into().expect("32 bytes"));
 
@@ -114,4 +123,17 @@ async fn as_the_client_we_finish_with_a_server_that_sends_cookies() {
     let (keys, material) = handshake(DtlsRole::Client, vec![GCM_128]).await;
     assert_eq!(keys.profile, Profile::AeadAes128Gcm);
     assert_keys(DtlsRole::Client, &keys, &material);
+}
+
+/// A certificate longer than our datagrams comes in fragments, and the library below must not be handed
+/// less room than it needs (it panics).
+#[tokio::test]
+async fn a_remote_with_a_long_certificate_connects_in_either_role() {
+    for role in [DtlsRole::Server, DtlsRole::Client] {
+        let names: Vec<String> = (0..200).map(|n| format!("a-name-that-takes-room-{n}.example")).collect();
+        let certificate = Certificate::generate_self_signed(names).expect("a certificate");
+        assert!(certificate.certificate[0].len() > 4 * DTLS_DATAGRAM_MAX);
+        let (keys, material) = handshake_with(role, vec![GCM_256], certificate).await;
+        assert_keys(role, &keys, &material);
+    }
 }

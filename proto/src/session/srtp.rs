@@ -861,6 +861,12 @@ mod tests {
     }
 
     #[test]
+    fn a_session_stays_small() {
+        assert!(size_of::<Sealer>() <= 1_400, "{}", size_of::<Sealer>());
+        assert!(size_of::<Opener>() <= 1_500, "{}", size_of::<Opener>());
+    }
+
+    #[test]
     fn ssrcs_are_bounded() {
         let profile = Profile::AeadAes128Gcm;
         let sealer = Sealer::new(profile, &master(1));
