@@ -374,3 +374,162 @@ impl Event {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+
+    fn commands() -> Vec<Command> {
+        let (session, track) = (SessionId::new(65_535, 9), TrackId::new(4_095, 8));
+        vec![
+            Command::AddSession {
+                side: Side::Viewer,
+                dtls_role: DtlsRole::Server,
+                ufrag_random: *b"abcDEF+/9",
+                pwd: *b"0123456789ABCDEFabcdef+/",
+                fingerprint: Fingerprint(std::array::from_fn(|index| index as u8)),
+                note: [0xA5; NOTE_BYTES],
+            },
+            Command::RemoveSession { session },
+            Command::AttachTrack {
+                session,
+                stream: StreamId::new(1_023, 7),
+                track: TrackId::NONE,
+                codec: Codec::Vp8,
+                payload_type: 127,
+                ssrc: u32::MAX,
+                note: [1; NOTE_BYTES],
+            },
+            Command::DetachTrack { track },
+            Command::AttachFeed { session, track, payload_types: [0, 96, 127, 111, 0, 0, 0, 1] },
+            Command::DetachFeed { feed: FeedId::new(131_071, 6) },
+            Command::SelectLayer { feed: FeedId::new(1, 6), layer: 2 },
+            Command::Dump { cursor: u32::MAX },
+        ]
+    }
+
+    fn entries() -> [DumpEntry; 3] {
+        let (session, track) = (SessionId::new(3, 1), TrackId::new(5, 2));
+        [
+            DumpEntry::Session { session, side: Side::Publisher, state: SessionState::Handshake, note: [3; NOTE_BYTES] },
+            DumpEntry::Track { track, stream: StreamId::new(1, 1), session: SessionId::NONE, codec: Codec::Opus, note: [4; NOTE_BYTES] },
+            DumpEntry::Feed { feed: FeedId::new(70_000, 2), session, track },
+        ]
+    }
+
+    #[test]
+    fn commands_come_back_and_only_whole() {
+        for command in commands() {
+            let mut body = [0; COMMAND_BODY_BYTES];
+            let (kind, length) = command.encode(&mut body);
+            assert!(length > 0);
+            assert_eq!(Command::decode(kind, &body[..length]).as_ref(), Some(&command));
+            for shorter in 0..length {
+                assert_eq!(Command::decode(kind, &body[..shorter]), None, "{command:?} cut at {shorter}");
+            }
+            assert_eq!(Command::decode(kind, &body[..length + 1]), None, "{command:?} and one byte");
+        }
+        assert_eq!(Command::decode(0, &[]), None);
+        assert_eq!(Command::decode(9, &[]), None);
+    }
+
+    #[test]
+    fn fields_out_of_their_range_are_refused() {
+        let mut body = [0; COMMAND_BODY_BYTES];
+        let refused = |command: &Command, body: &mut [u8; COMMAND_BODY_BYTES], at: usize, value: u8| {
+            let (kind, length) = command.encode(body);
+            body[at] = value;
+            assert_eq!(Command::decode(kind, &body[..length]), None, "{command:?} with {value} at {at}");
+        };
+        let commands = commands();
+        refused(&commands[0], &mut body, 0, 3); // side
+        refused(&commands[0], &mut body, 1, 0); // role
+        refused(&commands[0], &mut body, 2, b':'); // ufrag
+        refused(&commands[0], &mut body, 11, b'\n'); // pwd
+        refused(&commands[1], &mut body, 2, 1); // session 65,536 + 65,535
+        refused(&commands[2], &mut body, 9, 4); // stream 1,024 + 255
+        refused(&commands[2], &mut body, 24, 0); // codec
+        refused(&commands[2], &mut body, 25, 128); // payload type
+        refused(&commands[3], &mut body, 1, 16); // track 4,096 + 255
+        refused(&commands[4], &mut body, 20, 200); // payload type
+        refused(&commands[5], &mut body, 2, 2); // feed 131,072 + 65,535
+    }
+
+    #[test]
+    fn answers_come_back_and_only_whole() {
+        let answers = [
+            Answer::Nothing,
+            Answer::Session { session: SessionId::new(7, 7) },
+            Answer::Track { track: TrackId::new(7, 7) },
+            Answer::Feed { feed: FeedId::new(7, 7), ssrc: 1, rtx_ssrc: 2 },
+            Answer::Dump { next: Some(0), entries: entries().to_vec() },
+            Answer::Dump { next: None, entries: Vec::new() },
+        ];
+        for answer in answers {
+            let mut body = [0; ANSWER_BODY_BYTES];
+            let length = answer.encode(&mut body).unwrap();
+            assert_eq!(Answer::decode(&body[..length]).as_ref(), Some(&answer));
+            for shorter in 1..length {
+                assert_eq!(Answer::decode(&body[..shorter]), None, "{answer:?} cut at {shorter}");
+            }
+        }
+    }
+
+    #[test]
+    fn dump_fits_says_exactly_what_an_answer_holds() {
+        let mut rng = Rng::new(3);
+        for _ in 0..200 {
+            let mut chosen = Vec::new();
+            loop {
+                let entry = entries()[rng.below(3) as usize].clone();
+                let fits = dump_fits(&chosen, &entry);
+                chosen.push(entry);
+                let answer = Answer::Dump { next: Some(1), entries: chosen.clone() };
+                let mut body = [0; ANSWER_BODY_BYTES];
+                let length = answer.encode(&mut body);
+                assert_eq!(length.is_some(), fits);
+                let Some(length) = length else { break };
+                assert_eq!(Answer::decode(&body[..length]), Some(answer));
+            }
+            assert!(chosen.len() > 5);
+        }
+    }
+
+    #[test]
+    fn events_come_back() {
+        let session = SessionId::new(9, 1);
+        let reasons = [
+            CloseReason::Removed,
+            CloseReason::RemoteClosed,
+            CloseReason::ConsentExpired,
+            CloseReason::NeverConnected,
+            CloseReason::HandshakeFailed,
+            CloseReason::FingerprintMismatch,
+        ];
+        let closed = reasons.map(|reason| Event::SessionClosed { session, reason });
+        let others = [
+            Event::SessionConnected { session, profile: 8 },
+            Event::TrackState { track: TrackId::new(4, 4), live: true },
+            Event::TrackState { track: TrackId::new(4, 4), live: false },
+        ];
+        for event in closed.iter().chain(&others) {
+            assert_eq!(Event::decode(&event.encode()).as_ref(), Some(event));
+        }
+        assert_eq!(Event::decode(&[0; EVENT_BODY_BYTES]), None);
+        assert_eq!(Event::decode(&[0xFF; EVENT_BODY_BYTES]), None);
+    }
+
+    #[test]
+    fn random_bytes_never_panic() {
+        let mut rng = Rng::new(4);
+        let mut bytes = [0; ANSWER_BODY_BYTES];
+        for _ in 0..20_000 {
+            rng.fill(&mut bytes);
+            bytes[0] = rng.below(6) as u8;
+            let length = rng.below(ANSWER_BODY_BYTES as u64 + 1) as usize;
+            let _ = Answer::decode(&bytes[..length]);
+            let _ = Command::decode(rng.below(10) as u32, &bytes[..length]);
+        }
+    }
+}

@@ -364,3 +364,185 @@ fn shards_checked(shards: u32) -> Result<usize, LinkError> {
     let count = shards as usize;
     if (1..=SHARDS_MAX).contains(&count) { Ok(count) } else { Err(LinkError::Shards { found: shards }) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::command::{Answer, Command, Status};
+    use crate::link::counters::CounterId;
+    use crate::link::event::Event;
+    use crate::link::ring::Received;
+    use crate::id::TrackId;
+    use crate::rng::Rng;
+    use crate::time::Time;
+    use std::alloc::{Layout, alloc_zeroed, dealloc};
+
+    /// Zeroed memory, as the supervisor maps it. It must outlive the test's handles.
+    struct Mapping(*mut u8);
+
+    impl Mapping {
+        const LAYOUT: Layout = Layout::new::<LinkMemory>();
+
+        fn zeros() -> Mapping {
+            // JUSTIFICATION: the layout is 40 MB and stands for mapped memory. SAFETY: not of size 0.
+            Mapping(unsafe { alloc_zeroed(Self::LAYOUT) })
+        }
+        fn create(&self, shards: u32) -> Result<Link, LinkError> {
+            // SAFETY: LINK_BYTES of our own, freed after the handles' last use.
+            unsafe { Link::create(self.0, LINK_BYTES, shards) }
+        }
+        fn attach(&self) -> Result<Link, LinkError> {
+            // SAFETY: as above.
+            unsafe { Link::attach(self.0, LINK_BYTES) }
+        }
+        /// A header field of `identity`, to be spoiled.
+        fn identity(&self) -> &Identity {
+            // SAFETY: as above; the memory consists of atomics.
+            unsafe { &(*self.0.cast::<LinkMemory>()).identity }
+        }
+        /// Every word of the first `bytes`.
+        fn words(&self, bytes: usize) -> &[AtomicU64] {
+            // SAFETY: as above; aligned to 4,096 and inside the allocation.
+            unsafe { std::slice::from_raw_parts(self.0.cast(), bytes.min(LINK_BYTES) / 8) }
+        }
+    }
+
+    impl Drop for Mapping {
+        fn drop(&mut self) {
+            // SAFETY: allocated with the same layout.
+            unsafe { dealloc(self.0, Self::LAYOUT) }
+        }
+    }
+
+    const FACTS: EngineFacts = EngineFacts { fingerprint: Fingerprint([0xC7; 32]), io: IoKind::Uring, gso_segments: 128 };
+
+    #[test]
+    fn attach_finds_what_create_made() {
+        let mapping = Mapping::zeros();
+        assert_eq!(mapping.attach().err(), Some(LinkError::NotALink));
+        let supervisor = mapping.create(2).unwrap();
+        let (control, engine) = (mapping.attach().unwrap(), mapping.attach().unwrap());
+        assert_eq!((supervisor.shards(), control.shards()), (2, 2));
+        assert_eq!(LINK_BYTES % 4096, 0);
+
+        let mut writer = control.commands_writer(1);
+        let mut reader = engine.commands_reader(1);
+        writer.push(1, &Command::Dump { cursor: 4 }).unwrap();
+        assert!(engine.commands_reader(0).is_empty(), "each shard has its own ring");
+        assert_eq!(reader.next(1), Some(Received::Command(Command::Dump { cursor: 4 })));
+        reader.answer(Status::Done, &Answer::Nothing);
+        assert_eq!(writer.poll_answer(), Some((0, Status::Done, Answer::Nothing)));
+
+        let event = Event::TrackState { track: TrackId::new(1, 1), live: true };
+        assert!(engine.events_writer(0).push_or_drop(&event));
+        assert_eq!(control.events_reader(0).pop(), Some(event));
+        engine.counters(0).add(CounterId::Ticks, 2);
+        engine.counters(1).add(CounterId::Ticks, 3);
+        assert_eq!(control.counter_sum(CounterId::Ticks), 5);
+        engine.errors(1).note(Time(1), "x");
+        assert_eq!((control.errors(0).entries().count(), control.errors(1).entries().count()), (0, 1));
+        engine.track_stats(TRACKS_MAX).packets.store(9, Ordering::Relaxed);
+        assert!((0..TRACKS_MAX).all(|index| control.track_stats(index).packets.load(Ordering::Relaxed) == 0));
+    }
+
+    #[test]
+    fn facts_are_those_of_the_engine_that_runs() {
+        let mapping = Mapping::zeros();
+        let link = mapping.create(1).unwrap();
+        assert_eq!(link.engine_facts(), None);
+        assert_eq!(link.begin_engine_epoch(), 1);
+        assert_eq!(link.engine_facts(), None, "started, not ready");
+        link.set_engine_ready(FACTS);
+        assert_eq!(link.engine_facts(), Some((1, FACTS)));
+        assert_eq!(link.begin_engine_epoch(), 2);
+        assert_eq!(link.engine_facts(), None, "the facts of the one before are nobody's");
+        let facts = EngineFacts { io: IoKind::Socket, gso_segments: 0, ..FACTS };
+        link.set_engine_ready(facts);
+        assert_eq!(link.engine_facts(), Some((2, facts)));
+        link.clear_engine_ready();
+        assert_eq!(link.engine_facts(), None);
+        assert_eq!((link.begin_control_epoch(), link.begin_control_epoch(), link.control_epoch()), (1, 2, 2));
+    }
+
+    #[test]
+    fn versions_this_build_speaks() {
+        // (found, newest, oldest)
+        for (found, newest, oldest, spoken) in [
+            (1, 1, 1, true),
+            (0, 1, 1, false),
+            (0, 1, 0, false), // zeroed memory has no version
+            (2, 1, 1, false),
+            (5, 5, 5, true),
+            (4, 5, 5, false), // the layout before is not compatible
+            (4, 5, 4, true),
+            (3, 5, 4, false),
+            (3, 5, 3, false), // two before: never
+            (6, 5, 4, false),
+            (u32::MAX, 5, 4, false),
+        ] {
+            assert_eq!(version_is_spoken(found, newest, oldest), spoken, "{found} {newest} {oldest}");
+        }
+        let mapping = Mapping::zeros();
+        mapping.create(1).unwrap();
+        mapping.identity().version.store(LINK_VERSION + 1, Ordering::Relaxed);
+        assert_eq!(mapping.attach().err(), Some(LinkError::Version { found: LINK_VERSION + 1 }));
+    }
+
+    #[test]
+    fn hostile_headers_are_refused() {
+        let mapping = Mapping::zeros();
+        assert_eq!(mapping.create(0).err(), Some(LinkError::Shards { found: 0 }));
+        assert_eq!(mapping.create(65).err(), Some(LinkError::Shards { found: 65 }));
+        mapping.create(SHARDS_MAX as u32).unwrap();
+        let identity = mapping.identity();
+        for size in &identity.sizes {
+            let right = size.load(Ordering::Relaxed);
+            size.store(right + 1, Ordering::Relaxed);
+            assert_eq!(mapping.attach().err(), Some(LinkError::Sizes));
+            size.store(right, Ordering::Relaxed);
+        }
+        assert!(mapping.attach().is_ok());
+        for found in [0, SHARDS_MAX as u32 + 1, u32::MAX] {
+            identity.shards.store(found, Ordering::Relaxed);
+            assert_eq!(mapping.attach().err(), Some(LinkError::Shards { found }));
+        }
+        // SAFETY: refused before anything is read.
+        unsafe {
+            assert_eq!(Link::attach(mapping.0, LINK_BYTES - 1).err(), Some(LinkError::TooShort { found: LINK_BYTES - 1 }));
+            assert_eq!(Link::attach(mapping.0.add(8), LINK_BYTES).err(), Some(LinkError::Misaligned));
+        }
+    }
+
+    #[test]
+    fn any_contents_end_without_a_panic() {
+        let mapping = Mapping::zeros();
+        let mut rng = Rng::new(21);
+        let first_shard_ends = std::mem::offset_of!(LinkMemory, shards) + size_of::<ShardArea>();
+        for round in 0..20 {
+            for word in mapping.words(first_shard_ends) {
+                let value = if round % 2 == 0 { rng.next_u64() } else { rng.below(5) };
+                word.store(value, Ordering::Relaxed);
+            }
+            assert!(mapping.attach().is_err());
+            // With a header to be believed, and everything behind it hostile.
+            let link = mapping.create(1).unwrap();
+            let _ = (link.engine_facts(), link.begin_engine_epoch(), link.begin_control_epoch());
+            let (mut writer, mut reader) = (link.commands_writer(0), link.commands_reader(0));
+            let (mut events, mut seen) = (link.events_writer(0), link.events_reader(0));
+            for cursor in 0..1_000 {
+                let _ = writer.push(1, &Command::Dump { cursor });
+                let _ = reader.next(1);
+                reader.answer(Status::Done, &Answer::Nothing);
+                let _ = writer.poll_answer();
+                let _ = events.push_or_drop(&Event::TrackState { track: TrackId::NONE, live: true });
+                let _ = (seen.pop(), seen.dropped());
+            }
+            link.errors(0).note(Time(1), "still here");
+            assert!(link.errors(0).entries().count() <= ERRORS_MAX);
+            for id in CounterId::ALL {
+                link.counters(0).add(*id, u64::MAX);
+            }
+            let _ = (link.counter_sum(CounterId::Ticks), link.shard_parked(0), link.track_stats(usize::MAX));
+        }
+    }
+}

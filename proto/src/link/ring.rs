@@ -399,3 +399,6 @@ impl<M: Memory, const SLOTS: usize> EventReader<M, SLOTS> {
         self.ring.store(TAIL, tail, Ordering::Release);
     }
 }
+
+#[cfg(test)]
+mod tests;
