@@ -1,1 +1,31 @@
-fn main(){}
+//! `spillway`: one binary, three kinds of process. Here only the subcommands are told apart.
+
+mod auth;
+mod cli;
+mod control;
+mod data_dir;
+mod supervisor;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command {
+        None => supervisor::run(cli.serve),
+        Some(Command::Serve(args)) => supervisor::run(args),
+        Some(Command::Token(args)) => cli::token::run(args),
+        Some(Command::Stop(args)) => cli::stop::run(args),
+        Some(Command::Restart(args)) => cli::restart::run(args),
+        Some(Command::Version) => {
+            println!("spillway {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        Some(Command::Engine) => spillway_engine::run(),
+        Some(Command::Control(args)) => control::run(args),
+    }
+}

@@ -1,0 +1,172 @@
+//! The command line: what can be said, and what `--help` teaches. Each subcommand's work stands in its own
+//! file; `serve` is the supervisor's.
+
+pub mod restart;
+pub mod stop;
+pub mod token;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+use spillway_proto::limits::SHARDS_MAX;
+use spillway_proto::link::handover::IoChoice;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// How every subcommand ends. 0 is success.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Exit {
+    Failed = 1,
+    /// clap's own code for an argument it refuses.
+    Usage = 2,
+    /// The data directory, a port.
+    Config = 3,
+    /// A token was refused, or none can be made.
+    Auth = 4,
+    NotFound = 5,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}
+
+#[derive(Parser, Debug)]
+#[command(
+    name = "spillway",
+    version,
+    about = "A live WebRTC broadcast server: from a camera to many screens.",
+    long_about = "A live WebRTC broadcast server: from a camera to many screens.\n\nWithout a subcommand it serves (as `spillway serve` does): on loopback, with links to click.",
+    after_help = "Examples:
+  spillway                                              serve on loopback; then press p for a synthetic publisher
+  spillway token --room demo --role view                a token for one viewer
+  spillway serve --http 0.0.0.0:7080 --media 0.0.0.0:7081 --announce 203.0.113.5
+  spillway restart engine                               viewers see picture again by themselves
+  spillway stop
+
+Exit codes: 0 ok, 1 failed, 2 usage, 3 config (data directory, port), 4 auth, 5 not found",
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub serve: ServeArgs,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run a node: the supervisor, the forwarding engine and the control service
+    Serve(ServeArgs),
+    /// Print a token for one room and role (works with no node running)
+    Token(token::TokenArgs),
+    /// Stop the node that runs on a data directory
+    Stop(DataArgs),
+    /// Restart one of a node's processes
+    Restart(restart::RestartArgs),
+    /// Print the version
+    Version,
+    /// The forwarding engine's process; started by the supervisor
+    #[command(hide = true)]
+    Engine,
+    /// The control service's process; started by the supervisor
+    #[command(hide = true)]
+    Control(ControlArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct DataArgs {
+    /// The data directory: signing key, lock, node.json
+    #[arg(long, value_name = "DIR", default_value = "./spillway-data")]
+    pub data: PathBuf,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Examples:
+  spillway serve
+  spillway serve --http 0.0.0.0:7080 --media 0.0.0.0:7081 --media [::]:7081
+  spillway serve --media 0.0.0.0:7081 --announce 203.0.113.5     behind a 1:1 NAT (cloud)
+  spillway serve --io socket --shards 2                          without io_uring, two shards
+
+One UDP port carries all media; open it in the firewall: nft add rule inet filter input udp dport 7081 accept")]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// Where pages, WHIP and WHEP listen (port 0: any free one)
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7080", value_parser = parse_address)]
+    pub http: SocketAddr,
+    /// Where media comes in and goes out, UDP; at most one address per family (port 0: any free one)
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7081", num_args = 1.., value_parser = parse_address)]
+    pub media: Vec<SocketAddr>,
+    /// The addresses remotes are told to send to, instead of those of the interfaces
+    #[arg(long, value_name = "IP", num_args = 1..)]
+    pub announce: Vec<IpAddr>,
+    /// How the engine talks to the kernel; auto: io_uring where it works, else plain sockets
+    #[arg(long, value_name = "IO", default_value = "auto", value_parser = io_parser())]
+    pub io: IoChoice,
+    /// Forwarding threads, one per core [default: cores - 1 up to 8 cores, cores - 2 above]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=SHARDS_MAX as i64))]
+    pub shards: Option<u32>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct ControlArgs {
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// Where the engine's sockets are bound: what candidates are made from
+    #[arg(long)]
+    pub media: Vec<SocketAddr>,
+    #[arg(long)]
+    pub announce: Vec<IpAddr>,
+}
+
+fn io_parser() -> impl TypedValueParser<Value = IoChoice> {
+    let names = [IoChoice::Auto, IoChoice::Uring, IoChoice::Socket].map(IoChoice::name);
+    PossibleValuesParser::new(names).try_map(|name| IoChoice::from_name(&name).ok_or("auto, uring or socket"))
+}
+
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "write an IP address and a port, as 127.0.0.1:7081 or [::1]:7081".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn serve_is_the_default_and_takes_its_flags_without_its_name() {
+        let cli = Cli::try_parse_from(["spillway", "--http", "127.0.0.1:0", "--io", "socket"]).unwrap();
+        assert!(cli.command.is_none());
+        assert_eq!((cli.serve.http.port(), cli.serve.io), (0, IoChoice::Socket));
+        let cli = Cli::try_parse_from(["spillway", "serve", "--shards", "2"]).unwrap();
+        assert!(matches!(cli.command, Some(Command::Serve(ServeArgs { shards: Some(2), .. }))));
+    }
+
+    #[test]
+    fn media_may_be_given_twice() {
+        for arguments in [
+            &["spillway", "serve", "--media", "127.0.0.1:1", "--media", "[::1]:2"][..],
+            &["spillway", "serve", "--media", "127.0.0.1:1", "[::1]:2"][..],
+        ] {
+            let Some(Command::Serve(serve)) = Cli::try_parse_from(arguments).unwrap().command else { panic!() };
+            assert_eq!(serve.media, ["127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()]);
+        }
+    }
+
+    #[test]
+    fn no_shard_and_too_many_shards_are_refused() {
+        for shards in ["0", "65"] {
+            assert!(Cli::try_parse_from(["spillway", "--shards", shards]).is_err());
+        }
+        assert!(Cli::try_parse_from(["spillway", "--shards", "64"]).is_ok());
+    }
+}

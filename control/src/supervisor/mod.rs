@@ -1,0 +1,494 @@
+//! The supervisor: `spillway serve`. Holds the descriptors, starts engine and control, starts them again when
+//! they die, and stops them in order.
+//!
+//! One thread, one `poll`. Parses nothing that comes from the network, and never ends because a child did.
+
+mod children;
+mod greeting;
+mod hold;
+pub mod lock;
+mod media;
+pub mod node_json;
+mod notify;
+mod placement;
+mod port_holder;
+mod restarts;
+pub mod sys;
+pub mod terminal;
+mod words;
+
+use crate::auth::{KeyError, SigningKey};
+use crate::cli::{Exit, ServeArgs};
+use crate::data_dir::{DataDir, DataDirError};
+use children::{Child, Death, Plan, describe};
+use greeting::Greeting;
+use hold::{Hold, HoldError, descriptors};
+use lock::{Lock, LockError};
+use media::{BindError, MediaGroup};
+use node_json::NodeJson;
+use notify::Notify;
+use placement::place;
+use spillway_proto::link::handover::{HANDOVER_VARIABLE, Handover};
+use std::ffi::OsString;
+use std::io;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use sys::{Signals, Watch};
+use terminal::{Keys, complain, say, warn};
+use words::Ready;
+
+/// Signals the supervisor reads instead of dying of them. SIGCONT: the terminal's settings are put back after `fg`.
+const SIGNALS: [libc::c_int; 5] = [libc::SIGINT, libc::SIGTERM, libc::SIGQUIT, libc::SIGHUP, libc::SIGCONT];
+/// A child that was asked to end has this long.
+const STOP_PATIENCE: Duration = Duration::from_secs(3);
+/// With nothing to wait for, look around this often.
+const IDLE: Duration = Duration::from_secs(60);
+const KEYS_GONE: &str = "the terminal is gone";
+
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("--media was given twice for one family; give at most one IPv4 and one IPv6 address")]
+    MediaFamilies,
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    Hold(#[from] HoldError),
+    #[error("cannot {0}: {1}")]
+    System(&'static str, io::Error),
+}
+
+impl StartError {
+    fn exit(&self) -> Exit {
+        match self {
+            StartError::MediaFamilies => Exit::Usage,
+            StartError::DataDir(_) | StartError::Lock(_) | StartError::Bind(_) => Exit::Config,
+            StartError::Key(_) => Exit::Auth,
+            StartError::Hold(_) | StartError::System(..) => Exit::Failed,
+        }
+    }
+}
+
+/// Serves until it is stopped.
+pub fn run(args: ServeArgs) -> ExitCode {
+    match Supervisor::start(args) {
+        Ok(mut supervisor) => supervisor.run(),
+        Err(error) => {
+            complain(error.to_string());
+            error.exit().into()
+        }
+    }
+}
+
+struct Supervisor {
+    args: ServeArgs,
+    data: DataDir,
+    key: SigningKey,
+    hold: Hold,
+    http: SocketAddr,
+    shards: usize,
+    control: Child,
+    engine: Child,
+    /// The one `p` starts and stops.
+    synthetic: Child,
+    /// What the engine that was ready last said.
+    engine_ready: Ready,
+    /// Both were ready once: node.json stands there.
+    node: Option<NodeJson>,
+    stop: Option<Stop>,
+    signals: Signals,
+    notify: Notify,
+    alive_at: Option<Instant>,
+    keys: Option<Keys>,
+    /// Last: given back when all else is gone.
+    _lock: Lock,
+}
+
+/// On the way out: which child was asked to end, and until when.
+#[derive(Default)]
+struct Stop {
+    asked: Option<(&'static str, Instant)>,
+    /// A child had to be killed.
+    is_forced: bool,
+}
+
+impl Supervisor {
+    fn start(args: ServeArgs) -> Result<Supervisor, StartError> {
+        let system = |what| move |error| StartError::System(what, error);
+        let is_v4 = |address: &&SocketAddr| address.is_ipv4();
+        let v4 = args.media.iter().filter(is_v4).count();
+        if v4 > 1 || args.media.len() - v4 > 1 {
+            return Err(StartError::MediaFamilies);
+        }
+        let data = DataDir::open(&args.data.data)?;
+        let lock = Lock::take(&data)?;
+        // What a supervisor that was killed left behind.
+        NodeJson::remove(&data);
+        let key = SigningKey::load_or_create(data.path())?;
+        let cores = sys::cores().map_err(system("read the affinity mask"))?;
+        let placement = place(&cores, args.shards.map(|shards| shards as usize));
+        let shards = placement.shards.len();
+
+        let http = media::bind_http(args.http)?;
+        let media =
+            args.media.iter().map(|address| MediaGroup::bind(*address, shards)).collect::<Result<Vec<_>, _>>()?;
+        if let Some(advice) = media.iter().map(|group| group.buffer_bytes).min().and_then(media::buffer_advice) {
+            warn(advice);
+        }
+        if !args.http.ip().is_loopback() {
+            warn(format!(
+                "http://{} is open to the network without TLS: tokens travel readable, and browsers give no camera; \
+                 put a TLS proxy in front",
+                args.http
+            ));
+        }
+        let http_address = http.local_addr().map_err(system("read the HTTP port"))?;
+        let hold = Hold::new(http, media, shards)?;
+        let signals = Signals::take(&SIGNALS).map_err(system("take the signals"))?;
+
+        let program = std::env::current_exe().map_err(system("find the path of this binary"))?;
+        let child = |name, arguments: Vec<OsString>, cores: Vec<usize>| {
+            let plan = Plan { name, program: program.clone(), arguments, cores };
+            Child::new(plan).map_err(system("make a pipe"))
+        };
+        let mut arguments: Vec<OsString> = vec!["control".into(), "--data".into(), data.path().into()];
+        for address in hold.media.iter().map(|group| group.address) {
+            arguments.extend(["--media".into(), address.to_string().into()]);
+        }
+        for ip in &args.announce {
+            arguments.extend(["--announce".into(), ip.to_string().into()]);
+        }
+        let mut control = child("control", arguments, placement.control.clone())?;
+        let mut engine = child("engine", vec!["engine".into()], Vec::new())?;
+        let arguments =
+            ["publish".into(), "synthetic".into(), greeting::ROOM.into(), "--data".into(), data.path().into()];
+        let synthetic = child("synthetic", arguments.to_vec(), placement.control.clone())?;
+        let give = |child: &mut Child, handover: Handover| {
+            child.hand_over(HANDOVER_VARIABLE, handover.to_text(), descriptors(&handover));
+        };
+        let handover = hold.for_engine(engine.ready_fd(), args.io, &placement);
+        give(&mut engine, handover);
+        let handover = hold.for_control(control.ready_fd(), args.io, &placement);
+        give(&mut control, handover);
+
+        let notify = Notify::from_environment();
+        let now = Instant::now();
+        engine.start_at(now);
+        control.start_at(now);
+        Ok(Supervisor {
+            alive_at: notify.watchdog_interval.map(|_| now),
+            args,
+            data,
+            key,
+            hold,
+            http: http_address,
+            shards,
+            control,
+            engine,
+            synthetic,
+            engine_ready: Ready::default(),
+            node: None,
+            stop: None,
+            signals,
+            notify,
+            keys: Keys::take(),
+            _lock: lock,
+        })
+    }
+
+    fn run(&mut self) -> ExitCode {
+        loop {
+            let now = Instant::now();
+            self.on_time(now);
+            if self.stop.is_some() && self.is_stopped(now) {
+                break;
+            }
+            let has_keys = self.wait(now);
+            self.on_signals();
+            if has_keys {
+                self.on_keys();
+            }
+            self.on_children();
+        }
+        let is_forced = self.stop.as_ref().is_some_and(|stop| stop.is_forced);
+        say(if is_forced { "stopped, by force" } else { "stopped" });
+        if is_forced { Exit::Failed.into() } else { ExitCode::SUCCESS }
+    }
+
+    fn children(&mut self) -> [&mut Child; 3] {
+        [&mut self.synthetic, &mut self.control, &mut self.engine]
+    }
+
+    fn on_time(&mut self, now: Instant) {
+        for child in self.children() {
+            child.on_time(now);
+        }
+        if let (Some(at), Some(interval)) = (self.alive_at, self.notify.watchdog_interval)
+            && now >= at
+        {
+            self.notify.alive();
+            self.alive_at = Some(now + interval);
+        }
+    }
+
+    /// Waits for something to happen; whether it was a key.
+    fn wait(&self, now: Instant) -> bool {
+        let stop = self.stop.as_ref().and_then(|stop| Some(stop.asked?.1));
+        let children = [self.synthetic.deadline(), self.control.deadline(), self.engine.deadline()];
+        let next = children.into_iter().chain([self.alive_at, stop]).flatten().min();
+        let timeout = next.map_or(IDLE, |at| at.saturating_duration_since(now).min(IDLE));
+        let mut watches = vec![Watch::new(std::os::fd::AsFd::as_fd(&self.signals))];
+        watches.extend(self.keys.iter().map(|keys| Watch::new(std::os::fd::AsFd::as_fd(keys))));
+        for child in [&self.synthetic, &self.control, &self.engine] {
+            watches.extend(child.watches());
+        }
+        // What is there is read in any case; a failure (no memory) is tried again.
+        let _ = sys::poll(&mut watches, timeout);
+        self.keys.is_some() && watches.get(1).is_some_and(Watch::is_readable)
+    }
+
+    fn on_signals(&mut self) {
+        while let Some(signal) = self.signals.next() {
+            match signal {
+                libc::SIGHUP => warn("SIGHUP: there is no configuration to read again, nothing changes"),
+                libc::SIGCONT => {
+                    self.keys.as_ref().map(Keys::apply);
+                }
+                libc::SIGQUIT => self.quit("SIGQUIT"),
+                libc::SIGTERM => self.quit("SIGTERM"),
+                _ => self.quit("Ctrl-C"),
+            }
+        }
+    }
+
+    fn on_keys(&mut self) {
+        match self.keys.as_mut().map(Keys::read) {
+            Some(Ok(pressed)) => {
+                for key in pressed {
+                    match key {
+                        b'q' => self.quit("q"),
+                        b'p' => self.toggle_synthetic(),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {
+                self.keys = None;
+                self.quit(KEYS_GONE);
+            }
+        }
+    }
+
+    fn toggle_synthetic(&mut self) {
+        if self.stop.is_some() {
+        } else if self.synthetic.is_running() {
+            self.synthetic.signal(libc::SIGTERM);
+        } else {
+            say(format!("starting a synthetic publisher in room {} (p again stops it)", greeting::ROOM));
+            self.synthetic.start_at(Instant::now());
+        }
+    }
+
+    /// Stops in order; the second time by force.
+    fn quit(&mut self, why: &str) {
+        match &mut self.stop {
+            None => {
+                say(format!("stopping ({why})"));
+                self.notify.stopping();
+                self.stop = Some(Stop::default());
+                for child in self.children() {
+                    child.forget_start();
+                }
+            }
+            Some(stop) => {
+                stop.is_forced = true;
+                warn(format!("{why} again: killing what still runs"));
+                for child in self.children() {
+                    child.signal(libc::SIGKILL);
+                }
+            }
+        }
+    }
+
+    /// One child after the other: first who serves remotes, last the engine.
+    fn is_stopped(&mut self, now: Instant) -> bool {
+        let Some(stop) = &mut self.stop else { return false };
+        let children = [&self.synthetic, &self.control, &self.engine];
+        let Some(child) = children.into_iter().find(|child| child.is_running()) else { return true };
+        match stop.asked {
+            Some((name, _)) if name != child.name() => stop.asked = None,
+            _ => {}
+        }
+        match stop.asked {
+            None => {
+                child.signal(libc::SIGTERM);
+                stop.asked = Some((child.name(), now + STOP_PATIENCE));
+            }
+            Some((name, deadline)) if now >= deadline => {
+                warn(format!(
+                    "{name} (pid {}) did not end within {} s of SIGTERM: killed",
+                    child.pid().unwrap_or(0),
+                    STOP_PATIENCE.as_secs()
+                ));
+                child.signal(libc::SIGKILL);
+                stop.is_forced = true;
+                stop.asked = Some((name, now + STOP_PATIENCE));
+            }
+            Some(_) => {}
+        }
+        false
+    }
+
+    fn on_children(&mut self) {
+        let now = Instant::now();
+        for child in self.children() {
+            child.on_output();
+        }
+        // Deaths first: a line that says ready is believed only of the process that runs.
+        if let Some(death) = self.engine.on_exit(now) {
+            self.hold.link.clear_engine_ready();
+            self.hold.wake_control();
+            self.on_death(Process::Engine, &death, now);
+        }
+        if let Some(death) = self.control.on_exit(now) {
+            self.on_death(Process::Control, &death, now);
+        }
+        if let Some(death) = self.synthetic.on_exit(now)
+            && self.stop.is_none()
+        {
+            say(format!("the synthetic publisher ended ({}); p starts it again", describe(death.status)));
+        }
+        if let Some(ready) = self.engine.on_ready() {
+            self.on_ready(Process::Engine, &ready);
+            self.engine_ready = ready;
+        }
+        if let Some(ready) = self.control.on_ready() {
+            self.on_ready(Process::Control, &ready);
+        }
+        self.synthetic.on_ready();
+        self.update_node();
+    }
+
+    fn child(&mut self, process: Process) -> &mut Child {
+        match process {
+            Process::Engine => &mut self.engine,
+            Process::Control => &mut self.control,
+        }
+    }
+
+    fn on_death(&mut self, process: Process, death: &Death, now: Instant) {
+        if self.stop.is_some() {
+            return;
+        }
+        let restart = death.restart;
+        let child = self.child(process);
+        child.start_at(now + restart.delay);
+        let (name, status) = (child.name(), describe(death.status));
+        if restart.is_hopeless && restart.is_news {
+            complain(format!("{name} dies before it is ready, again and again ({status}). Its last words:"));
+            for line in child.last_words() {
+                say(format!("  | {line}"));
+            }
+            say(format!("  it is tried again every {} s; Ctrl-C stops", restart.delay.as_secs()));
+        } else if restart.is_news {
+            let when = match restart.delay.as_millis() {
+                0 => "at once".to_owned(),
+                ms => format!("in {ms} ms"),
+            };
+            warn(format!("{name} (pid {}) died ({status}); it is started again {when}", death.pid));
+        }
+        self.notify.status(&format!("{name} is being restarted"));
+    }
+
+    fn on_ready(&mut self, process: Process, ready: &Ready) {
+        if self.node.is_none() {
+            return;
+        }
+        let shards = self.shards;
+        let child = self.child(process);
+        let words = match process {
+            Process::Engine => format!(": {}", greeting::engine_words(ready, shards)),
+            Process::Control => String::new(),
+        };
+        say(format!(
+            "{} is ready again (pid {}, {} ms){words}",
+            child.name(),
+            child.pid().unwrap_or(0),
+            ready.after.as_millis()
+        ));
+    }
+
+    /// node.json says what is; the first time, so do we.
+    fn update_node(&mut self) {
+        let (control_pid, engine_pid) = (self.control.ready_pid(), self.engine.ready_pid());
+        let is_whole = control_pid.is_some() && engine_pid.is_some();
+        if self.node.is_none() && !is_whole {
+            return;
+        }
+        let addresses: Vec<SocketAddr> = self.hold.media.iter().map(|group| group.address).collect();
+        let node = NodeJson {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            http: self.http.to_string(),
+            media: addresses.first().map(SocketAddr::to_string).unwrap_or_default(),
+            supervisor_pid: std::process::id(),
+            control_pid,
+            engine_pid,
+            io: self.engine_ready.io.clone(),
+            gso: self.engine_ready.gso,
+            shards: self.shards,
+        };
+        if self.node.as_ref() == Some(&node) {
+            return;
+        }
+        if let Err(error) = node.write(&self.data) {
+            warn(format!("cannot write {}: {error}", self.data.node_json().display()));
+        }
+        let is_first = self.node.is_none();
+        if is_whole && self.stop.is_none() {
+            let status =
+                format!("ready: http {}, media {}, io {}, {} shards", node.http, node.media, node.io, node.shards);
+            if is_first {
+                self.notify.ready(&status);
+            } else {
+                self.notify.status(&status);
+            }
+        }
+        self.node = Some(node);
+        if is_first {
+            let greeting = Greeting {
+                http: self.http,
+                media: &addresses,
+                announce: &self.args.announce,
+                shards: self.shards,
+                engine: &self.engine_ready,
+                data: &self.args.data.data,
+                key: &self.key,
+                has_keys: self.keys.is_some(),
+                is_private: !self.notify.is_wanted() && !greeting::is_logged(),
+            };
+            say(greeting.text());
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Process {
+    Engine,
+    Control,
+}
+
+impl Drop for Supervisor {
+    /// Also when a bug of ours unwinds: no child stays, and no node.json that names one.
+    fn drop(&mut self) {
+        for child in self.children() {
+            child.kill();
+        }
+        NodeJson::remove(&self.data);
+    }
+}
