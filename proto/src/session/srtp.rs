@@ -169,7 +169,8 @@ impl Window {
     }
 }
 
-/// Encrypts what we send to one remote. Some 1.3 KB; keys are expanded once, here.
+/// Encrypts what we send to one remote. Keys are expanded once, here: the library keeps some 0.6 KB for RTP
+/// and as much for RTCP on the heap (GCM).
 #[derive(Debug)]
 pub struct Sealer {
     profile: Profile,
@@ -858,12 +859,6 @@ mod tests {
         assert!(second.restore_window(9, *first.window(9).unwrap()));
         assert_eq!(second.open_rtp(&mut sealed(&sealer, 9, index)), Err(OpenError::Replayed));
         assert_eq!(second.open_rtp(&mut sealed(&sealer, 9, index + 1)).unwrap().index, index + 1);
-    }
-
-    #[test]
-    fn a_session_stays_small() {
-        assert!(size_of::<Sealer>() <= 1_400, "{}", size_of::<Sealer>());
-        assert!(size_of::<Opener>() <= 1_500, "{}", size_of::<Opener>());
     }
 
     #[test]
