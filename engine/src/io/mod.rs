@@ -14,10 +14,12 @@ use spillway_proto::time::Time;
 pub mod bound;
 mod cmsg;
 mod egress;
+pub mod probe;
 pub mod sim;
 pub mod socket;
 #[cfg(test)]
 mod suite;
+pub mod uring;
 
 /// Both ends of what a datagram travels on; `local` is one of this machine's addresses, never a wildcard.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -59,7 +61,7 @@ pub struct Tally {
     pub received: u64,
     /// Datagrams dropped because they were longer than DATAGRAM_SIZE_MAX or came without an address.
     pub malformed: u64,
-    /// Errors of receiving other than "nothing there".
+    /// Errors of receiving, or of the ring, other than "nothing there".
     pub receive_errors: u64,
     /// Datagrams (segments) the kernel took.
     pub sent: u64,
@@ -109,6 +111,13 @@ pub(crate) mod sizes {
     pub const RECEIVE_BATCH: usize = 64;
     /// Destinations remembered as refusing GSO, one per bucket; a forgotten one is refused once more.
     pub const REFUSALS: usize = 1_024;
+    /// Receive buffers of one socket in a ring: what one turn of the kernel fills at most (280 KB, a share of L2).
+    /// A burst of more waits in the socket.
+    pub const RECEIVE_BUFFERS: usize = 128;
+    /// Runs in flight in a ring. They complete while they are submitted, so this is a batch, not a queue.
+    pub const TRANSMIT_BUFFERS: usize = 32;
+    /// Parts of a run that one submit sends after each other where GSO is refused; the rest goes with the next.
+    pub const SEND_ROUNDS_MAX: usize = 128;
     /// How long a park lasts at most after the kernel ran out of memory (there is nothing to poll for then).
     pub const MEMORY_RETRY_NS: u64 = 1_000_000;
 }

@@ -54,6 +54,7 @@ impl Socket {
 
     /// Sends what is left of `run`; Some is what could not go yet.
     fn push(&mut self, mut run: Run) -> Option<Run> {
+        self.blocked = None;
         // Each round sends at least a segment, drops the run or makes its parts smaller, but for EINTR,
         // which MSG_DONTWAIT does not give twice in a row without a signal each.
         loop {
@@ -125,7 +126,6 @@ impl Io for Socket {
     }
 
     fn buffer(&mut self) -> Option<&mut [u8]> {
-        self.finish();
         if self.unfinished.is_some() {
             return None;
         }

@@ -219,6 +219,7 @@ pub(super) fn the_rest_of_a_run_holds_back_the_next<B: Backend>() {
         assert_eq!(pair.arrived(), (100 * part..100 * part + 100).map(pattern).collect::<Vec<_>>());
     }
     assert_eq!(pair.io.tally().blocked, 2);
+    pair.io.submit();
     assert!(pair.io.buffer().is_some());
 }
 
