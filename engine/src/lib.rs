@@ -1,9 +1,14 @@
 //! Spillway's forwarding engine: threads, sockets and shared memory around the pure protocols of
-//! `spillway-proto`.
+//! `spillway-proto`. Started by the supervisor as `spillway engine`; its threads are shards only, besides the
+//! first, which waits for the end.
 
 pub mod clock;
 pub mod io;
+pub mod shard;
 pub mod shm;
+mod start;
 
 #[cfg(test)]
 pub(crate) mod alloc_count;
+
+pub use start::{StartError, run};

@@ -22,8 +22,13 @@ use thiserror::Error;
 /// Until the first answer a check goes out this often, then the interval doubles up to a second.
 const CHECK_FIRST: Duration = Duration::from_millis(50);
 const CHECK_SLOWEST: Duration = Duration::from_secs(1);
-/// RFC 7675 section 5.1: every five seconds or so; ours are a little early.
-const CONSENT_INTERVAL: Duration = Duration::from_secs(4);
+/// RFC 7675 section 5.1 says every five seconds or so; ours come earlier, so that a server that was restarted
+/// is noticed soon.
+const CONSENT_INTERVAL: Duration = Duration::from_secs(2);
+/// An unanswered check goes again after this (RFC 5389 section 7.2.1: the first retransmission).
+const CONSENT_RETRY: Duration = Duration::from_millis(500);
+/// No answer for this long: the server has forgotten us.
+const LOST_AFTER: Duration = Duration::from_secs(4);
 const CONNECT_EXPIRY: Duration = Duration::from_secs(15);
 /// Host candidate, first component (RFC 8445 section 5.1.2).
 const PRIORITY: u32 = (126 << 24) | (65_535 << 8) | 255;
@@ -38,6 +43,8 @@ pub enum ClientError {
     Unreachable,
     #[error("the server closed the session")]
     Closed,
+    #[error("the server stopped answering: it was restarted, or the network is gone")]
+    Lost,
 }
 
 /// Both sides' credentials and the role this client takes.
@@ -73,6 +80,7 @@ pub struct Client {
     check_at: Time,
     check_interval: Duration,
     answered: bool,
+    answered_at: Time,
     began: Time,
     opener: Option<Opener>,
     sealer: Option<Sealer>,
@@ -103,6 +111,7 @@ impl Client {
             check_at: now,
             check_interval: CHECK_FIRST,
             answered: false,
+            answered_at: now,
             began: now,
             opener: None,
             sealer: None,
@@ -159,6 +168,7 @@ impl Client {
             return Ok(());
         }
         self.check_at = now + CONSENT_INTERVAL;
+        self.answered_at = now;
         if !std::mem::replace(&mut self.answered, true) {
             self.drive(now)?;
         }
@@ -169,6 +179,9 @@ impl Client {
     pub fn handle_timeout(&mut self, now: Time) -> Result<Received, ClientError> {
         if !self.is_connected() && now.since(self.began) > CONNECT_EXPIRY {
             return Err(ClientError::Unreachable);
+        }
+        if self.is_connected() && now.since(self.answered_at) > LOST_AFTER {
+            return Err(ClientError::Lost);
         }
         if now >= self.check_at {
             self.rng.fill(&mut self.transaction);
@@ -181,7 +194,7 @@ impl Client {
                 out.truncate(length);
                 self.put(out);
             }
-            let interval = if self.answered { CONSENT_INTERVAL } else { self.check_interval };
+            let interval = if self.answered { CONSENT_RETRY } else { self.check_interval };
             self.check_interval = (self.check_interval * 2).min(CHECK_SLOWEST);
             self.check_at = now + interval;
         }

@@ -1,0 +1,238 @@
+//! From a datagram to the session it belongs to, on this shard or another.
+//!
+//! STUN names its session in the ufrag; everything else is found by (local, remote) in the directory, which
+//! holds only pairs that passed MESSAGE-INTEGRITY. A datagram of a stranger gets no answer and leaves no
+//! state: it is counted and dropped.
+
+use super::{Core, HANDSHAKES_WAITING_MAX};
+use crate::io::Path;
+use spillway_proto::id::Side;
+use spillway_proto::link::command::SessionState;
+use spillway_proto::link::counters::CounterId;
+use spillway_proto::session::dtls::{AfterHandshake, classify_late};
+use spillway_proto::session::ice::{self, IceOutcome, Refusal};
+use spillway_proto::session::record::Pair;
+use spillway_proto::session::srtp::OpenError;
+use spillway_proto::wire::demux::{Class, classify};
+use spillway_proto::wire::rtcp::{self, Rtcp};
+use spillway_proto::wire::stun;
+
+impl Core {
+    /// A datagram the kernel gave to this shard.
+    pub fn handle_datagram(&mut self, path: &Path, datagram: &mut [u8]) {
+        let class = classify(datagram);
+        let slot = match class {
+            Class::Stun => stun_slot(datagram),
+            Class::Dtls | Class::Rtp | Class::Rtcp => self.shared.directory.find(&pair_of(path)),
+            Class::Unknown => None,
+        };
+        let Some((slot, owner)) = slot.and_then(|slot| Some((slot, self.shared.owners.of_session(slot)?))) else {
+            let counter = if class == Class::Dtls { CounterId::DtlsRefused } else { CounterId::DatagramsUnknown };
+            self.tally.add(counter, 1);
+            return;
+        };
+        if owner == self.index {
+            self.handle_own(class, slot, path, datagram);
+            return;
+        }
+        self.tally.add(CounterId::StrayDatagrams, 1);
+        if self.strays.send(owner, path, datagram) {
+            self.shared.wake(owner);
+        } else {
+            self.tally.add(CounterId::MeshDropped, 1);
+        }
+    }
+
+    /// Datagrams other shards received for our sessions. True if there were any.
+    pub fn receive_strays(&mut self, max: usize) -> bool {
+        for n in 0..max {
+            let Some(mut stray) = self.strays.receive() else { return n > 0 };
+            let path = stray.path;
+            let datagram = stray.bytes_mut();
+            let class = classify(datagram);
+            let slot = match class {
+                Class::Stun => stun_slot(datagram),
+                _ => self.shared.directory.find(&pair_of(&path)),
+            };
+            match slot {
+                Some(slot) => self.handle_own(class, slot, &path, datagram),
+                None => self.tally.add(CounterId::DatagramsUnknown, 1),
+            }
+        }
+        true
+    }
+
+    fn handle_own(&mut self, class: Class, slot: u32, path: &Path, datagram: &mut [u8]) {
+        match class {
+            Class::Stun => self.handle_stun(slot, path, datagram),
+            Class::Dtls => self.handle_dtls(slot, path, datagram),
+            Class::Rtp => self.handle_rtp(slot, path, datagram),
+            Class::Rtcp => self.handle_rtcp(slot, path, datagram),
+            Class::Unknown => {}
+        }
+    }
+
+    fn handle_stun(&mut self, slot: u32, path: &Path, datagram: &[u8]) {
+        let Ok(stun::Message::Request(request)) = stun::parse(datagram) else {
+            self.tally.add(CounterId::StunRefused, 1);
+            return;
+        };
+        let now = self.now;
+        let pair = pair_of(path);
+        let Some(record) = self.table.session(slot) else {
+            self.tally.add(CounterId::StunRefused, 1);
+            return;
+        };
+        let mut outcome = IceOutcome::Refused(Refusal::NoRoom);
+        self.outbox.put(path, |out| {
+            outcome = ice::handle_request(record, &request, pair, path.remote, now, out);
+            match outcome {
+                IceOutcome::Answered { length, .. } => Some(length),
+                IceOutcome::Refused(_) => None,
+            }
+        });
+        let IceOutcome::Answered { new_pair, replaced, selected_changed, .. } = outcome else {
+            self.tally.add(CounterId::StunRefused, 1);
+            return;
+        };
+        self.tally.add(CounterId::StunAnswered, 1);
+        let selected = ice::selected(record);
+        let is_new = record.state == SessionState::New as u8;
+        if let Some(gone) = replaced {
+            self.shared.directory.remove(&gone, slot);
+        }
+        if new_pair {
+            self.shared.directory.insert(&pair, slot);
+        }
+        if new_pair || selected_changed {
+            if let (Some(session), Some(pair)) = (self.session_mut(slot), selected) {
+                session.path = Some(Path { local: pair.local.to_socket_addr(), remote: pair.remote.to_socket_addr() });
+            }
+        }
+        if is_new {
+            self.begin_handshake(slot);
+        }
+    }
+
+    /// Only from a pair that passed MESSAGE-INTEGRITY; the step itself waits for its turn.
+    fn handle_dtls(&mut self, slot: u32, path: &Path, datagram: &[u8]) {
+        let knows = self.table.session(slot).is_some_and(|record| ice::knows(record, pair_of(path)));
+        let running = self.session_mut(slot).is_some_and(|session| session.handshake.is_some());
+        if !knows || !running || self.handshakes.len() >= HANDSHAKES_WAITING_MAX {
+            self.tally.add(CounterId::DtlsRefused, 1);
+            return;
+        }
+        let connected = self.session_mut(slot).is_some_and(|session| session.sealer.is_some());
+        if connected && classify_late(datagram) == AfterHandshake::Resend {
+            self.resend_last_flight(slot, path);
+        } else {
+            self.handshakes.push_back((slot, *path, datagram.to_vec()));
+        }
+    }
+
+    /// The remote missed our last flight; each of its resends is answered by one small datagram.
+    fn resend_last_flight(&mut self, slot: u32, path: &Path) {
+        let Some(record) = self.table.session(slot) else { return };
+        let flight = record.last_flight;
+        self.outbox.put(path, |out| {
+            let bytes = flight.bytes.get(..flight.length as usize)?;
+            out.get_mut(..bytes.len())?.copy_from_slice(bytes);
+            Some(bytes.len())
+        });
+    }
+
+    /// Handshake steps whose turn it is: one while media waits, else all. True if any waits on.
+    pub fn step_handshakes(&mut self, media_waits: bool) -> bool {
+        let turns = if media_waits { 1 } else { self.handshakes.len() };
+        for _ in 0..turns {
+            let Some((slot, _, datagram)) = self.handshakes.pop_front() else { break };
+            self.drive_handshake(slot, Some(&datagram));
+        }
+        !self.handshakes.is_empty()
+    }
+
+    fn handle_rtp(&mut self, slot: u32, path: &Path, datagram: &mut [u8]) {
+        if !self.table.session(slot).is_some_and(|record| ice::knows(record, pair_of(path))) {
+            self.tally.add(CounterId::DatagramsUnknown, 1);
+            return;
+        }
+        let Some(mut session) = self.sessions.get_mut(slot as usize).and_then(Option::take) else { return };
+        if let Some(opener) = session.opener.as_mut().filter(|_| session.side == Side::Publisher) {
+            match opener.open_rtp(datagram) {
+                Ok(opened) => {
+                    let window = opener.window(opened.ssrc).copied();
+                    self.take_in(&mut session, &opened, window, datagram);
+                }
+                Err(error) => self.tally.add(refusal(&error), 1),
+            }
+        }
+        self.sessions[slot as usize] = Some(session);
+    }
+
+    fn handle_rtcp(&mut self, slot: u32, path: &Path, datagram: &mut [u8]) {
+        if !self.table.session(slot).is_some_and(|record| ice::knows(record, pair_of(path))) {
+            self.tally.add(CounterId::DatagramsUnknown, 1);
+            return;
+        }
+        let Some(mut session) = self.sessions.get_mut(slot as usize).and_then(Option::take) else { return };
+        let opened = session.opener.as_mut().map(|opener| opener.open_rtcp(datagram));
+        let mut gone = false;
+        match opened {
+            Some(Ok(length)) => {
+                self.tally.add(CounterId::RtcpReceived, 1);
+                for packet in rtcp::packets(&datagram[..length]) {
+                    match session.side {
+                        Side::Publisher => gone |= self.hear_publisher(&mut session, &packet),
+                        Side::Viewer => self.hear_viewer(&session, &packet),
+                    }
+                }
+            }
+            Some(Err(error)) => self.tally.add(refusal(&error), 1),
+            None => {}
+        }
+        self.sessions[slot as usize] = Some(session);
+        if gone {
+            self.close_session(slot, spillway_proto::link::event::CloseReason::RemoteClosed);
+        }
+    }
+
+    /// A viewer's requests. What a viewer lost is answered from the reel (the next issue), never upstream.
+    fn hear_viewer(&mut self, session: &super::session::Session, packet: &Rtcp<'_>) {
+        let wanted = |core: &mut Core, ssrc: u32| {
+            let feed = session
+                .feeds
+                .iter()
+                .find(|feed| core.table.feed(feed.slot).is_some_and(|record| record.ssrc == ssrc));
+            if let Some(track) = feed.map(|feed| feed.track) {
+                core.tally.add(CounterId::KeyframeRequestsReceived, 1);
+                core.want_keyframe(track);
+            }
+        };
+        match packet {
+            Rtcp::Pli { media, .. } => wanted(self, *media),
+            Rtcp::Fir { entries, .. } => entries.clone().for_each(|entry| wanted(self, entry.media)),
+            Rtcp::Nack { .. } => self.tally.add(CounterId::NacksReceived, 1),
+            _ => {}
+        }
+    }
+}
+
+pub fn pair_of(path: &Path) -> Pair {
+    Pair { local: path.local.into(), remote: path.remote.into() }
+}
+
+fn stun_slot(datagram: &[u8]) -> Option<u32> {
+    match stun::parse(datagram) {
+        Ok(stun::Message::Request(request)) => ice::decode_ufrag(request.local_ufrag()).map(|name| name.index),
+        _ => None,
+    }
+}
+
+fn refusal(error: &OpenError) -> CounterId {
+    match error {
+        OpenError::Replayed | OpenError::TooOld => CounterId::PacketsRefusedReplay,
+        OpenError::Unauthentic => CounterId::PacketsRefusedAuth,
+        OpenError::TooManySsrcs => CounterId::PacketsRefusedUnknownSsrc,
+        OpenError::TooShort | OpenError::Malformed => CounterId::PacketsRefusedMalformed,
+    }
+}

@@ -1,0 +1,434 @@
+//! Fan-out: from reels to viewers, session by session, pulled.
+//!
+//! A session that has something to read stands in the queue once. Its turn: for each feed, reel[cursor..head],
+//! at most 16 packets, sealed straight into transmit memory; packets of equal size go out as one GSO send, a
+//! shorter one closes the run. Then the next session; who has more to read goes to the back. Back-pressure
+//! stops at a packet boundary: cursors stay, and that session is first in the next tick.
+
+use super::Core;
+use super::Shared;
+use super::session::{Feed, Session, Start};
+use crate::io::{Io, Sent};
+use crate::shm::Mapping;
+use spillway_proto::id::{Codec, FeedId, Kind, TrackId};
+use spillway_proto::limits::{PACKETS_PER_ROUND_MAX, SESSIONS_MAX, TRACKS_MAX, TRACKS_PER_STREAM_MAX};
+use spillway_proto::link::command::{Answer, Status};
+use spillway_proto::link::counters::CounterId;
+use spillway_proto::stream::pacer::{Pace, Pacer};
+use spillway_proto::stream::feedback;
+use spillway_proto::stream::reel::ReelReader;
+use spillway_proto::stream::rewrite;
+use spillway_proto::time::Time;
+use spillway_proto::wire::rtcp;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A reel this shard reads, and who wants it.
+struct Reader {
+    track: TrackId,
+    reel: ReelReader,
+    /// Slots of the sessions with a feed of it.
+    sessions: Vec<u32>,
+    /// Where the next marking begins, so that nobody is always first.
+    first: usize,
+    /// Keeps the reel's memory mapped.
+    _memory: Arc<Mapping>,
+}
+
+pub struct Fanout {
+    readers: Vec<Option<Box<Reader>>>,
+    /// Tracks with news in this tick.
+    marked: Vec<u32>,
+    /// Sessions with something to read, in turn.
+    ready: VecDeque<u32>,
+    /// Sessions whose replay goes on at a time.
+    paced: Vec<(Time, u32)>,
+    paced_at: Time,
+}
+
+enum Served {
+    Done,
+    More,
+    Paced(Time),
+    Blocked,
+}
+
+impl Fanout {
+    pub fn new() -> Fanout {
+        let mut readers = Vec::new();
+        readers.resize_with(TRACKS_MAX, || None);
+        Fanout {
+            readers,
+            marked: Vec::with_capacity(TRACKS_MAX),
+            ready: VecDeque::with_capacity(SESSIONS_MAX),
+            paced: Vec::with_capacity(SESSIONS_MAX),
+            paced_at: Time::NEVER,
+        }
+    }
+
+    pub fn mark(&mut self, track: u32) {
+        if !self.marked.contains(&track) && self.marked.len() < self.marked.capacity() {
+            self.marked.push(track);
+        }
+    }
+
+    pub fn paced_at(&self) -> Time {
+        self.paced_at
+    }
+
+    pub fn unsubscribe(&mut self, shared: &Shared, shard: usize, track: u32, slot: u32) {
+        let Some(reader) = self.readers.get_mut(track as usize) else { return };
+        if let Some(found) = reader {
+            if let Some(at) = found.sessions.iter().position(|&other| other == slot) {
+                found.sessions.swap_remove(at);
+            }
+            if found.sessions.is_empty() {
+                *reader = None;
+                shared.owners.remove_reader(track, shard);
+            }
+        }
+    }
+
+    fn reader(&mut self, track: u32) -> Option<&mut Reader> {
+        self.readers.get_mut(track as usize)?.as_deref_mut()
+    }
+}
+
+impl Core {
+    pub fn attach_feed(&mut self, slot: u32, track: TrackId, payload_types: &[u8]) -> Result<Answer, Status> {
+        if !self.session_mut(slot).ok_or(Status::NotFound)?.has_room_for_feed() {
+            return Err(Status::Full);
+        }
+        let codec = self.shared.owners.track_codec(track).ok_or(Status::NotFound)?;
+        self.subscribe(track, slot)?;
+        let record = self.table.session(slot).ok_or(Status::NotFound)?;
+        // From a counter, never again in this session; 1 is the source of our own reports.
+        record.ssrc_next = record.ssrc_next.max(super::session::REPORT_SSRC) + 1;
+        let ssrc = record.ssrc_next;
+        let next = record.feed_first;
+        let Some((feed, record)) = self.table.add_feed() else {
+            self.fanout.unsubscribe(&self.shared, self.index, track.index, slot);
+            return Err(Status::Full);
+        };
+        record.session = slot;
+        record.track = track.index;
+        record.track_generation = track.generation;
+        record.ssrc = ssrc;
+        record.next = next;
+        record.payload_types.copy_from_slice(payload_types);
+        if let Some(record) = self.table.session(slot) {
+            record.feed_first = feed.index;
+        }
+        let clock_rate = codec.clock_rate();
+        if let Some(session) = self.session_mut(slot) {
+            session.feeds.push(Feed {
+                slot: feed.index,
+                track: track.index,
+                clock_rate,
+                start: Start::Waiting,
+                live_sent: false,
+                report_now: false,
+            });
+        }
+        self.start_feeds(slot);
+        Ok(Answer::Feed { feed, ssrc, rtx_ssrc: 0 })
+    }
+
+    fn subscribe(&mut self, track: TrackId, slot: u32) -> Result<(), Status> {
+        let stream = track.index / TRACKS_PER_STREAM_MAX as u32;
+        let place = track.index as usize % TRACKS_PER_STREAM_MAX;
+        let reader = self.fanout.readers.get_mut(track.index as usize).ok_or(Status::NotFound)?;
+        if !reader.as_ref().is_some_and(|reader| reader.track == track) {
+            let memory = self.shared.reel_files.get(stream as usize).and_then(super::ReelFile::mapping);
+            let memory = memory.ok_or(Status::NotFound)?;
+            // JUSTIFICATION: reels are read in place in the stream's file.
+            // SAFETY: the mapping has STREAM_FILE_BYTES and lives in the reader; slabs are reused only after
+            // this shard's next tick (`Epochs`).
+            let reel = unsafe { ReelReader::attach(memory.start().as_ptr(), memory.length(), place) };
+            let reel = reel.map_err(|_| Status::NotFound)?;
+            *reader = Some(Box::new(Reader { track, reel, sessions: Vec::new(), first: 0, _memory: memory }));
+            self.shared.owners.add_reader(track.index, self.index);
+        }
+        let reader = reader.as_mut().ok_or(Status::NotFound)?;
+        if !reader.sessions.contains(&slot) {
+            reader.sessions.push(slot);
+        }
+        Ok(())
+    }
+
+    pub fn detach_feed(&mut self, feed: FeedId) -> Result<Answer, Status> {
+        let record = self.table.feed(feed.index).filter(|record| record.id(feed.index) == feed);
+        let (slot, track) = record.map(|record| (record.session, record.track)).ok_or(Status::NotFound)?;
+        if let Some(session) = self.session_mut(slot) {
+            session.feeds.retain(|other| other.slot != feed.index);
+            let still = session.feeds.iter().any(|other| other.track == track);
+            if !still {
+                self.fanout.unsubscribe(&self.shared, self.index, track, slot);
+            }
+        }
+        self.table.remove_feed(feed.index);
+        Ok(Answer::Nothing)
+    }
+
+    /// A session with keys may be sent to: its feeds stand in the queue.
+    pub fn start_feeds(&mut self, slot: u32) {
+        let Some(session) = self.session_mut(slot) else { return };
+        if session.sealer.is_some() && !session.feeds.is_empty() && !std::mem::replace(&mut session.ready, true) {
+            self.fanout.ready.push_back(slot);
+        }
+    }
+
+    fn queue_marked(&mut self) {
+        let now = self.now;
+        for at in 0..self.fanout.marked.len() {
+            let track = self.fanout.marked[at];
+            let Some(reader) = self.fanout.readers[track as usize].as_deref_mut() else { continue };
+            if self.shared.owners.track_codec(reader.track).is_none() {
+                self.drop_reader(track);
+                continue;
+            }
+            let count = reader.sessions.len();
+            reader.first = if reader.first + 1 < count { reader.first + 1 } else { 0 };
+            let (late, early) = reader.sessions.split_at(reader.first.min(count));
+            for &slot in early.iter().chain(late) {
+                let Some(session) = self.sessions[slot as usize].as_deref_mut() else { continue };
+                if session.sealer.is_some() && !std::mem::replace(&mut session.ready, true) {
+                    self.fanout.ready.push_back(slot);
+                }
+            }
+        }
+        self.fanout.marked.clear();
+        if self.fanout.paced_at <= now {
+            let (sessions, ready) = (&mut self.sessions, &mut self.fanout.ready);
+            self.fanout.paced_at = Time::NEVER;
+            let next = &mut self.fanout.paced_at;
+            self.fanout.paced.retain(|&(at, slot)| {
+                if at > now {
+                    *next = (*next).min(at);
+                    return true;
+                }
+                if let Some(session) = sessions[slot as usize].as_deref_mut() {
+                    session.paced = false;
+                    if !std::mem::replace(&mut session.ready, true) {
+                        ready.push_back(slot);
+                    }
+                }
+                false
+            });
+        }
+    }
+
+    /// The track is gone: so are its feeds here.
+    fn drop_reader(&mut self, track: u32) {
+        let Some(reader) = self.fanout.readers[track as usize].take() else { return };
+        self.shared.owners.remove_reader(track, self.index);
+        for slot in reader.sessions {
+            let Some(session) = self.sessions[slot as usize].as_deref_mut() else { continue };
+            let table = &mut self.table;
+            session.feeds.retain(|feed| {
+                if feed.track == track {
+                    table.remove_feed(feed.slot);
+                }
+                feed.track != track
+            });
+        }
+    }
+
+    /// One round: each session in the queue gets a turn. True: somebody has more to read at once.
+    pub fn fan_out(&mut self, io: &mut impl Io) -> bool {
+        self.queue_marked();
+        for _ in 0..self.fanout.ready.len() {
+            let Some(slot) = self.fanout.ready.pop_front() else { break };
+            let Some(mut session) = self.sessions[slot as usize].take() else { continue };
+            let served = self.serve(io, &mut session);
+            session.ready = matches!(served, Served::More | Served::Blocked);
+            let was_paced = session.paced;
+            session.paced |= matches!(served, Served::Paced(_));
+            self.sessions[slot as usize] = Some(session);
+            match served {
+                Served::Done => {}
+                Served::More => self.fanout.ready.push_back(slot),
+                Served::Paced(at) => {
+                    if !was_paced {
+                        self.fanout.paced.push((at, slot));
+                    }
+                    self.fanout.paced_at = self.fanout.paced_at.min(at);
+                }
+                Served::Blocked => {
+                    self.fanout.ready.push_front(slot);
+                    self.tally.add(CounterId::SendsBlocked, 1);
+                    return true;
+                }
+            }
+        }
+        !self.fanout.ready.is_empty()
+    }
+
+    fn serve(&mut self, io: &mut impl Io, session: &mut Session) -> Served {
+        let mut served = Served::Done;
+        for at in 0..session.feeds.len() {
+            match self.serve_feed(io, session, at) {
+                Served::Done => {}
+                Served::Blocked => return Served::Blocked,
+                Served::More => served = Served::More,
+                Served::Paced(at) => {
+                    served = match served {
+                        Served::Done => Served::Paced(at),
+                        Served::Paced(other) => Served::Paced(at.min(other)),
+                        more => more,
+                    }
+                }
+            }
+        }
+        if session.feeds.iter().any(|feed| feed.report_now) {
+            self.report_to_viewer(session);
+        }
+        served
+    }
+
+    fn serve_feed(&mut self, io: &mut impl Io, session: &mut Session, at: usize) -> Served {
+        let now = self.now;
+        let (Some(path), Some(sealer)) = (session.path, session.sealer.as_ref()) else { return Served::Done };
+        let feed = &mut session.feeds[at];
+        let Some(reader) = self.fanout.reader(feed.track) else { return Served::Done };
+        let reel = &reader.reel;
+        if matches!(feed.start, Start::Waiting) {
+            let codec = self.shared.owners.track_codec(reader.track);
+            let began = codec.is_some_and(|codec| begin(&mut self.table, &mut self.rng, feed, reel, codec, now));
+            if !began {
+                let track = feed.track;
+                self.want_keyframe(track);
+                return Served::Done;
+            }
+        }
+        let Start::Running(pacer) = &mut feed.start else { return Served::Done };
+        let Some(record) = self.table.feed(feed.slot) else { return Served::Done };
+        let was_live = pacer.is_live();
+        let mut sent = 0;
+        let head = reel.head();
+        let mut cursor = record.cursor.load(Ordering::Relaxed);
+        if cursor < reel.tail() {
+            // Too far behind: on at the newest keyframe.
+            cursor = reel.keyframe().unwrap_or(head).max(reel.tail());
+            record.cursor.store(cursor, Ordering::Release);
+            self.tally.add(CounterId::FeedsJumped, 1);
+        }
+        let overhead = sealer.profile().rtp_overhead();
+        let segments_max = io.gso_segments().min(PACKETS_PER_ROUND_MAX);
+        let mut budget = PACKETS_PER_ROUND_MAX;
+        let mut paced = None;
+        while cursor < head && budget > 0 && paced.is_none() {
+            let Some(buffer) = io.buffer() else { return Served::Blocked };
+            let (mut next, mut length, mut segment, mut count, mut octets) = (cursor, 0, 0, 0, 0);
+            while next < head && budget > 0 && count < segments_max {
+                // A hole of the source stays a hole.
+                let Some(slot) = reel.slot(next) else {
+                    next += 1;
+                    continue;
+                };
+                let Some((header, index)) = rewrite::header(record, &slot.meta) else {
+                    next += 1;
+                    continue;
+                };
+                let size = header.len() + slot.payload.len() + overhead;
+                if count > 0 && (size > segment || length + size > buffer.len()) {
+                    break;
+                }
+                if let Pace::Wait(at) = pacer.pace(now, slot.meta.arrival, size) {
+                    paced = Some(at);
+                    break;
+                }
+                // Before the seal: after a kill the record names at least what was on the wire.
+                if index >= record.rtp_index.load(Ordering::Relaxed) {
+                    record.rtp_index.store(index + 1, Ordering::Release);
+                }
+                let Some(sealed) = sealer.seal_into(&header, &[], slot.payload, index, &mut buffer[length..]) else {
+                    next += 1;
+                    continue;
+                };
+                segment = if count == 0 { sealed } else { segment };
+                length += sealed;
+                octets += slot.payload.len();
+                count += 1;
+                next += 1;
+                budget -= 1;
+                if sealed < segment {
+                    break;
+                }
+            }
+            if count > 0 && matches!(io.send(&path, length, segment), Sent::Blocked) {
+                return Served::Blocked;
+            }
+            cursor = next;
+            record.cursor.store(cursor, Ordering::Release);
+            sent += count;
+            record.packets += count as u64;
+            record.octets += octets as u64;
+            self.tally.add(CounterId::PacketsSent, count as u64);
+            self.tally.add(CounterId::BytesSent, length as u64);
+            self.tally.add(CounterId::Sends, u64::from(count > 0));
+        }
+        if cursor >= head && !was_live {
+            pacer.on_head_reached();
+        }
+        // No report before the first live packet: one during a replay would drag live audio back.
+        if was_live && sent > 0 && !std::mem::replace(&mut feed.live_sent, true) {
+            feed.report_now = true;
+        }
+        match paced {
+            Some(at) => Served::Paced(at),
+            None if cursor < head => Served::More,
+            None => Served::Done,
+        }
+    }
+
+    /// Sender reports for a viewer's live feeds, on the publisher's own timeline: lips stay in sync.
+    pub fn report_to_viewer(&mut self, session: &mut Session) {
+        let now = self.now;
+        for at in 0..session.feeds.len() {
+            let feed = &mut session.feeds[at];
+            feed.report_now = false;
+            if !feed.live_sent {
+                continue;
+            }
+            let clock_rate = feed.clock_rate;
+            let Some(mapping) = self.fanout.reader(feed.track).and_then(|reader| reader.reel.sr()) else { continue };
+            let Some(record) = self.table.feed(feed.slot) else { continue };
+            let Some(segment) = record.mapping.get(usize::from(record.mappings).wrapping_sub(1)).copied() else { continue };
+            let (ntp, rtp) =
+                feedback::sender_report(&mapping, now, clock_rate, segment.timestamp_offset);
+            let (ssrc, packets, octets) = (record.ssrc, record.packets as u32, record.octets as u32);
+            self.send_rtcp(session, |out| {
+                let length = rtcp::write_sr(out, ssrc, ntp, rtp, packets, octets, &[])?;
+                Some(length + rtcp::write_sdes_cname(&mut out[length..], ssrc, "spillway")?)
+            });
+        }
+    }
+}
+
+/// A waiting feed's first packet: video enters at the newest keyframe, audio is live at once. False: there
+/// is no keyframe to enter at.
+fn begin(
+    table: &mut super::table::Table,
+    rng: &mut spillway_proto::rng::Rng,
+    feed: &mut Feed,
+    reel: &ReelReader,
+    codec: Codec,
+    now: Time,
+) -> bool {
+    let video = codec.kind() == Kind::Video;
+    let first = if video { reel.keyframe() } else { Some(reel.head()) };
+    let Some(first) = first else { return false };
+    let Some(record) = table.feed(feed.slot) else { return false };
+    let sequence = rng.below(1 << 15);
+    rewrite::push_mapping(record, rewrite::start_mapping(first, feed.track, sequence, rng.next_u32()));
+    record.cursor.store(first, Ordering::Release);
+    feed.clock_rate = codec.clock_rate();
+    let arrival = reel.slot(first).map(|slot| slot.meta.arrival);
+    feed.start = match arrival {
+        Some(arrival) if video => Start::Running(Pacer::replay(arrival, now)),
+        _ => Start::Running(Pacer::live()),
+    };
+    true
+}

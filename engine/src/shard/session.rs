@@ -1,0 +1,297 @@
+//! What a shard keeps of a session beside its record: the running handshake, expanded keys, feeds.
+//!
+//! Everything here can be made again from the record; nothing here is needed to know a session.
+
+use super::Core;
+use super::track::Source;
+use crate::io::Path;
+use spillway_proto::id::{SessionId, Side};
+use spillway_proto::limits::{DATAGRAM_SIZE_MAX, FEEDS_PER_SESSION_MAX, HANDSHAKE_EXPIRY};
+use spillway_proto::link::command::{DtlsRole, Fingerprint, SessionState};
+use spillway_proto::link::counters::CounterId;
+use spillway_proto::link::event::{CloseReason, Event};
+use spillway_proto::session::dtls::{DtlsError, DtlsOutput, Handshake, SrtpKeys};
+use spillway_proto::session::record::KeptDatagram;
+use spillway_proto::session::srtp::{Opener, Sealer};
+use spillway_proto::stream::pacer::Pacer;
+use spillway_proto::time::Time;
+use spillway_proto::wire::rtcp;
+
+/// Makes the state machine of one handshake; a simulator puts a stub here.
+pub type HandshakeMaker = Box<dyn FnMut(DtlsRole, Fingerprint, Time) -> Result<Box<dyn Handshake>, DtlsError>>;
+
+/// Datagrams one call into the handshake may produce; a flight of ours has four at most.
+const FLIGHT_MAX: usize = 16;
+/// Source of our receiver reports and requests; no media of ours has it.
+pub const REPORT_SSRC: u32 = 1;
+
+pub struct Session {
+    pub id: SessionId,
+    pub side: Side,
+    pub handshake: Option<Box<dyn Handshake>>,
+    /// When the handshake wants to be called without a datagram.
+    pub handshake_at: Time,
+    pub handshake_began: Time,
+    pub opener: Option<Opener>,
+    pub sealer: Option<Sealer>,
+    /// Where we send: the selected pair.
+    pub path: Option<Path>,
+    pub feeds: Vec<Feed>,
+    /// The tracks this session publishes.
+    pub sources: Vec<Source>,
+    /// Stands in the fan-out's queue.
+    pub ready: bool,
+    /// Stands in the fan-out's list of replays that go on later.
+    pub paced: bool,
+    /// Last authenticated packet: a publisher that sends no checks lives by its media.
+    pub media_at: Time,
+}
+
+/// A feed's state beside its record.
+pub struct Feed {
+    pub slot: u32,
+    pub track: u32,
+    pub clock_rate: u32,
+    pub start: Start,
+    /// The first live packet went out: sender reports may follow.
+    pub live_sent: bool,
+    /// A report is due at once, for the first live packet.
+    pub report_now: bool,
+}
+
+pub enum Start {
+    /// The session is not connected, or the reel has no keyframe yet.
+    Waiting,
+    /// From the newest keyframe to the head faster than live, then live for ever.
+    Running(Pacer),
+}
+
+impl Session {
+    pub fn new(id: SessionId, side: Side, now: Time) -> Session {
+        Session {
+            id,
+            side,
+            handshake: None,
+            handshake_at: Time::NEVER,
+            handshake_began: Time::NEVER,
+            opener: None,
+            sealer: None,
+            path: None,
+            feeds: Vec::with_capacity(2),
+            sources: Vec::with_capacity(2),
+            ready: false,
+            paced: false,
+            media_at: now,
+        }
+    }
+
+    pub fn has_room_for_feed(&self) -> bool {
+        self.feeds.len() < FEEDS_PER_SESSION_MAX
+    }
+}
+
+impl Core {
+    /// Begins the handshake once the first pair passed its check.
+    pub fn begin_handshake(&mut self, slot: u32) {
+        let now = self.now;
+        let Some(record) = self.table.session(slot) else { return };
+        record.state = SessionState::Handshake as u8;
+        let role = if record.dtls_role == DtlsRole::Client as u8 { DtlsRole::Client } else { DtlsRole::Server };
+        let fingerprint = Fingerprint(record.fingerprint);
+        let handshake = match (self.make_handshake)(role, fingerprint, now) {
+            Ok(handshake) => handshake,
+            Err(error) => {
+                self.note_error(&error);
+                return self.close_session(slot, CloseReason::HandshakeFailed);
+            }
+        };
+        if let Some(session) = self.session_mut(slot) {
+            session.handshake = Some(handshake);
+            session.handshake_began = now;
+        }
+        self.timers.add_handshake(slot);
+        self.drive_handshake(slot, None);
+    }
+
+    /// One step of a handshake: a datagram in (or a timeout), whatever it wants to say out.
+    pub fn drive_handshake(&mut self, slot: u32, datagram: Option<&[u8]>) {
+        let now = self.now;
+        let Some(mut session) = self.sessions.get_mut(slot as usize).and_then(Option::take) else { return };
+        let outcome = self.drive(&mut session, datagram);
+        let id = session.id;
+        let expired = session.sealer.is_none() && now.since(session.handshake_began) > HANDSHAKE_EXPIRY;
+        self.sessions[slot as usize] = Some(session);
+        match outcome {
+            Ok(Step::Running) if expired => self.close_session(slot, CloseReason::HandshakeFailed),
+            Ok(Step::Running) => {}
+            Ok(Step::Connected(profile)) => {
+                self.tally.add(CounterId::DtlsHandshakes, 1);
+                self.tell(&Event::SessionConnected { session: id, profile });
+                self.start_feeds(slot);
+            }
+            Ok(Step::Closed) => self.close_session(slot, CloseReason::RemoteClosed),
+            Err(DtlsError::FingerprintMismatch) => {
+                self.tally.add(CounterId::DtlsFailed, 1);
+                self.close_session(slot, CloseReason::FingerprintMismatch);
+            }
+            Err(error) => {
+                self.tally.add(CounterId::DtlsFailed, 1);
+                self.note_error(&error);
+                self.close_session(slot, CloseReason::HandshakeFailed);
+            }
+        }
+    }
+
+    fn drive(&mut self, session: &mut Session, datagram: Option<&[u8]>) -> Result<Step, DtlsError> {
+        let now = self.now;
+        let Some(handshake) = session.handshake.as_mut() else { return Ok(Step::Running) };
+        if let Some(datagram) = datagram {
+            handshake.handle_datagram(now, datagram)?;
+        }
+        let mut step = Step::Running;
+        let mut connected = None;
+        let mut buffer = [0u8; DATAGRAM_SIZE_MAX];
+        for _ in 0..FLIGHT_MAX {
+            match handshake.poll(now, &mut buffer)? {
+                DtlsOutput::Datagram(length) => {
+                    if let Some(path) = &session.path {
+                        self.outbox.put(path, |out| {
+                            out.get_mut(..length)?.copy_from_slice(&buffer[..length]);
+                            Some(length)
+                        });
+                    }
+                }
+                DtlsOutput::Connected(keys) => {
+                    session.opener = Some(Opener::new(keys.profile, &keys.receive));
+                    session.sealer = Some(Sealer::new(keys.profile, &keys.send));
+                    session.media_at = now;
+                    connected = Some(keys);
+                    step = Step::Connected(keys.profile as u16);
+                }
+                DtlsOutput::Closed => {
+                    step = Step::Closed;
+                    break;
+                }
+                DtlsOutput::Wait(at) => {
+                    session.handshake_at = at;
+                    break;
+                }
+            }
+        }
+        if let Some(keys) = connected {
+            let close = handshake.sealed_close_notify(&mut buffer);
+            let close = keep(&buffer[..close]);
+            let flight = keep(handshake.last_flight());
+            self.keep_keys(session.id, &keys, close, flight);
+        }
+        Ok(step)
+    }
+
+    /// What the session needs to go on in another process goes into its record.
+    fn keep_keys(&mut self, id: SessionId, keys: &SrtpKeys, close: KeptDatagram, flight: KeptDatagram) {
+        if let Some(record) = self.table.session(id.index) {
+            record.state = SessionState::Connected as u8;
+            record.profile = keys.profile as u16;
+            record.receive_key = keys.receive;
+            record.send_key = keys.send;
+            record.close_notify = close;
+            record.last_flight = flight;
+        }
+    }
+
+    /// Ends a session: says goodbye, forgets keys and pairs, tells control why.
+    pub fn close_session(&mut self, slot: u32, reason: CloseReason) {
+        let Some(mut session) = self.sessions.get_mut(slot as usize).and_then(Option::take) else { return };
+        self.say_goodbye(&mut session);
+        for feed in &session.feeds {
+            self.fanout.unsubscribe(&self.shared, self.index, feed.track, slot);
+            self.table.remove_feed(feed.slot);
+        }
+        for source in &session.sources {
+            self.orphan_track(source.track, slot);
+        }
+        if let Some(record) = self.table.session(slot) {
+            let pairs = usize::from(record.pairs).min(record.pair.len());
+            for pair in &record.pair[..pairs] {
+                self.shared.directory.remove(pair, slot);
+            }
+        }
+        self.table.remove_session(slot);
+        self.timers.remove(slot);
+        self.tally_sessions(session.side, -1);
+        self.tell(&Event::SessionClosed { session: session.id, reason });
+    }
+
+    /// RTCP BYE for what we sent, and the sealed close_notify.
+    fn say_goodbye(&mut self, session: &mut Session) {
+        let Some(path) = session.path else { return };
+        let ssrcs: Vec<u32> =
+            session.feeds.iter().filter_map(|feed| self.table.feed(feed.slot).map(|record| record.ssrc)).collect();
+        if !ssrcs.is_empty() {
+            self.send_rtcp(session, |out| {
+                let mut length = rtcp::write_rr(out, ssrcs[0], &[])?;
+                length += rtcp::write_bye(&mut out[length..], &ssrcs)?;
+                Some(length)
+            });
+        }
+        let slot = session.id.index;
+        let Some(record) = self.table.session(slot) else { return };
+        let close = record.close_notify;
+        self.outbox.put(&path, |out| {
+            let length = close.length as usize;
+            out.get_mut(..length)?.copy_from_slice(close.bytes.get(..length)?);
+            Some(length)
+        });
+    }
+
+    /// Seals a compound that `write` makes and puts it in the outbox.
+    pub fn send_rtcp(&mut self, session: &Session, write: impl FnOnce(&mut [u8]) -> Option<usize>) -> bool {
+        let (Some(path), Some(sealer)) = (&session.path, &session.sealer) else { return false };
+        let Some(record) = self.table.session(session.id.index) else { return false };
+        let mut plain = [0u8; 1_024];
+        let Some(length) = write(&mut plain) else { return false };
+        // Advanced before the seal: a kill in between may skip an index, never repeat one.
+        let index = record.srtcp_index.load(std::sync::atomic::Ordering::Relaxed);
+        record.srtcp_index.store(index + 1, std::sync::atomic::Ordering::Release);
+        let index = (index & 0x7FFF_FFFF) as u32;
+        self.outbox.put(path, |out| sealer.seal_rtcp_into(&plain[..length], index, out))
+    }
+
+    pub fn close_all(&mut self) {
+        for slot in 0..self.sessions.len() as u32 {
+            if self.sessions[slot as usize].is_some() {
+                self.close_session(slot, CloseReason::Removed);
+            }
+        }
+    }
+
+    pub fn note_error(&mut self, error: &dyn std::error::Error) {
+        // Rare by definition: an error of one handshake, not of a packet.
+        self.shared.link.errors(self.index).note(self.now, &error.to_string());
+    }
+
+    pub fn tally_sessions(&mut self, side: Side, change: i64) {
+        let id = match side {
+            Side::Publisher => CounterId::SessionsPublisher,
+            Side::Viewer => CounterId::SessionsViewer,
+        };
+        let counters = self.shared.link.counters(self.index);
+        counters.set(id, counters.get(id).saturating_add_signed(change));
+    }
+}
+
+/// A datagram too long to be kept is not kept: its protocol repeats it, or does without.
+fn keep(datagram: &[u8]) -> KeptDatagram {
+    let mut kept = KeptDatagram { length: 0, bytes: [0; 508] };
+    if let Some(bytes) = kept.bytes.get_mut(..datagram.len()) {
+        bytes.copy_from_slice(datagram);
+        kept.length = datagram.len() as u32;
+    }
+    kept
+}
+
+enum Step {
+    Running,
+    Connected(u16),
+    Closed,
+}

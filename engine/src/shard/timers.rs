@@ -1,0 +1,149 @@
+//! Timers: one wheel for what every session needs once a second, and a short list of running handshakes.
+//!
+//! A session is visited once a second, at a moment given by its slot, so that the reports of thousands are
+//! spread out. Nothing runs while a shard has no session and no track.
+
+use super::Core;
+use spillway_proto::id::Side;
+use spillway_proto::limits::{CONSENT_EXPIRY, REPORT_INTERVAL, UNCLAIMED_EXPIRY};
+use spillway_proto::link::command::SessionState;
+use spillway_proto::link::event::CloseReason;
+use spillway_proto::session::ice;
+use spillway_proto::time::Time;
+use std::time::Duration;
+
+const BUCKETS: usize = 64;
+const BUCKET_SPAN: Duration = Duration::from_nanos(REPORT_INTERVAL.as_nanos() as u64 / BUCKETS as u64);
+const TRACKS_INTERVAL: Duration = Duration::from_millis(100);
+
+pub struct Timers {
+    /// Slots of sessions, by the moment of their visit.
+    buckets: Vec<Vec<u32>>,
+    sessions: usize,
+    bucket: usize,
+    bucket_at: Time,
+    tracks_at: Time,
+    /// Sessions whose handshake runs.
+    handshakes: Vec<u32>,
+}
+
+impl Timers {
+    pub fn new(now: Time) -> Timers {
+        Timers {
+            buckets: vec![Vec::new(); BUCKETS],
+            sessions: 0,
+            bucket: 0,
+            bucket_at: now,
+            tracks_at: now,
+            handshakes: Vec::new(),
+        }
+    }
+
+    pub fn add(&mut self, slot: u32, now: Time) {
+        if self.sessions == 0 {
+            self.bucket_at = now + BUCKET_SPAN;
+        }
+        self.sessions += 1;
+        self.buckets[bucket_of(slot)].push(slot);
+    }
+
+    pub fn remove(&mut self, slot: u32) {
+        let bucket = &mut self.buckets[bucket_of(slot)];
+        if let Some(at) = bucket.iter().position(|&other| other == slot) {
+            bucket.swap_remove(at);
+            self.sessions -= 1;
+        }
+        self.handshakes.retain(|&other| other != slot);
+    }
+
+    pub fn add_handshake(&mut self, slot: u32) {
+        self.handshakes.push(slot);
+    }
+}
+
+/// Slots of one shard are a comb (every second, every eighth): mixed, so that all buckets are used.
+fn bucket_of(slot: u32) -> usize {
+    (slot.wrapping_mul(0x9E37_79B1) >> 16) as usize % BUCKETS
+}
+
+impl Core {
+    pub fn run_timers(&mut self) {
+        let now = self.now;
+        self.run_handshake_timers();
+        if self.timers.tracks_at <= now {
+            self.timers.tracks_at = now + TRACKS_INTERVAL;
+            self.watch_tracks();
+        }
+        for _ in 0..BUCKETS {
+            if self.timers.bucket_at > now || self.timers.sessions == 0 {
+                return;
+            }
+            let bucket = self.timers.bucket;
+            self.timers.bucket = (bucket + 1) % BUCKETS;
+            self.timers.bucket_at = self.timers.bucket_at + BUCKET_SPAN;
+            for at in (0..self.timers.buckets[bucket].len()).rev() {
+                // A visit may close the session, which swaps the last one into its place: seen already.
+                if let Some(&slot) = self.timers.buckets[bucket].get(at) {
+                    self.visit(slot);
+                }
+            }
+        }
+        // More than a whole turn behind (the process was stopped): no catching up.
+        self.timers.bucket_at = now + BUCKET_SPAN;
+    }
+
+    fn visit(&mut self, slot: u32) {
+        let now = self.now;
+        let Some(record) = self.table.session(slot) else { return };
+        let connected = record.state == SessionState::Connected as u8;
+        let added_at = Time(record.added_at);
+        let silent = ice::consent_expired(record, now);
+        let Some(mut session) = self.sessions[slot as usize].take() else { return };
+        // RFC 7675 section 5.1 for viewers; a publisher that sends no checks lives by authenticated media.
+        let lives = session.side == Side::Publisher && now.since(session.media_at) < CONSENT_EXPIRY;
+        if connected && (!silent || lives) {
+            match session.side {
+                Side::Publisher => self.report_to_publisher(&session),
+                Side::Viewer => self.report_to_viewer(&mut session),
+            }
+        }
+        self.sessions[slot as usize] = Some(session);
+        if connected && silent && !lives {
+            self.close_session(slot, CloseReason::ConsentExpired);
+        } else if !connected && now.since(added_at) > UNCLAIMED_EXPIRY {
+            self.close_session(slot, CloseReason::NeverConnected);
+        }
+    }
+
+    fn run_handshake_timers(&mut self) {
+        let now = self.now;
+        for at in (0..self.timers.handshakes.len()).rev() {
+            let Some(&slot) = self.timers.handshakes.get(at) else { continue };
+            let due = self.session_mut(slot).is_some_and(|session| session.handshake_at <= now);
+            if due {
+                self.drive_handshake(slot, None);
+            }
+            let over = !self.session_mut(slot).is_some_and(|session| session.handshake.is_some());
+            if over && self.timers.handshakes.get(at) == Some(&slot) {
+                self.timers.handshakes.swap_remove(at);
+            }
+        }
+    }
+
+    /// When the next timer is due; None while there is nothing to wait for.
+    pub fn next_deadline(&mut self) -> Option<Time> {
+        let mut deadline = self.fanout.paced_at();
+        if self.timers.sessions > 0 {
+            deadline = deadline.min(self.timers.bucket_at);
+        }
+        if !self.tracks.is_empty() {
+            deadline = deadline.min(self.timers.tracks_at);
+        }
+        for &slot in &self.timers.handshakes {
+            if let Some(session) = self.sessions[slot as usize].as_deref() {
+                deadline = deadline.min(session.handshake_at);
+            }
+        }
+        (deadline != Time::NEVER).then_some(deadline)
+    }
+}

@@ -1,0 +1,468 @@
+//! Tracks this shard feeds: from an opened packet to its slot in the reel.
+//!
+//! A stream with its tracks and reels is written by one shard only. The one copy of a packet is made here,
+//! from the lent receive memory into the reel; everybody else reads.
+
+use super::Core;
+use super::pool::StreamSlabs;
+use super::session::{REPORT_SSRC, Session};
+use crate::shm::Mapping;
+use spillway_proto::id::{Codec, Side, StreamId, TrackId};
+use spillway_proto::limits::{PUBLISHERS_MAX, TRACKS_MAX, TRACKS_PER_STREAM_MAX};
+use spillway_proto::link::command::{Answer, Note, Status};
+use spillway_proto::link::counters::{CounterId, TrackStats};
+use spillway_proto::link::event::Event;
+use spillway_proto::session::record::NIL;
+use spillway_proto::session::srtp::{Opened, Window};
+use spillway_proto::stream::intake::{Intake, IntakeError};
+use spillway_proto::stream::keyframe::KeyframeRequests;
+use spillway_proto::stream::reel::{ReelError, ReelWriter};
+use spillway_proto::time::Time;
+use spillway_proto::wire::payload;
+use spillway_proto::wire::rtcp::{self, Rtcp};
+use spillway_proto::wire::rtp::Rtp;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// A track without packets for this long is not live.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// Which of a publisher's SSRCs is which track.
+#[derive(Clone, Copy)]
+pub struct Source {
+    /// 0: not named by the offer; the first SSRC with this payload type is it.
+    pub ssrc: u32,
+    pub payload_type: u8,
+    pub track: u32,
+    pub said_bye: bool,
+}
+
+/// The writer's side of a track, beside its record.
+pub struct Track {
+    pub id: TrackId,
+    pub stream: StreamId,
+    pub codec: Codec,
+    intake: Intake,
+    reel: ReelWriter,
+    pub requests: KeyframeRequests,
+    live: bool,
+    packet_at: Time,
+    /// The publisher's session, NIL while there is none.
+    pub session: u32,
+    pub ssrc: u32,
+    /// Keeps the reel's memory mapped.
+    _memory: Arc<Mapping>,
+}
+
+pub struct Tracks {
+    tracks: Vec<Option<Box<Track>>>,
+    slabs: Vec<Option<Box<StreamSlabs>>>,
+    /// Indices in use, for timers.
+    active: Vec<u32>,
+    /// Streams without tracks whose slabs still rest.
+    leaving: Vec<u32>,
+}
+
+impl Tracks {
+    pub fn new() -> Tracks {
+        let mut tracks = Vec::new();
+        tracks.resize_with(TRACKS_MAX, || None);
+        let mut slabs = Vec::new();
+        slabs.resize_with(PUBLISHERS_MAX, || None);
+        Tracks { tracks, slabs, active: Vec::with_capacity(TRACKS_MAX), leaving: Vec::with_capacity(PUBLISHERS_MAX) }
+    }
+
+    pub fn get(&mut self, track: u32) -> Option<&mut Track> {
+        self.tracks.get_mut(track as usize)?.as_deref_mut()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.active.is_empty() && self.leaving.is_empty()
+    }
+
+}
+
+impl Core {
+    /// A publisher's packet, opened: into the reel, and the news of it to whoever reads it.
+    pub fn take_in(&mut self, session: &mut Session, opened: &Opened, window: Option<Window>, packet: &[u8]) {
+        let Ok(rtp) = Rtp::parse(&packet[..opened.length]) else {
+            self.tally.add(CounterId::PacketsRefusedMalformed, 1);
+            return;
+        };
+        let Some(source) = source_of(session, &rtp) else {
+            self.tally.add(CounterId::PacketsRefusedUnknownSsrc, 1);
+            return;
+        };
+        let index = source.track;
+        let now = self.now;
+        let Some(track) = self.tracks.tracks.get_mut(index as usize).and_then(Option::as_deref_mut) else { return };
+        if track.session != session.id.index || rtp.payload_type != source.payload_type {
+            self.tally.add(CounterId::PacketsRefusedUnknownSsrc, 1);
+            return;
+        }
+        track.ssrc = rtp.ssrc;
+        let facts = payload::facts(track.codec, rtp.payload);
+        let accepted =
+            match track.intake.accept(now, opened.index, rtp.timestamp, rtp.marker, facts, rtp.payload.len()) {
+                Ok(accepted) => accepted,
+                Err(IntakeError::Duplicate) => return self.tally.add(CounterId::PacketsDuplicate, 1),
+                Err(IntakeError::TooLate) => return self.tally.add(CounterId::PacketsLate, 1),
+            };
+        let Some(slabs) = self.tracks.slabs[track.stream.index as usize].as_deref_mut() else { return };
+        match track.reel.push(&accepted.meta, rtp.payload, slabs) {
+            Ok(()) => {}
+            Err(ReelError::Duplicate { .. }) => return self.tally.add(CounterId::PacketsDuplicate, 1),
+            Err(ReelError::PoolDry) => return self.tally.add(CounterId::SlabsRefused, 1),
+            Err(_) => return self.tally.add(CounterId::PacketsLate, 1),
+        }
+        if let Some(entry) = accepted.entry {
+            track.reel.set_keyframe(entry);
+        }
+        if accepted.entry_is_new {
+            track.requests.on_keyframe(now);
+        }
+        track.reel.trim(now, slabs);
+        self.tally.add(CounterId::PacketsReceived, 1);
+        track.packet_at = now;
+        session.media_at = now;
+        show_stats(self.shared.link.track_stats(index as usize), &track.intake, now);
+        let became_live = !std::mem::replace(&mut track.live, true);
+        let id = track.id;
+        if let (Some(record), Some(window)) = (self.table.track(index), window) {
+            record.ssrc = rtp.ssrc;
+            record.sequence_max = window.sequence_max;
+            record.replay_window = window.bits;
+        }
+        if became_live {
+            self.tell(&Event::TrackState { track: id, live: true });
+        }
+        self.spread(index);
+    }
+
+    /// "Track t has news": to our own feeds at once, to other shards over the mesh.
+    fn spread(&mut self, track: u32) {
+        let mut readers = self.shared.owners.readers(track);
+        while readers != 0 {
+            let shard = readers.trailing_zeros() as usize;
+            readers &= readers - 1;
+            if shard == self.index {
+                self.fanout.mark(track);
+            } else if let Some(inbox) = self.shared.inboxes.get(shard) {
+                inbox.fresh.set(track);
+                self.shared.wake(shard);
+            }
+        }
+    }
+
+    /// What other shards left for us.
+    pub fn hear_mesh(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let inbox = &shared.inboxes[self.index];
+        inbox.fresh.take(|track| self.fanout.mark(track));
+        inbox.keyframe_wanted.take(|track| self.want_keyframe(track));
+    }
+
+    /// Somebody cannot enter a track's picture. Merged here; `timers` sends what is due.
+    pub fn want_keyframe(&mut self, track: u32) {
+        match self.shared.owners.of_track(track) {
+            Some(owner) if owner == self.index => {
+                let now = self.now;
+                if let Some(track) = self.tracks.get(track) {
+                    track.requests.on_request(now);
+                }
+                self.send_keyframe_request(track);
+            }
+            Some(owner) => {
+                self.shared.inboxes[owner].keyframe_wanted.set(track);
+                self.shared.wake(owner);
+            }
+            None => {}
+        }
+    }
+
+    /// The merged request, if one is due, to the publisher.
+    pub fn send_keyframe_request(&mut self, index: u32) {
+        let now = self.now;
+        let Some(track) = self.tracks.get(index) else { return };
+        if track.session == NIL || track.ssrc == 0 || !track.requests.poll(now) {
+            return;
+        }
+        let (slot, ssrc) = (track.session, track.ssrc);
+        let Some(session) = self.sessions.get_mut(slot as usize).and_then(Option::take) else { return };
+        let sent = self.send_rtcp(&session, |out| {
+            let length = rtcp::write_rr(out, REPORT_SSRC, &[])?;
+            Some(length + rtcp::write_pli(&mut out[length..], REPORT_SSRC, ssrc)?)
+        });
+        if sent {
+            self.tally.add(CounterId::KeyframeRequestsSent, 1);
+        }
+        self.sessions[slot as usize] = Some(session);
+    }
+
+    /// A publisher's reports. True: it said goodbye for everything it sent.
+    pub fn hear_publisher(&mut self, session: &mut Session, packet: &Rtcp<'_>) -> bool {
+        match packet {
+            Rtcp::SenderReport { ssrc, ntp, rtp, .. } => {
+                let Some(source) = session.sources.iter().find(|source| source.ssrc == *ssrc) else { return false };
+                let now = self.now;
+                let Some(track) = self.tracks.get(source.track) else { return false };
+                if track.session == session.id.index {
+                    if let Some(mapping) = track.intake.on_sender_report(now, *ntp, *rtp) {
+                        track.reel.set_sr(&mapping);
+                    }
+                }
+                false
+            }
+            Rtcp::Bye { ssrcs } => {
+                for ssrc in ssrcs.clone() {
+                    if let Some(source) = session.sources.iter_mut().find(|source| source.ssrc == ssrc) {
+                        source.said_bye = true;
+                    }
+                }
+                !session.sources.is_empty() && session.sources.iter().all(|source| source.said_bye)
+            }
+            _ => false,
+        }
+    }
+
+    /// A receiver report for every track of a publisher.
+    pub fn report_to_publisher(&mut self, session: &Session) {
+        let now = self.now;
+        let mut blocks = [rtcp::ReportBlock::default(); TRACKS_PER_STREAM_MAX];
+        let mut count = 0;
+        for source in &session.sources {
+            let Some(track) = self.tracks.get(source.track).filter(|track| track.ssrc != 0) else { continue };
+            if let (Some(place), Some(block)) = (blocks.get_mut(count), track.intake.report_block(now, track.ssrc)) {
+                *place = block;
+                count += 1;
+            }
+        }
+        self.send_rtcp(session, |out| {
+            let length = rtcp::write_rr(out, REPORT_SSRC, &blocks[..count])?;
+            Some(length + rtcp::write_sdes_cname(&mut out[length..], REPORT_SSRC, "spillway")?)
+        });
+    }
+
+    pub fn attach_track(
+        &mut self,
+        slot: u32,
+        stream: StreamId,
+        takeover: TrackId,
+        codec: Codec,
+        payload_type: u8,
+        ssrc: u32,
+        note: &Note,
+    ) -> Result<Answer, Status> {
+        let session = self.session_mut(slot).ok_or(Status::NotFound)?;
+        if session.side != Side::Publisher || session.sources.len() >= TRACKS_PER_STREAM_MAX {
+            return Err(Status::Invalid);
+        }
+        let id = if takeover.is_none() {
+            self.add_track(slot, stream, codec, note)?
+        } else {
+            self.take_over(slot, stream, takeover, codec, note)?
+        };
+        let source = Source { ssrc, payload_type, track: id.index, said_bye: false };
+        if let Some(session) = self.session_mut(slot) {
+            session.sources.push(source);
+        }
+        let record = self.table.track(id.index).ok_or(Status::NotFound)?;
+        record.payload_type = payload_type;
+        record.ssrc = ssrc;
+        Ok(Answer::Track { track: id })
+    }
+
+    fn add_track(&mut self, slot: u32, stream: StreamId, codec: Codec, note: &Note) -> Result<TrackId, Status> {
+        let index = stream.index as usize;
+        if index >= PUBLISHERS_MAX || stream.is_none() {
+            return Err(Status::Invalid);
+        }
+        let reel_file = &self.shared.reel_files.get(index).ok_or(Status::Full)?;
+        let (file, mapping) = (reel_file.file(), reel_file.mapping().ok_or(Status::Full)?);
+        if self.tracks.leaving.contains(&stream.index) || !self.shared.owners.claim_stream(stream, self.index) {
+            return Err(Status::WrongShard);
+        }
+        let first = stream.index * TRACKS_PER_STREAM_MAX as u32;
+        let in_use = (first..first + TRACKS_PER_STREAM_MAX as u32)
+            .filter_map(|track| self.tracks.tracks[track as usize].as_ref())
+            .any(|track| track.stream != stream);
+        if in_use {
+            return Err(Status::Invalid);
+        }
+        let (shared, shard) = (Arc::clone(&self.shared), self.index as u8);
+        let slabs = self.tracks.slabs[index].get_or_insert_with(|| {
+            Box::new(StreamSlabs::new(file, Arc::clone(&shared.pool), Arc::clone(&shared.epochs)))
+        });
+        slabs.settle();
+        let (id, record) = self.table.add_track(stream).ok_or(Status::Full)?;
+        record.session = slot;
+        record.codec = codec as u8;
+        record.shard = shard;
+        record.publisher_epoch = 1;
+        record.note = *note;
+        let place = id.index as usize % TRACKS_PER_STREAM_MAX;
+        // JUSTIFICATION: a reel is written in place in the stream's file.
+        // SAFETY: the mapping has STREAM_FILE_BYTES (checked by `map`) and lives in the track; this shard
+        // claimed the stream, so it is the one writer.
+        let reel = unsafe { ReelWriter::create(mapping.start().as_ptr(), mapping.length(), place, codec) };
+        let reel = reel.map_err(|_| Status::Full)?;
+        let track = Track {
+            id,
+            stream,
+            codec,
+            intake: Intake::new(codec, 0),
+            reel,
+            requests: KeyframeRequests::new(),
+            live: false,
+            packet_at: self.now,
+            session: slot,
+            ssrc: 0,
+            _memory: mapping,
+        };
+        self.tracks.tracks[id.index as usize] = Some(Box::new(track));
+        self.tracks.active.push(id.index);
+        self.shared.link.track_stats(id.index as usize).reset(id.generation);
+        show_publisher(self.shared.link.track_stats(id.index as usize), codec, 1);
+        self.shared.owners.publish_track(id, Some(codec));
+        Ok(id)
+    }
+
+    /// Another session feeds a track from now on; its reel and its feeds stay.
+    fn take_over(
+        &mut self,
+        slot: u32,
+        stream: StreamId,
+        id: TrackId,
+        codec: Codec,
+        note: &Note,
+    ) -> Result<TrackId, Status> {
+        let track = self.tracks.get(id.index).filter(|track| track.id == id).ok_or(Status::NotFound)?;
+        if track.stream != stream || track.codec.kind() != codec.kind() {
+            return Err(Status::Invalid);
+        }
+        let before = std::mem::replace(&mut track.session, slot);
+        track.codec = codec;
+        track.ssrc = 0;
+        track.intake.takeover(codec);
+        track.requests.on_takeover();
+        let record = self.table.track(id.index).ok_or(Status::NotFound)?;
+        record.session = slot;
+        record.codec = codec as u8;
+        record.publisher_epoch = record.publisher_epoch.wrapping_add(1);
+        record.note = *note;
+        let epoch = record.publisher_epoch;
+        track.reel.set_publisher_epoch(epoch);
+        self.shared.owners.publish_track(id, Some(codec));
+        if let Some(session) = self.session_mut(before) {
+            session.sources.retain(|source| source.track != id.index);
+        }
+        show_publisher(self.shared.link.track_stats(id.index as usize), codec, epoch);
+        Ok(id)
+    }
+
+    /// The session that fed it is gone; the track waits for another, or for its detach.
+    pub fn orphan_track(&mut self, index: u32, slot: u32) {
+        let Some(track) = self.tracks.get(index).filter(|track| track.session == slot) else { return };
+        track.session = NIL;
+        let (id, was_live) = (track.id, std::mem::replace(&mut track.live, false));
+        if let Some(record) = self.table.track(index) {
+            record.session = NIL;
+        }
+        if was_live {
+            self.tell(&Event::TrackState { track: id, live: false });
+        }
+    }
+
+    pub fn detach_track(&mut self, id: TrackId) -> Result<Answer, Status> {
+        let track = self.tracks.get(id.index).filter(|track| track.id == id).ok_or(Status::NotFound)?;
+        let (slot, stream) = (track.session, track.stream);
+        if let Some(session) = self.session_mut(slot) {
+            session.sources.retain(|source| source.track != id.index);
+        }
+        // Readers on every shard drop their feeds when they see that the track is gone.
+        self.shared.owners.publish_track(id, None);
+        self.spread(id.index);
+        if let (Some(track), Some(slabs)) =
+            (self.tracks.tracks[id.index as usize].take(), self.tracks.slabs[stream.index as usize].as_deref_mut())
+        {
+            track.reel.close(slabs);
+        }
+        self.tracks.active.retain(|&active| active != id.index);
+        self.table.remove_track(id.index);
+        let first = stream.index as usize * TRACKS_PER_STREAM_MAX;
+        if self.tracks.tracks[first..first + TRACKS_PER_STREAM_MAX].iter().all(Option::is_none) {
+            self.tracks.leaving.push(stream.index);
+        }
+        Ok(Answer::Nothing)
+    }
+
+    /// Every 100 ms or so: silence is noticed, requests that became due go out, left streams are let go.
+    pub fn watch_tracks(&mut self) {
+        let now = self.now;
+        for at in 0..self.tracks.active.len() {
+            let index = self.tracks.active[at];
+            let Some(track) = self.tracks.get(index) else { continue };
+            let silent = track.live && now.since(track.packet_at) > SILENCE;
+            let id = track.id;
+            if silent {
+                track.live = false;
+                self.tell(&Event::TrackState { track: id, live: false });
+            }
+            self.send_keyframe_request(index);
+        }
+        let mut leaving = std::mem::take(&mut self.tracks.leaving);
+        leaving.retain(|&stream| {
+            let Some(slabs) = self.tracks.slabs[stream as usize].as_deref_mut() else { return false };
+            slabs.settle();
+            let settled = slabs.is_settled();
+            if settled {
+                self.tracks.slabs[stream as usize] = None;
+                self.shared.owners.release_stream(stream);
+            }
+            !settled
+        });
+        self.tracks.leaving = leaving;
+        if self.index == 0 {
+            let taken = self.shared.pool.taken() as u64;
+            self.shared.link.counters(0).set(CounterId::SlabsUsed, taken);
+        }
+    }
+
+    /// The publisher's note and facts of a track, for `dump`.
+    pub fn track_ids(&self, from: u32) -> impl Iterator<Item = u32> + '_ {
+        (from..TRACKS_MAX as u32).filter(|&index| self.tracks.tracks[index as usize].is_some())
+    }
+}
+
+fn show_publisher(stats: &TrackStats, codec: Codec, epoch: u32) {
+    stats.codec.store(codec as u64, Ordering::Relaxed);
+    stats.publisher_epoch.store(u64::from(epoch), Ordering::Relaxed);
+}
+
+/// What control and the pages see of a track.
+fn show_stats(stats: &TrackStats, intake: &Intake, now: Time) {
+    let seen = intake.stats();
+    let (expected, lost) = intake.expected_and_lost();
+    let show = |word: &AtomicU64, value: u64| word.store(value, Ordering::Relaxed);
+    show(&stats.packets, seen.packets);
+    show(&stats.bytes, seen.bytes);
+    show(&stats.frames, seen.frames);
+    show(&stats.keyframes, seen.keyframes);
+    show(&stats.keyframe_interval_ms, u64::from(seen.keyframe_interval_ms));
+    show(&stats.expected, expected);
+    show(&stats.lost, lost);
+    show(&stats.last_packet_at, now.as_nanos());
+}
+
+/// Which track a packet is of; an SSRC the offer did not name is learned by its payload type.
+fn source_of(session: &mut Session, rtp: &Rtp<'_>) -> Option<Source> {
+    if let Some(source) = session.sources.iter().find(|source| source.ssrc == rtp.ssrc) {
+        return Some(*source);
+    }
+    let unnamed = |source: &&mut Source| source.ssrc == 0 && source.payload_type == rtp.payload_type;
+    let source = session.sources.iter_mut().find(unnamed)?;
+    source.ssrc = rtp.ssrc;
+    Some(*source)
+}
+

@@ -1,0 +1,391 @@
+//! A whole engine in one thread and in virtual time, for tests: shards over `Sim`, the link's other end, and
+//! clients behind addresses of their own. Handshakes and sealing are real.
+
+use super::directory::Directory;
+use super::mesh::{Epochs, Inbox, Strays};
+use super::pool::Pool;
+use super::table::{Owners, Table, take_ownership};
+use super::{HandshakeMaker, ReelFile, Shard, Shared};
+use crate::io::sim::Sim;
+use crate::io::{Io, Path};
+use crate::shm::Mapping;
+use spillway_proto::id::{Codec, FeedId, SessionId, Side, StreamId, TrackId};
+use spillway_proto::limits::UFRAG_RANDOM_CHARS;
+use spillway_proto::link::command::{Answer, Command, DtlsRole, Status};
+use spillway_proto::link::counters::CounterId;
+use spillway_proto::link::event::Event;
+use spillway_proto::link::layout::{LINK_BYTES, Link};
+use spillway_proto::link::ring::{CommandWriter, EventReader};
+use spillway_proto::session::client::{Client, ClientFacts, Received};
+use spillway_proto::session::dtls::{Dtls, Handshake, Identity};
+use spillway_proto::session::ice::encode_ufrag;
+use spillway_proto::session::record::RECORDS_BYTES;
+use spillway_proto::stream::reel::STREAM_FILE_BYTES;
+use spillway_proto::time::Time;
+use spillway_proto::wire::rtcp::{self, Rtcp};
+use spillway_proto::wire::rtp::{Rtp, write_header};
+use std::fs::File;
+use std::net::SocketAddr;
+use std::os::fd::FromRawFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+const PWD: &[u8; 24] = b"0123456789abcdefghijklmn";
+pub const SERVER: &str = "198.51.100.1:7081";
+const STREAMS: usize = 4;
+
+pub fn memfd(bytes: usize) -> File {
+    // JUSTIFICATION: std has no memfd.
+    // SAFETY: a valid name; the descriptor is new and ours.
+    let file = unsafe { File::from_raw_fd(libc::memfd_create(c"spillway-test".as_ptr(), libc::MFD_CLOEXEC)) };
+    file.set_len(bytes as u64).unwrap();
+    file
+}
+
+fn eventfd() -> File {
+    // JUSTIFICATION: std has no eventfd.
+    // SAFETY: no arguments that could be wrong; the descriptor is new and ours.
+    unsafe { File::from_raw_fd(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)) }
+}
+
+/// What a client received, as a viewer's player would see it.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub sequence: u16,
+    pub timestamp: u32,
+    pub payload_type: u8,
+    pub ssrc: u32,
+    pub payload: Vec<u8>,
+    pub at: Time,
+}
+
+pub struct Remote {
+    pub address: SocketAddr,
+    pub session: SessionId,
+    pub client: Client,
+    pub seen: Vec<Seen>,
+    /// (time, SSRC, NTP, timestamp) of sender reports.
+    pub reports: Vec<(Time, u32, u64, u32)>,
+    pub keyframe_requests: usize,
+    pub connected: bool,
+    /// Answers no more: its datagrams are lost both ways.
+    pub silent: bool,
+    /// The shard the kernel would give its datagrams to.
+    pub lands_on: usize,
+}
+
+pub struct World {
+    pub now: Time,
+    anchor: Instant,
+    pub shards: Vec<Shard<Sim>>,
+    pub link: Link,
+    commands: Vec<CommandWriter>,
+    events: Vec<EventReader>,
+    pub heard: Vec<Event>,
+    pub remotes: Vec<Remote>,
+    server_identity: Arc<Identity>,
+    epoch: u64,
+    _records: Arc<Mapping>,
+    _link_memory: Mapping,
+}
+
+impl World {
+    pub fn new(shards: usize) -> World {
+        let now = Time::from_millis(10_000);
+        let link_memory = Mapping::shared(memfd(LINK_BYTES), LINK_BYTES).unwrap();
+        // JUSTIFICATION: the link is a mapped file.
+        // SAFETY: the mapping lives in the world, as long as every handle.
+        let link =
+            unsafe { Link::create(link_memory.start().as_ptr(), link_memory.length(), shards as u32) }.unwrap();
+        let records = Arc::new(Mapping::shared(memfd(RECORDS_BYTES), RECORDS_BYTES).unwrap());
+        take_ownership(&records, shards as u32).unwrap();
+        let epoch = link.begin_engine_epoch();
+        let owners = Arc::new(Owners::new(shards as u32));
+        let shared = Arc::new(Shared {
+            link,
+            epoch,
+            owners: Arc::clone(&owners),
+            directory: Directory::new(),
+            epochs: Arc::new(Epochs::new(shards)),
+            pool: Arc::new(Pool::default()),
+            inboxes: (0..shards).map(|_| Inbox::new()).collect(),
+            shard_wake: (0..shards).map(|_| eventfd()).collect(),
+            control_wake: eventfd(),
+            reel_files: (0..STREAMS).map(|_| ReelFile::new(memfd(STREAM_FILE_BYTES))).collect(),
+            stop: AtomicBool::new(false),
+        });
+        let server_identity = Arc::new(Identity::new().unwrap());
+        let anchor = Instant::now();
+        let engine = Strays::mesh(shards)
+            .into_iter()
+            .enumerate()
+            .map(|(index, strays)| {
+                let table = Table::new(Arc::clone(&records), Arc::clone(&owners), index).unwrap();
+                let identity = Arc::clone(&server_identity);
+                let maker: HandshakeMaker = Box::new(move |role, fingerprint, at| {
+                    Ok(Box::new(Dtls::new(&identity, role, fingerprint, at, anchor + at.since(now))?)
+                        as Box<dyn Handshake>)
+                });
+                Shard::new(Sim::new(now), index, Arc::clone(&shared), table, strays, maker, 7)
+            })
+            .collect();
+        World {
+            now,
+            anchor,
+            shards: engine,
+            link,
+            commands: (0..shards).map(|shard| link.commands_writer(shard)).collect(),
+            events: (0..shards).map(|shard| link.events_reader(shard)).collect(),
+            heard: Vec::new(),
+            remotes: Vec::new(),
+            server_identity,
+            epoch,
+            _records: records,
+            _link_memory: link_memory,
+        }
+    }
+
+    pub fn command(&mut self, shard: usize, command: &Command) -> (Status, Answer) {
+        self.commands[shard].push(self.epoch, command).unwrap();
+        self.shards[shard].tick();
+        let (_, status, answer) = self.commands[shard].poll_answer().expect("no answer in the slot");
+        (status, answer)
+    }
+
+    pub fn done(&mut self, shard: usize, command: &Command) -> Answer {
+        let (status, answer) = self.command(shard, command);
+        assert_eq!(status, Status::Done, "{command:?}");
+        answer
+    }
+
+    /// A session of the engine's and the client at its other end; returns the client's number.
+    pub fn add(&mut self, shard: usize, side: Side) -> usize {
+        let identity = Identity::new().unwrap();
+        let number = self.remotes.len();
+        let ufrag_random: [u8; UFRAG_RANDOM_CHARS] = *b"abcdefghi";
+        let answer = self.done(
+            shard,
+            &Command::AddSession {
+                side,
+                dtls_role: DtlsRole::Server,
+                ufrag_random,
+                pwd: *PWD,
+                fingerprint: identity.fingerprint(),
+                note: [number as u8; 64],
+            },
+        );
+        let Answer::Session { session } = answer else { panic!("{answer:?}") };
+        let facts = ClientFacts {
+            local_ufrag: "client".into(),
+            remote_ufrag: String::from_utf8(encode_ufrag(session, &ufrag_random).to_vec()).unwrap(),
+            remote_pwd: String::from_utf8(PWD.to_vec()).unwrap(),
+            remote_fingerprint: self.server_identity.fingerprint(),
+            role: DtlsRole::Client,
+        };
+        let at = self.anchor + self.now.since(Time::from_millis(10_000));
+        let client = Client::new(&identity, facts, number as u64, self.now, at).unwrap();
+        self.remotes.push(Remote {
+            address: SocketAddr::from(([192, 0, 2, 1], 5_000 + number as u16)),
+            session,
+            client,
+            seen: Vec::new(),
+            reports: Vec::new(),
+            keyframe_requests: 0,
+            connected: false,
+            silent: false,
+            lands_on: shard,
+        });
+        number
+    }
+
+    pub fn track(&mut self, shard: usize, publisher: usize, takeover: TrackId, codec: Codec, ssrc: u32) -> TrackId {
+        let command = Command::AttachTrack {
+            session: self.remotes[publisher].session,
+            stream: StreamId::new(1, 1),
+            track: takeover,
+            codec,
+            payload_type: if codec == Codec::Opus { 111 } else { 96 },
+            ssrc,
+            note: [9; 64],
+        };
+        match self.done(shard, &command) {
+            Answer::Track { track } => track,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn feed(&mut self, shard: usize, viewer: usize, track: TrackId) -> (FeedId, u32) {
+        let mut payload_types = [0; Codec::COUNT];
+        payload_types[Codec::H264 as usize] = 102;
+        payload_types[Codec::Vp8 as usize] = 103;
+        payload_types[Codec::Opus as usize] = 104;
+        let command = Command::AttachFeed { session: self.remotes[viewer].session, track, payload_types };
+        match self.done(shard, &command) {
+            Answer::Feed { feed, ssrc, .. } => (feed, ssrc),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Runs everybody until `span` of virtual time is over, in steps of a millisecond.
+    pub fn run(&mut self, span: Duration) {
+        let end = self.now + span;
+        while self.now < end {
+            self.now = self.now + Duration::from_millis(1);
+            self.step();
+        }
+    }
+
+    pub fn step(&mut self) {
+        let server: SocketAddr = SERVER.parse().unwrap();
+        for remote in &mut self.remotes {
+            let outcome = remote.client.handle_timeout(self.now);
+            remote.connected |= matches!(outcome, Ok(Received::Connected(_)));
+            while let Some(datagram) = remote.client.poll_datagram() {
+                if !remote.silent {
+                    let (io, _) = self.shards[remote.lands_on].parts();
+                    io.push(Path { local: server, remote: remote.address }, datagram);
+                }
+            }
+        }
+        for index in 0..self.shards.len() {
+            let (io, _) = self.shards[index].parts();
+            let behind = self.now.since(io.now());
+            io.advance(behind);
+        }
+        // What one shard leaves for another is there in the same step.
+        for _ in 0..64 {
+            let busy = self.shards.iter_mut().fold(false, |busy, shard| shard.tick() | busy);
+            if !busy {
+                break;
+            }
+        }
+        for index in 0..self.shards.len() {
+            let (io, _) = self.shards[index].parts();
+            for sent in io.take_sent() {
+                assert_eq!(sent.path.local, server, "answered from another address than was asked");
+                if let Some(remote) = self.remotes.iter_mut().find(|remote| remote.address == sent.path.remote) {
+                    remote.take(self.now, sent.bytes);
+                }
+            }
+            while let Some(event) = self.events[index].pop() {
+                self.heard.push(event);
+            }
+        }
+    }
+
+    /// The remote's datagram reaches the shard the kernel chose.
+    pub fn push(&mut self, remote: usize, datagram: Vec<u8>) {
+        let path = Path { local: SERVER.parse().unwrap(), remote: self.remotes[remote].address };
+        let (io, _) = self.shards[self.remotes[remote].lands_on].parts();
+        io.push(path, datagram);
+    }
+
+    pub fn connect(&mut self) {
+        self.run(Duration::from_millis(200));
+        for remote in &self.remotes {
+            assert!(remote.connected || remote.silent, "{:?} is not connected", remote.session);
+        }
+    }
+
+    pub fn counter(&self, id: CounterId) -> u64 {
+        self.link.counter_sum(id)
+    }
+}
+
+impl Remote {
+    fn take(&mut self, now: Time, mut datagram: Vec<u8>) {
+        if self.silent {
+            return;
+        }
+        match self.client.handle_datagram(now, &mut datagram) {
+            Ok(Received::Connected(_)) => self.connected = true,
+            Ok(Received::Rtp(length)) => {
+                let rtp = Rtp::parse(&datagram[..length]).unwrap();
+                assert_eq!(rtp.padding_len, 0, "padding has broken peers");
+                self.seen.push(Seen {
+                    sequence: rtp.sequence,
+                    timestamp: rtp.timestamp,
+                    payload_type: rtp.payload_type,
+                    ssrc: rtp.ssrc,
+                    payload: rtp.payload.to_vec(),
+                    at: now,
+                });
+            }
+            Ok(Received::Rtcp(length)) => {
+                for packet in rtcp::packets(&datagram[..length]) {
+                    match packet {
+                        Rtcp::SenderReport { ssrc, ntp, rtp, .. } => self.reports.push((now, ssrc, ntp.0, rtp)),
+                        Rtcp::Pli { .. } => self.keyframe_requests += 1,
+                        _ => {}
+                    }
+                }
+            }
+            Ok(Received::Nothing) => {}
+            // Over: what comes after the goodbye is of no interest.
+            Err(_) => self.silent = true,
+        }
+    }
+
+    /// The packets of one SSRC.
+    pub fn of(&self, ssrc: u32) -> Vec<&Seen> {
+        self.seen.iter().filter(|seen| seen.ssrc == ssrc).collect()
+    }
+}
+
+/// A publisher of one VP8 track whose payloads say which packet they are.
+pub struct Source {
+    pub remote: usize,
+    pub ssrc: u32,
+    pub payload_type: u8,
+    pub index: u64,
+    pub timestamp: u32,
+    pub frame: u64,
+    pub frames_per_keyframe: u64,
+}
+
+impl Source {
+    pub fn new(remote: usize, ssrc: u32) -> Source {
+        Source { remote, ssrc, payload_type: 96, index: 60_000, timestamp: 1_000, frame: 0, frames_per_keyframe: 30 }
+    }
+
+    /// The next frame's datagrams: `packets` of them, as libwebrtc cuts them (s and s + 1 bytes).
+    pub fn frame(&mut self, world: &World, packets: usize) -> Vec<Vec<u8>> {
+        let keyframe = self.frame % self.frames_per_keyframe == 0;
+        let datagrams = (0..packets)
+            .map(|n| {
+                let mut payload = vec![0u8; if n < packets / 2 { 1_000 } else { 1_001 }];
+                payload[0] = if n == 0 { 0x10 } else { 0x00 };
+                payload[1] = u8::from(!(keyframe && n == 0));
+                payload[8..16].copy_from_slice(&self.index.to_be_bytes());
+                let mut header = [0; 12];
+                let marker = n + 1 == packets;
+                write_header(&mut header, marker, self.payload_type, self.index as u16, self.timestamp, self.ssrc);
+                let mut out = vec![0; 1_100];
+                let client = &world.remotes[self.remote].client;
+                let length = client.seal_rtp(&header, &payload, self.index, &mut out).unwrap();
+                out.truncate(length);
+                self.index += 1;
+                out
+            })
+            .collect();
+        self.frame += 1;
+        self.timestamp = self.timestamp.wrapping_add(3_000);
+        datagrams
+    }
+
+    /// `frames` frames at 30 a second.
+    pub fn play(&mut self, world: &mut World, frames: usize, packets: usize) {
+        for _ in 0..frames {
+            for datagram in self.frame(world, packets) {
+                world.push(self.remote, datagram);
+            }
+            world.run(Duration::from_millis(33));
+        }
+    }
+}
+
+/// What a packet of `Source` carries.
+pub fn number_of(payload: &[u8]) -> u64 {
+    u64::from_be_bytes(payload[8..16].try_into().unwrap())
+}

@@ -1,0 +1,255 @@
+//! The engine's start and end: maps what the supervisor hands over, starts a thread per shard, says ready,
+//! waits for SIGTERM.
+//!
+//! The only file that names a backend. Nothing is opened, bound or created here: everything was made by the
+//! supervisor and outlives this process.
+
+use crate::clock;
+use crate::io::bound::Sockets;
+use crate::io::probe::{Probe, probe};
+use crate::io::socket::Socket;
+use crate::io::uring::Uring;
+use crate::io::Io;
+use crate::shard::directory::Directory;
+use crate::shard::mesh::{Epochs, Inbox, Strays};
+use crate::shard::pool::Pool;
+use crate::shard::table::{Owners, RecordsError, Table, take_ownership};
+use crate::shard::{HandshakeMaker, ReelFile, Shard, Shared};
+use crate::shm::{MapError, Mapping};
+use spillway_proto::limits::SHARDS_MAX;
+use spillway_proto::link::handover::{HANDOVER_VARIABLE, Handover, HandoverError, IoChoice};
+use spillway_proto::link::layout::{EngineFacts, IoKind, LINK_BYTES, Link, LinkError};
+use spillway_proto::session::dtls::{Dtls, DtlsError, Handshake, Identity};
+use spillway_proto::session::record::RECORDS_BYTES;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Instant;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the engine is started by `spillway serve`, not by hand: {HANDOVER_VARIABLE} is not set")]
+    NotHandedOver,
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
+    #[error("the handover is incomplete: {0}")]
+    Incomplete(&'static str),
+    #[error(transparent)]
+    Map(#[from] MapError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+    #[error(transparent)]
+    Identity(#[from] DtlsError),
+    #[error("--io uring was asked for, but io_uring cannot be used: {0}")]
+    Uring(String),
+    #[error("shard {shard} cannot start: {reason}")]
+    Shard { shard: usize, reason: String },
+    #[error("the supervisor did not take our ready line: {0}")]
+    Ready(std::io::Error),
+}
+
+/// Runs the engine until SIGTERM; what went wrong goes to standard error, where the supervisor reads it.
+pub fn run() -> ExitCode {
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("engine: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> Result<(), StartError> {
+    let text = std::env::var(HANDOVER_VARIABLE).map_err(|_| StartError::NotHandedOver)?;
+    let handover = Handover::parse(&text)?;
+    check(&handover)?;
+    let signals = Signals::block();
+    let shards = handover.shards;
+
+    let link_memory = Mapping::shared(adopt(handover.link), LINK_BYTES)?;
+    // JUSTIFICATION: the link is a mapped file.
+    // SAFETY: the mapping has LINK_BYTES and is leaked below: it lives as long as the process.
+    let link = unsafe { Link::attach(link_memory.start().as_ptr(), link_memory.length()) }?;
+    std::mem::forget(link_memory);
+    let records_fd = handover.records.ok_or(StartError::Incomplete("no record segment"))?;
+    let records = Arc::new(Mapping::shared(adopt(records_fd), RECORDS_BYTES)?);
+
+    link.clear_engine_ready();
+    let epoch = link.begin_engine_epoch();
+    take_ownership(&records, shards as u32)?;
+    for shard in 0..shards {
+        link.counters(shard).clear_gauges();
+    }
+    let identity = Arc::new(Identity::new()?);
+    let found = probe();
+    let (kind, why) = choose(handover.io, &found)?;
+
+    let owners = Arc::new(Owners::new(shards as u32));
+    let shared = Arc::new(Shared {
+        link,
+        epoch,
+        owners: Arc::clone(&owners),
+        directory: Directory::new(),
+        epochs: Arc::new(Epochs::new(shards)),
+        pool: Arc::new(Pool::default()),
+        inboxes: (0..shards).map(|_| Inbox::new()).collect(),
+        // A second descriptor of the same eventfd: the shard's backend owns the first.
+        shard_wake: handover.shard_wake.iter().map(|&fd| File::from(duplicate(fd))).collect(),
+        control_wake: File::from(adopt(handover.control_wake)),
+        reel_files: handover.reels.iter().map(|&fd| ReelFile::new(File::from(adopt(fd)))).collect(),
+        stop: AtomicBool::new(false),
+    });
+
+    let (started, starting) = mpsc::channel();
+    let mut threads = Vec::new();
+    for (index, strays) in Strays::mesh(shards).into_iter().enumerate() {
+        let table = Table::new(Arc::clone(&records), Arc::clone(&owners), index)?;
+        let sockets: Vec<OwnedFd> = handover.media.iter().map(|group| adopt(group[index])).collect();
+        let sockets = Sockets::new(sockets, adopt(handover.shard_wake[index]))
+            .map_err(|error| StartError::Shard { shard: index, reason: error.to_string() })?;
+        let core = handover.cores.get(index).copied();
+        let (shared, identity, started) = (Arc::clone(&shared), Arc::clone(&identity), started.clone());
+        let segments = found.gso_segments;
+        let body = move || {
+            pin(core);
+            let maker = handshakes(identity);
+            match kind {
+                IoKind::Uring => match Uring::new(sockets, segments) {
+                    Ok(io) => serve(io, index, shared, table, strays, maker, &started),
+                    Err(error) => _ = started.send((index, Err(error.to_string()))),
+                },
+                IoKind::Socket => {
+                    serve(Socket::new(sockets, segments), index, shared, table, strays, maker, &started);
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name(format!("shard-{index}")).spawn(body);
+        threads.push(thread.map_err(|error| StartError::Shard { shard: index, reason: error.to_string() })?);
+    }
+    for _ in 0..shards {
+        let (shard, outcome) = starting.recv().map_err(|_| StartError::Incomplete("a shard ended at its start"))?;
+        outcome.map_err(|reason| StartError::Shard { shard, reason })?;
+    }
+
+    let gso_segments = if found.gso_segments > 1 { found.gso_segments as u16 } else { 0 };
+    link.set_engine_ready(EngineFacts { fingerprint: identity.fingerprint(), io: kind, gso_segments });
+    let line = format!("ready io={} gso={gso_segments} why={why}\n", kind.name());
+    File::from(adopt(handover.ready)).write_all(line.as_bytes()).map_err(StartError::Ready)?;
+
+    signals.wait();
+    link.clear_engine_ready();
+    shared.stop.store(true, Ordering::SeqCst);
+    shared.wake_all();
+    for thread in threads {
+        let _ = thread.join();
+    }
+    Ok(())
+}
+
+fn serve<I: Io>(
+    io: I,
+    index: usize,
+    shared: Arc<Shared>,
+    table: Table,
+    strays: Strays,
+    maker: HandshakeMaker,
+    started: &mpsc::Sender<(usize, Result<(), String>)>,
+) {
+    let seed = clock::wall().0 ^ u64::from(std::process::id()) << 32;
+    let mut shard = Shard::new(io, index, shared, table, strays, maker, seed);
+    let _ = started.send((index, Ok(())));
+    // A shard that panicked has lost its invariants: the process ends, the supervisor starts another.
+    if catch_unwind(AssertUnwindSafe(|| shard.run())).is_err() {
+        eprintln!("engine: shard {index} failed on a bug of ours; the engine ends and is started anew");
+        std::process::abort();
+    }
+}
+
+fn check(handover: &Handover) -> Result<(), StartError> {
+    let shards = handover.shards;
+    if shards == 0 || shards > SHARDS_MAX {
+        return Err(StartError::Incomplete("the number of shards"));
+    }
+    if handover.shard_wake.len() != shards || handover.media.iter().any(|group| group.len() != shards) {
+        return Err(StartError::Incomplete("a wake descriptor and a socket for every shard"));
+    }
+    Ok(())
+}
+
+/// The backend, and why it was taken, in words for the person who started us.
+fn choose(asked: IoChoice, found: &Probe) -> Result<(IoKind, String), StartError> {
+    match (asked, &found.uring) {
+        (IoChoice::Socket, _) => Ok((IoKind::Socket, "asked for by --io socket".to_owned())),
+        (IoChoice::Uring, Ok(())) => Ok((IoKind::Uring, "asked for by --io uring".to_owned())),
+        (IoChoice::Uring, Err(reason)) => Err(StartError::Uring(reason.to_string())),
+        (IoChoice::Auto, Ok(())) => Ok((IoKind::Uring, "everything it needs works here".to_owned())),
+        (IoChoice::Auto, Err(reason)) => Ok((IoKind::Socket, reason.to_string())),
+    }
+}
+
+fn handshakes(identity: Arc<Identity>) -> HandshakeMaker {
+    Box::new(move |role, fingerprint, now| match Dtls::new(&identity, role, fingerprint, now, Instant::now()) {
+        Ok(dtls) => Ok(Box::new(dtls) as Box<dyn Handshake>),
+        Err(error) => Err(error),
+    })
+}
+
+fn adopt(fd: RawFd) -> OwnedFd {
+    // JUSTIFICATION: descriptors come as numbers from the supervisor.
+    // SAFETY: the handover names each descriptor for this process alone; every number is adopted once.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+fn duplicate(fd: RawFd) -> OwnedFd {
+    // JUSTIFICATION: as in `adopt`; the number is borrowed here and adopted later.
+    // SAFETY: dup of an open descriptor gives a new one that is ours.
+    adopt(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) })
+}
+
+/// A shard stays on its core; where that is not allowed (a container) it runs where it may.
+fn pin(core: Option<usize>) {
+    let Some(core) = core.filter(|&core| core < libc::CPU_SETSIZE as usize) else { return };
+    // JUSTIFICATION: std has no affinity.
+    // SAFETY: a zeroed set is valid, the core is within it, and 0 names the calling thread.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(core, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set);
+    }
+}
+
+/// SIGTERM ends the engine; the terminal's SIGINT is the supervisor's business.
+struct Signals {
+    set: libc::sigset_t,
+}
+
+impl Signals {
+    /// Before any thread is started, so that every thread has the signals blocked.
+    fn block() -> Signals {
+        // JUSTIFICATION: std has no signal masks.
+        // SAFETY: the set is initialised by sigemptyset before it is used.
+        unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut set);
+            libc::sigaddset(&mut set, libc::SIGTERM);
+            libc::sigaddset(&mut set, libc::SIGINT);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+            Signals { set }
+        }
+    }
+
+    fn wait(&self) {
+        let mut signal = 0;
+        while signal != libc::SIGTERM {
+            // JUSTIFICATION: as above.
+            // SAFETY: both pointers are valid for the call.
+            unsafe { libc::sigwait(&self.set, &mut signal) };
+        }
+    }
+}
