@@ -26,12 +26,18 @@ impl Core {
         let epoch = self.shared.epoch;
         for n in 0..max {
             let Some(received) = commands.next(epoch) else { return n > 0 };
-            let (status, answer) = match received {
-                Received::Command(command) => match self.execute(command) {
-                    Ok(answer) => (Status::Done, answer),
-                    Err(status) => (status, Answer::Nothing),
-                },
-                Received::Refused(status) => (status, Answer::Nothing),
+            let command = match received {
+                Received::Command(command) => command,
+                // The ring has answered it already.
+                Received::Refused(_) => {
+                    self.tally.add(CounterId::CommandsRefused, 1);
+                    self.told_control = true;
+                    continue;
+                }
+            };
+            let (status, answer) = match self.execute(command) {
+                Ok(answer) => (Status::Done, answer),
+                Err(status) => (status, Answer::Nothing),
             };
             commands.answer(status, &answer);
             self.tally.add(CounterId::Commands, 1);
