@@ -443,3 +443,29 @@ fn positions_that_cannot_be_are_set_right_by_whoever_attaches() {
         assert_eq!(reader.pop(), Some(event(1)));
     }
 }
+
+#[test]
+fn the_other_side_out_of_range_is_nothing_to_do() {
+    const SLOTS: usize = 4;
+    for far in [SLOTS as u64 + 1, u64::MAX, 1 << 63] {
+        let memory = Plain::zeros(command_ring_words(SLOTS));
+        let mut writer = CommandWriter::<_, SLOTS>::attach(memory.clone());
+        let mut reader = CommandReader::<_, SLOTS>::attach(memory.clone());
+        writer.push(1, &Command::Dump { cursor: 1 }).unwrap();
+        memory.0[HEAD].store(far, Ordering::Relaxed);
+        assert_eq!(reader.next(1), None, "a head {far} ahead");
+        memory.0[HEAD].store(1, Ordering::Relaxed);
+        assert!(matches!(reader.next(1), Some(Received::Command(_))), "nothing was skipped");
+        reader.answer(Status::Done, &Answer::Nothing);
+
+        memory.0[TAIL].store(far, Ordering::Relaxed);
+        assert_eq!(writer.poll_answer(), None, "a tail {far} ahead");
+        memory.0[TAIL].store(1, Ordering::Relaxed);
+        assert_eq!(writer.poll_answer(), Some((0, Status::Done, Answer::Nothing)));
+
+        let memory = Plain::zeros(event_ring_words(SLOTS));
+        let mut writer = EventWriter::<_, SLOTS>::attach(memory.clone());
+        memory.0[TAIL].store(far.wrapping_neg(), Ordering::Relaxed);
+        assert!(!writer.push_or_drop(&event(1)), "a tail {far} behind");
+    }
+}
