@@ -342,7 +342,7 @@ impl Reception {
         let received_interval = self.received - self.received_prior;
         (self.expected_prior, self.received_prior) = (expected, self.received);
         let lost_interval = expected_interval.saturating_sub(received_interval);
-        let fraction = if expected_interval == 0 { 0 } else { (lost_interval << 8) / expected_interval };
+        let fraction = (lost_interval << 8).checked_div(expected_interval).unwrap_or(0);
         let (last_sr, delay_since_sr) = match self.sr {
             None => (0, 0),
             Some((ntp, at)) => (ntp.middle(), ticks(now.since(at), 65_536)),

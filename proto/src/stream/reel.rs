@@ -29,6 +29,7 @@ const PAYLOAD_ALIGN: usize = 16;
 const SR_ATTEMPTS: usize = 8;
 
 const _: () = assert!(DATAGRAM_SIZE_MAX <= SLAB_BYTES && DATAGRAM_SIZE_MAX <= u16::MAX as usize);
+const _: () = assert!(REEL_SLOTS * DATAGRAM_SIZE_MAX <= REEL_BYTES_MAX, "the slots bound the bytes, `trim` need not");
 
 /// Bits of a slot that say what its packet is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -265,19 +266,17 @@ impl ReelWriter {
         true
     }
 
-    /// Drops what need not be kept: all before the newest keyframe, or what is beyond `REEL_BYTES_MAX`, but
-    /// nothing younger than `NACK_WINDOW`.
+    /// Drops what need not be kept: all before the newest keyframe, but nothing younger than `NACK_WINDOW`.
     pub fn trim(&mut self, now: Time, slabs: &mut impl Slabs) {
         let entry = if self.keyframe > self.tail { self.keyframe - 1 } else { self.head };
-        self.drop_older(now, entry, None, slabs);
-        self.drop_older(now, self.head, Some(REEL_BYTES_MAX), slabs);
+        self.drop_older(now, entry, slabs);
     }
 
-    /// Drops packets before `limit` that are older than the window, down to `bytes_kept` if that is given.
-    fn drop_older(&mut self, now: Time, limit: u64, bytes_kept: Option<usize>, slabs: &mut impl Slabs) {
+    /// Drops packets before `limit` that are older than the window.
+    fn drop_older(&mut self, now: Time, limit: u64, slabs: &mut impl Slabs) {
         let oldest = now - NACK_WINDOW;
         let mut index = self.tail;
-        while index < limit && bytes_kept.is_none_or(|kept| self.bytes > kept) {
+        while index < limit {
             if let Some(found) = self.find(index) {
                 if found.arrival >= oldest {
                     return;
@@ -351,7 +350,7 @@ impl ReelWriter {
         if self.current.is_none() || self.write_offset + length.max(1) > SLAB_BYTES {
             let taken = slabs.take().or_else(|| {
                 self.trim(now, slabs);
-                self.drop_older(now, self.head, None, slabs);
+                self.drop_older(now, self.head, slabs);
                 slabs.take()
             });
             let slab = taken.filter(|slab| (*slab as usize) < SLABS_PER_STREAM_MAX)?;
