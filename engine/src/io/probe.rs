@@ -132,7 +132,7 @@ pub fn probe() -> Probe {
 fn takes_gso(segments: usize) -> bool {
     let Ok((sockets, address)) = private_socket() else { return false };
     let mut io = Socket::new(sockets, segments);
-    talk_to_itself(&mut io, address, segments) && io.tally().one_by_one == 0
+    talk_to_itself(&mut io, address, segments)
 }
 
 fn try_uring(gso_segments: usize) -> Result<(), UringError> {
@@ -144,7 +144,7 @@ fn try_uring(gso_segments: usize) -> Result<(), UringError> {
     Err(UringError::Silent)
 }
 
-/// Sends one run to its own socket and receives it.
+/// Sends one run to its own socket, as one send, and receives it.
 fn talk_to_itself(io: &mut impl Io, address: SocketAddr, segments: usize) -> bool {
     let path = Path { local: address, remote: address };
     let length = segments * PROBE_SEGMENT;
@@ -158,7 +158,7 @@ fn talk_to_itself(io: &mut impl Io, address: SocketAddr, segments: usize) -> boo
     io.submit();
     let deadline = io.now() + Duration::from_secs(1);
     let mut got = 0;
-    while got < segments && io.now() < deadline && io.tally().dropped == 0 {
+    while got < segments && io.now() < deadline && io.tally().dropped + io.tally().one_by_one == 0 {
         io.park(Some(deadline));
         let mut whole = 0;
         io.receive(segments, |datagram| whole += usize::from(datagram.bytes.len() == PROBE_SEGMENT && datagram.path() == path));

@@ -156,7 +156,13 @@ impl Io for Socket {
     }
 
     fn park(&mut self, until: Option<Time>) {
-        self.finish();
+        if self.unfinished.is_some() {
+            self.finish();
+            if self.unfinished.is_none() {
+                // The caller got no buffer because of this run; now there is one.
+                return;
+            }
+        }
         let mut polled = [libc::pollfd { fd: -1, events: 0, revents: 0 }; SOCKETS_PER_SHARD_MAX + 1];
         polled[0] = libc::pollfd { fd: self.sockets.wake(), events: libc::POLLIN, revents: 0 };
         for (place, socket) in polled[1..].iter_mut().zip(self.sockets.list()) {

@@ -215,6 +215,7 @@ pub(super) fn the_rest_of_a_run_holds_back_the_next<B: Backend>() {
         pair.io.park(Some(deadline));
         pair.io.submit();
     }
+    assert!(clock::now() < deadline, "slept though the run was out");
     for part in 1..3 {
         assert_eq!(pair.arrived(), (100 * part..100 * part + 100).map(pattern).collect::<Vec<_>>());
     }

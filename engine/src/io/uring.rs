@@ -324,7 +324,12 @@ impl Io for Uring {
     fn park(&mut self, until: Option<Time>) {
         if !mem::take(&mut self.woken) {
             self.arm();
+            let waited = !self.waiting.is_empty();
             self.flush();
+            if waited && self.waiting.is_empty() {
+                // The caller got no buffer because of these runs; now there is one.
+                return;
+            }
             self.wait(until);
             if !mem::take(&mut self.woken) {
                 return;
