@@ -317,13 +317,14 @@ mod tests {
     #[test]
     fn a_child_is_ready_when_it_says_so_and_its_death_is_seen() {
         let mut child =
-            shell("echo last words; echo \"ready io=uring gso=64 why=the best there is\" >&$READY_FD; exec sleep 60");
+            shell("echo last words; echo \"ready io=uring gso=64 why=the best there is\" >/dev/fd/$READY_FD; exec sleep 60");
         child.start_at(Instant::now());
         child.on_time(Instant::now());
         assert_eq!(child.ready_pid(), None, "running is not ready");
         let ready = loop {
             wait_for(&child);
             child.on_output();
+            assert!(child.on_exit(Instant::now()).is_none(), "{:?}", child.last_words());
             if let Some(ready) = child.on_ready() {
                 break ready;
             }
