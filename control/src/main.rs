@@ -19,6 +19,8 @@ fn main() -> ExitCode {
         None => supervisor::run(cli.serve),
         Some(Command::Serve(args)) => supervisor::run(args),
         Some(Command::Token(args)) => cli::token::run(args),
+        Some(Command::Publish(args)) => cli::publish::run(args),
+        Some(Command::Play(args)) => cli::play::run(args),
         Some(Command::Stop(args)) => cli::stop::run(args),
         Some(Command::Restart(args)) => cli::restart::run(args),
         Some(Command::Version) => {

@@ -1,6 +1,9 @@
 //! The command line: what can be said, and what `--help` teaches. Each subcommand's work stands in its own
 //! file; `serve` is the supervisor's.
 
+pub mod play;
+pub mod publish;
+mod remote;
 pub mod restart;
 pub mod stop;
 pub mod token;
@@ -43,6 +46,8 @@ impl From<Exit> for ExitCode {
   spillway                                              serve on loopback; then press p for a synthetic publisher
   spillway token --room demo --role view                a token for one viewer
   spillway serve --http 0.0.0.0:7080 --media 0.0.0.0:7081 --announce 203.0.113.5
+  spillway publish synthetic demo                       a publisher without a camera
+  spillway play demo --seconds 5 --json                 a viewer without a screen
   spillway restart engine                               viewers see picture again by themselves
   spillway stop
 
@@ -63,6 +68,10 @@ pub enum Command {
     Serve(ServeArgs),
     /// Print a token for one room and role (works with no node running)
     Token(token::TokenArgs),
+    /// Publish without a camera
+    Publish(publish::PublishArgs),
+    /// Watch without a screen, and say what arrived
+    Play(play::PlayArgs),
     /// Stop the node that runs on a data directory
     Stop(DataArgs),
     /// Restart one of a node's processes

@@ -59,7 +59,7 @@ fn new_sub(role: Role) -> String {
     format!("{}-{}", role.name(), auth::hex(&random))
 }
 
-fn parse_room(text: &str) -> Result<String, String> {
+pub fn parse_room(text: &str) -> Result<String, String> {
     if auth::is_room_name(text) {
         Ok(text.to_owned())
     } else {
