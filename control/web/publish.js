@@ -512,9 +512,8 @@ $("#token-form").addEventListener("submit", (event) => {
 
 const watchPath = `${location.origin}/watch/${encodeURIComponent(room)}`;
 setText($("#link"), watchPath);
-setText($("#share-hint"), viewToken
-  ? "The copied link carries the view token: whoever has it can watch."
-  : `Viewers also need a token: spillway token --room ${room} --role view`);
+setText($("#share-hint"), viewToken ? "The copied link carries the view token: whoever has it can watch." : "Viewers also need a token:");
+setText($("#share-command"), viewToken ? "" : `spillway token --room ${room} --role view`);
 wireCopy($("#copy-link"), () => (viewToken ? `${watchPath}#token=${viewToken}` : watchPath));
 
 // ---------------------------------------------------------------- start

@@ -187,6 +187,7 @@ export class Keeper {
     this.server = null;
     this.epoch = null;
     this.epochAt = -Infinity;
+    this.obstacle = null;
     this.backoff = new Backoff();
     this.onlineAgain = () => this.hurry();
   }
@@ -195,6 +196,7 @@ export class Keeper {
     if (this.running) return;
     this.running = true;
     this.wasLive = false;
+    this.obstacle = null;
     this.backoff.reset();
     this.watcher = setInterval(() => this.watch(), WATCH_EVERY_MS);
     addEventListener("online", this.onlineAgain);
@@ -233,7 +235,8 @@ export class Keeper {
   async attempt() {
     clearTimeout(this.timer);
     this.timer = null;
-    this.set(this.wasLive ? "reconnecting" : "connecting", this.wasLive ? { title: "Reconnecting", text: "" } : {});
+    // What stood in the way last time is still the best explanation, until the link is up.
+    this.set(this.wasLive ? "reconnecting" : "connecting", this.obstacle ?? {});
     this.counted = 0;
     this.countedAt = null;
     this.unheardSince = null;
@@ -309,7 +312,8 @@ export class Keeper {
       this.epochAt = now;
     }
     // The stream came: no need to wait for the end of Retry-After, but not all viewers in the same instant.
-    if (this.running && this.kind === "whep" && server.live && this.state === "waiting" && this.timer !== null) {
+    const came = server.live && before?.live === false;
+    if (this.running && this.kind === "whep" && came && this.state === "waiting" && this.timer !== null) {
       clearTimeout(this.timer);
       this.timer = setTimeout(() => this.attempt(), 300 * Math.random());
     }
@@ -338,12 +342,14 @@ export class Keeper {
     const now = performance.now();
     if (link.connectedAt === null) {
       if (link.pc.connectionState === "failed" || now - link.openedAt > CONNECT_MAX_MS) {
-        this.renew("connect", link.candidates === 0 ? NO_INTERFACE : NO_PATH);
+        this.obstacle = link.candidates === 0 ? NO_INTERFACE : NO_PATH;
+        this.renew("connect", this.obstacle);
       } else if (link.candidates === 0 && now - link.openedAt > GATHER_MAX_MS) {
-        this.set("connecting", NO_INTERFACE);
+        this.set(this.state, NO_INTERFACE);
       }
       return;
     }
+    this.obstacle = null;
     const count = this.kind === "whep" ? numbers.packetsReceived : numbers.heard;
     if (count > this.counted) {
       this.counted = count;

@@ -62,6 +62,7 @@ test("the median of ages does not jump at the seam of the loop", () => {
   assert.equal(medianAge([]), null);
   assert.equal(medianAge([90, 5000, 110, 100, 95]), 100);
   assert.equal(medianAge([9_990, 10, 9_995, 5, 0]), 0);
+  assert.equal(medianAge([10, 9_990, 9_995, 5, 0]), 0);
 });
 
 test("backoff doubles, keeps its bounds and starts again after reset", () => {
