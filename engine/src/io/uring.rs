@@ -589,4 +589,24 @@ mod tests {
     }
 
     suite::suite!(Uring);
+
+    #[test]
+    fn every_receive_buffer_comes_back() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (local, remote) = (socket.local_addr().unwrap(), socket.try_clone().unwrap());
+        let mut io = Uring::start(Sockets::new(vec![socket.into()], suite::eventfd()).unwrap(), 64);
+        // Whole, malformed and empty ones, more than there are buffers.
+        let lengths = [100, DATAGRAM_SIZE_MAX + 1, 0];
+        let total = 2 * RECEIVE_BUFFERS;
+        for index in 0..total {
+            remote.send_to(&vec![0; lengths[index % 3]], local).unwrap();
+        }
+        let deadline = clock::now() + std::time::Duration::from_secs(20);
+        while io.tally().received + io.tally().malformed < total as u64 && clock::now() < deadline {
+            io.park(Some(deadline));
+            io.receive(64, |_| ());
+        }
+        assert!(clock::now() < deadline);
+        assert_eq!(usize::from(io.inlets[0].tail), RECEIVE_BUFFERS + total);
+    }
 }
