@@ -177,6 +177,7 @@ impl Child {
             command.env(variable, value);
         }
         ChildSetup { keep: self.keep.clone(), cores: self.plan.cores.clone() }.apply(&mut command);
+        self.words.clear();
         let mut process = command.spawn()?;
         // It is not reaped yet, so that its pid is still its own.
         match Pidfd::open(process.id()) {

@@ -262,6 +262,8 @@ impl Supervisor {
                     self.keys.as_ref().map(Keys::apply);
                 }
                 libc::SIGQUIT => self.quit("SIGQUIT"),
+                // timeout(1) sends it twice; the second one is no impatience.
+                libc::SIGTERM if self.stop.is_some() => {}
                 libc::SIGTERM => self.quit("SIGTERM"),
                 _ => self.quit("Ctrl-C"),
             }
@@ -455,7 +457,7 @@ impl Supervisor {
         let is_first = self.node.is_none();
         if is_whole && self.stop.is_none() {
             let status =
-                format!("ready: http {}, media {}, io {}, {} shards", node.http, node.media, node.io, node.shards);
+                format!("ready: http {}, media {}, io {}, shards {}", node.http, node.media, node.io, node.shards);
             if is_first {
                 self.notify.ready(&status);
             } else {
