@@ -310,7 +310,7 @@ impl Supervisor {
             }
             Some(stop) => {
                 stop.is_forced = true;
-                warn(format!("{why} again: killing what still runs"));
+                warn(format!("{why} while stopping: killing what still runs"));
                 for child in self.children() {
                     child.signal(libc::SIGKILL);
                 }
