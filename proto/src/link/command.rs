@@ -15,7 +15,13 @@
 //! ```
 
 use crate::id::{Codec, FeedId, SessionId, Side, StreamId, TrackId};
-use crate::limits::{ICE_PWD_CHARS, NOTE_BYTES, UFRAG_RANDOM_CHARS};
+use crate::limits::{COMMAND_SLOT_BYTES, ICE_PWD_CHARS, NOTE_BYTES, UFRAG_RANDOM_CHARS};
+
+pub use super::codec::dump_fits;
+
+/// Room for a command's body, and for an answer's, as in the picture above.
+pub const COMMAND_BODY_BYTES: usize = COMMAND_SLOT_BYTES / 2 - 24;
+pub const ANSWER_BODY_BYTES: usize = COMMAND_SLOT_BYTES / 2 - 8;
 
 /// What control tells about a session and gets back by `dump`; the engine never reads it.
 pub type Note = [u8; NOTE_BYTES];

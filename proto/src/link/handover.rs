@@ -1,1 +1,302 @@
-//! Not written yet.
+//! The handover: what the supervisor tells a child it starts, in the one environment variable
+//! `SPILLWAY_HANDOVER`. Numbers of inherited descriptors and where to run; nothing secret.
+//!
+//! ```text
+//!    v=1 link=3 records=4 ready=5 shard_wake=6,7 control_wake=8 media=9,10;11,12 reels=20-1043 http=12
+//!    io=auto shards=2 cores=0,1
+//! ```
+//!
+//! Lists are numbers and ranges (`20-1043`) with commas; `media` has a group of sockets per `--media` address,
+//! one socket per shard. A field that does not apply (records, for control) is left out. Nothing here opens, closes or checks a
+//! descriptor.
+
+use crate::limits::{PUBLISHERS_MAX, SHARDS_MAX};
+use std::fmt::Write as _;
+
+/// The environment variable's name.
+pub const HANDOVER_VARIABLE: &str = "SPILLWAY_HANDOVER";
+const HANDOVER_VERSION: i32 = 1;
+/// One address per family.
+const MEDIA_GROUPS_MAX: usize = 2;
+/// No list is longer than that of the reels.
+const LIST_MAX: usize = PUBLISHERS_MAX;
+/// Every reel's number by itself, and the rest: longer is no handover.
+const TEXT_BYTES_MAX: usize = 16 * 1_024;
+
+/// `--io`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum IoChoice {
+    /// uring where it works, else socket.
+    #[default]
+    Auto,
+    Uring,
+    Socket,
+}
+
+impl IoChoice {
+    pub const fn name(self) -> &'static str {
+        match self {
+            IoChoice::Auto => "auto",
+            IoChoice::Uring => "uring",
+            IoChoice::Socket => "socket",
+        }
+    }
+    pub fn from_name(name: &str) -> Option<IoChoice> {
+        [IoChoice::Auto, IoChoice::Uring, IoChoice::Socket].into_iter().find(|choice| choice.name() == name)
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Handover {
+    pub link: i32,
+    /// The record segment, which holds keys: the engine only.
+    pub records: Option<i32>,
+    /// The child writes here once, when it is ready.
+    pub ready: i32,
+    /// Eventfd per shard: wakes the parked shard.
+    pub shard_wake: Vec<i32>,
+    /// Eventfd that wakes control.
+    pub control_wake: i32,
+    /// Per `--media` address, one socket per shard: the engine only.
+    pub media: Vec<Vec<i32>>,
+    /// The reel file of each stream, by the stream's index.
+    pub reels: Vec<i32>,
+    /// The listening HTTP socket: control only.
+    pub http: Option<i32>,
+    pub io: IoChoice,
+    pub shards: usize,
+    /// Cores to run on: of the engine one per shard. Empty: anywhere.
+    pub cores: Vec<usize>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum HandoverError {
+    #[error("{HANDOVER_VARIABLE} is longer than {TEXT_BYTES_MAX} bytes: it was not written by `spillway serve`")]
+    TooLong,
+    #[error("{HANDOVER_VARIABLE}: `{0}` is not of the form field=value")]
+    NoField(String),
+    #[error("{HANDOVER_VARIABLE}: unknown field `{0}`: supervisor and child are of different builds")]
+    Unknown(String),
+    #[error("{HANDOVER_VARIABLE}: field `{0}` stands there twice")]
+    Twice(&'static str),
+    #[error("{HANDOVER_VARIABLE}: field `{0}` is missing: start children with `spillway serve`, not by hand")]
+    Missing(&'static str),
+    #[error("{HANDOVER_VARIABLE}: field `{field}` has the value `{value}`, {wanted} was expected")]
+    Value { field: &'static str, value: String, wanted: &'static str },
+}
+
+const FIELDS: [&str; 12] = [
+    "v", "link", "records", "ready", "shard_wake", "control_wake", "media", "reels", "http", "io", "shards", "cores",
+];
+
+/// The fields' texts, each at most once.
+struct Fields<'a>([Option<&'a str>; FIELDS.len()]);
+
+impl<'a> Fields<'a> {
+    fn split(text: &'a str) -> Result<Fields<'a>, HandoverError> {
+        if text.len() > TEXT_BYTES_MAX {
+            return Err(HandoverError::TooLong);
+        }
+        let mut fields = Fields([None; FIELDS.len()]);
+        for part in text.split_ascii_whitespace() {
+            let (name, value) = part.split_once('=').ok_or_else(|| HandoverError::NoField(part.into()))?;
+            let (known, place) = (FIELDS.iter().zip(&mut fields.0))
+                .find(|(known, _)| **known == name)
+                .ok_or_else(|| HandoverError::Unknown(name.into()))?;
+            if place.replace(value).is_some() {
+                return Err(HandoverError::Twice(known));
+            }
+        }
+        Ok(fields)
+    }
+
+    fn optional(&self, field: &'static str) -> Option<&'a str> {
+        FIELDS.iter().zip(&self.0).find(|(known, _)| **known == field).and_then(|(_, value)| *value)
+    }
+    fn text(&self, field: &'static str) -> Result<&'a str, HandoverError> {
+        self.optional(field).ok_or(HandoverError::Missing(field))
+    }
+    fn number(&self, field: &'static str) -> Result<i32, HandoverError> {
+        number(field, self.text(field)?)
+    }
+    fn optional_number(&self, field: &'static str) -> Result<Option<i32>, HandoverError> {
+        self.optional(field).map(|value| number(field, value)).transpose()
+    }
+    fn list(&self, field: &'static str) -> Result<Vec<i32>, HandoverError> {
+        list(field, self.optional(field).unwrap_or(""))
+    }
+}
+
+fn wrong(field: &'static str, value: &str, wanted: &'static str) -> HandoverError {
+    HandoverError::Value { field, value: value.into(), wanted }
+}
+
+fn number(field: &'static str, value: &str) -> Result<i32, HandoverError> {
+    value.parse().ok().filter(|number| *number >= 0).ok_or_else(|| wrong(field, value, "a number from 0 on"))
+}
+
+fn list(field: &'static str, value: &str) -> Result<Vec<i32>, HandoverError> {
+    let mut numbers = Vec::new();
+    for item in value.split(',').filter(|item| !item.is_empty()) {
+        let (first, last) = match item.split_once('-') {
+            Some((first, last)) => (number(field, first)?, number(field, last)?),
+            None => (number(field, item)?, number(field, item)?),
+        };
+        let length = i64::from(last) - i64::from(first) + 1;
+        if length < 1 || length > (LIST_MAX - numbers.len()) as i64 {
+            return Err(wrong(field, item, "a range, and no more numbers than there are streams,"));
+        }
+        numbers.extend(first..=last);
+    }
+    Ok(numbers)
+}
+
+impl Handover {
+    pub fn to_text(&self) -> String {
+        let mut text = format!("v={HANDOVER_VERSION} link={}", self.link);
+        let mut field = |name: &str, value: String| {
+            if !value.is_empty() {
+                // Writing to a String cannot fail.
+                let _ = write!(text, " {name}={value}");
+            }
+        };
+        field("records", self.records.map_or(String::new(), |number| number.to_string()));
+        field("ready", self.ready.to_string());
+        field("shard_wake", ranges(&self.shard_wake));
+        field("control_wake", self.control_wake.to_string());
+        field("media", self.media.iter().map(|group| ranges(group)).collect::<Vec<_>>().join(";"));
+        field("reels", ranges(&self.reels));
+        field("http", self.http.map_or(String::new(), |number| number.to_string()));
+        field("io", self.io.name().into());
+        field("shards", self.shards.to_string());
+        field("cores", self.cores.iter().map(usize::to_string).collect::<Vec<_>>().join(","));
+        text
+    }
+
+    pub fn parse(text: &str) -> Result<Handover, HandoverError> {
+        let fields = Fields::split(text)?;
+        if fields.number("v")? != HANDOVER_VERSION {
+            return Err(wrong("v", fields.text("v")?, "1 (supervisor and child of the same build)"));
+        }
+        let shards = usize::try_from(fields.number("shards")?).unwrap_or(0);
+        if !(1..=SHARDS_MAX).contains(&shards) {
+            return Err(wrong("shards", fields.text("shards")?, "1 to 64"));
+        }
+        let per_shard = |field: &'static str, numbers: Vec<i32>| {
+            if numbers.len() == shards {
+                Ok(numbers)
+            } else {
+                Err(wrong(field, &ranges(&numbers), "one number per shard"))
+            }
+        };
+        let media = fields.optional("media").map_or(Ok(Vec::new()), |groups| {
+            let media = groups.split(';').map(|group| per_shard("media", list("media", group)?));
+            media.collect::<Result<Vec<_>, _>>()
+        })?;
+        if media.len() > MEDIA_GROUPS_MAX {
+            return Err(wrong("media", fields.text("media")?, "at most one group per address family"));
+        }
+        Ok(Handover {
+            link: fields.number("link")?,
+            records: fields.optional_number("records")?,
+            ready: fields.number("ready")?,
+            shard_wake: per_shard("shard_wake", fields.list("shard_wake")?)?,
+            control_wake: fields.number("control_wake")?,
+            media,
+            reels: fields.list("reels")?,
+            http: fields.optional_number("http")?,
+            io: IoChoice::from_name(fields.text("io")?)
+                .ok_or_else(|| wrong("io", fields.text("io").unwrap_or(""), "auto, uring or socket"))?,
+            shards,
+            cores: fields.list("cores")?.into_iter().filter_map(|core| usize::try_from(core).ok()).collect(),
+        })
+    }
+}
+
+/// Numbers with commas; runs of three and more as a range.
+fn ranges(numbers: &[i32]) -> String {
+    let mut text = String::new();
+    for run in numbers.chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
+        let separator = if text.is_empty() { "" } else { "," };
+        // Writing to a String cannot fail.
+        let _ = match run {
+            [first, _, .., last] => write!(text, "{separator}{first}-{last}"),
+            [first, second] => write!(text, "{separator}{first},{second}"),
+            [first] => write!(text, "{separator}{first}"),
+            [] => Ok(()),
+        };
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn engine() -> Handover {
+        Handover {
+            link: 3,
+            records: Some(4),
+            ready: 5,
+            shard_wake: vec![6, 7],
+            control_wake: 8,
+            media: vec![vec![9, 10], vec![11, 12]],
+            reels: (20..=1043).collect(),
+            http: None,
+            io: IoChoice::Uring,
+            shards: 2,
+            cores: vec![0, 1],
+        }
+    }
+
+    #[test]
+    fn text_and_back() {
+        let engine = engine();
+        assert_eq!(
+            engine.to_text(),
+            "v=1 link=3 records=4 ready=5 shard_wake=6,7 control_wake=8 media=9,10;11,12 reels=20-1043 io=uring \
+             shards=2 cores=0,1"
+        );
+        assert_eq!(Handover::parse(&engine.to_text()), Ok(engine.clone()));
+        let control = Handover {
+            records: None,
+            media: vec![],
+            reels: vec![9, 4, 5, 6, 1],
+            http: Some(30),
+            io: IoChoice::Auto,
+            cores: vec![],
+            ..engine
+        };
+        assert_eq!(Handover::parse(&control.to_text()), Ok(control));
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        let good = engine().to_text();
+        let cases = [
+            ("link=3", "link=x", "field `link`"),
+            ("link=3", "link=-3", "field `link`"),
+            ("link=3 ", "", "field `link` is missing"),
+            ("ready=5", "ready=5 ready=6", "field `ready` stands there twice"),
+            ("shard_wake=6,7", "shard_wake=6", "field `shard_wake`"),
+            ("media=9,10;", "media=9;", "field `media`"),
+            ("media=", "media=1,2;3,4;", "field `media`"),
+            ("reels=20-1043", "reels=20-1044", "field `reels`"),
+            ("reels=20-1043", "reels=20-19", "field `reels`"),
+            ("reels=20-1043", "reels=0-2147483647,0-2147483647", "field `reels`"),
+            ("io=uring", "io=xdp", "field `io`"),
+            ("shards=2", "shards=0", "field `shards`"),
+            ("shards=2", "shards=65", "field `shards`"),
+            ("v=1", "v=2", "field `v`"),
+            ("v=1", "v=1 colour=blue", "unknown field `colour`"),
+            ("v=1", "v=1 nonsense", "`nonsense` is not of the form"),
+        ];
+        for (from, to, expected) in cases {
+            let text = good.replacen(from, to, 1);
+            assert_ne!(text, good);
+            let error = Handover::parse(&text).expect_err(&text).to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+        assert_eq!(Handover::parse(&"x=1 ".repeat(5_000)), Err(HandoverError::TooLong));
+    }
+}
