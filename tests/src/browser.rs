@@ -73,7 +73,7 @@ impl Browser {
             flags.push("--allow-loopback-in-peer-connection".to_owned());
         }
         let options = json!({"args": flags, "binary": "/usr/bin/chromium"});
-        let wanted = json!({"capabilities": {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}});
+        let wanted = json!({"capabilities": {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}}});
         let mut browser = Browser { driver, agent, session: base, focus: RefCell::default(), _profile: profile };
         let made = browser.post("/session", &wanted);
         let id = made["sessionId"].as_str().unwrap_or_else(|| panic!("{made}")).to_owned();
@@ -88,6 +88,15 @@ impl Browser {
         let page = Page { browser: self, handle: made["handle"].as_str().unwrap_or_default().to_owned() };
         page.go(url);
         page
+    }
+
+    /// What the browser itself found wrong on any page: broken rules of the content policy, uncaught errors,
+    /// requests that were refused.
+    pub fn complaints(&self) -> Vec<String> {
+        let entries = self.post("/se/log", &json!({"type": "browser"}));
+        let is_severe = |entry: &&Value| entry["level"] == "SEVERE";
+        let text = |entry: &Value| entry["message"].as_str().unwrap_or_default().to_owned();
+        entries.as_array().map(|entries| entries.iter().filter(is_severe).map(text).collect()).unwrap_or_default()
     }
 
     fn get(&self, path: &str) -> Value {
