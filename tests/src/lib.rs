@@ -3,5 +3,11 @@
 //!
 //! Nothing here decides what is right; the tests do.
 
+pub mod browser;
+pub mod http;
+pub mod kernel;
+pub mod node;
+pub mod wait;
+
 #[cfg(test)]
 mod tidy;

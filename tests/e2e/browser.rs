@@ -1,0 +1,98 @@
+//! Goal: a real browser publishes its camera through the engine and others show it: pictures of the right size,
+//! sound, GCM on both sides; a takeover keeps viewers; the synthetic clip's clock gives a latency.
+//! Method: Chromium with a fake camera, our own pages, the browser's own statistics.
+
+use serde_json::Value;
+use spillway_tests::browser::{Browser, Page};
+use spillway_tests::node::{Machine, Node};
+use spillway_tests::wait::{seconds, until};
+use std::time::Duration;
+
+/// A publish page that is live with the fake camera at 640x360: small enough for two cores that also decode.
+pub fn camera<'b>(browser: &'b Browser, node: &Node, room: &str, token: &str) -> Page<'b> {
+    let page = browser.open(&format!("{}/publish/{room}#token={token}", node.http.base()));
+    page.until("the page is loaded", seconds(10), "return Boolean(window.spillway)");
+    page.run("document.querySelector('#quality').value = '360'; spillway.start('camera')");
+    page.until("the camera is live", seconds(20), "return spillway.state === 'live' && spillway.live?.live === true");
+    page
+}
+
+fn watch<'b>(browser: &'b Browser, node: &Node, room: &str) -> Page<'b> {
+    browser.open(&format!("{}/watch/{room}#token={}", node.http.base(), node.token(room, "view")))
+}
+
+/// The page shows new pictures from now on.
+pub fn decodes(page: &Page<'_>, patience: Duration) {
+    page.until("the page is live", patience, "return spillway.state === 'live'");
+    let before = page.stats()["framesDecoded"].as_u64().unwrap_or_default();
+    page.until("pictures are decoded", patience, &format!("return (await spillway.stats()).framesDecoded > {before} + 15"));
+}
+
+fn is_gcm(stats: &Value) -> bool {
+    stats["srtpCipher"].as_str().is_some_and(|cipher| cipher.contains("GCM"))
+}
+
+#[test]
+fn two_viewers_see_and_hear_a_camera_and_a_takeover_keeps_them() {
+    let _machine = Machine::alone();
+    let node = Node::start();
+    let browser = Browser::start();
+    let token = node.token_of("demo", "publish", &["--sub", "ada"]);
+    let publisher = camera(&browser, &node, "demo", &token);
+    let viewers = [watch(&browser, &node, "demo"), watch(&browser, &node, "demo")];
+    for viewer in &viewers {
+        decodes(viewer, seconds(20));
+        viewer.until("the picture has the camera's size", seconds(15), "const s = await spillway.stats(); return s.frameWidth === 640 && s.frameHeight === 360");
+        viewer.run("spillway.unmute()");
+        viewer.until("sound arrives", seconds(15), "return (await spillway.stats()).audioEnergy > 0");
+        let stats = viewer.stats();
+        assert!(is_gcm(&stats), "{stats}");
+        assert_eq!((&stats["dtlsState"], &stats["posts"]), (&"connected".into(), &1.into()), "{stats}");
+    }
+    let stats = publisher.stats();
+    assert!(is_gcm(&stats), "{stats}");
+    until("the publisher is told of its viewers", seconds(5), || match publisher.run("return spillway.live") {
+        live if live["viewers"] == 2 && live["received"]["bitrate_bps"].as_u64() > Some(0) => Ok(()),
+        live => Err(live.to_string()),
+    });
+
+    // The same token in another window: it is live at once, the first gives way, viewers see on.
+    let second = camera(&browser, &node, "demo", &token);
+    publisher.until("the first publisher is told", seconds(15), "return spillway.state === 'taken'");
+    for viewer in &viewers {
+        decodes(viewer, seconds(10));
+        let stats = viewer.stats();
+        assert_eq!(stats["posts"], 1, "a viewer had to come again: {stats} {}", viewer.report());
+    }
+    assert_eq!(second.run("return spillway.state"), "live", "{}", second.report());
+}
+
+/// A synthetic publisher, watched: pictures, sound, and how old they are.
+fn latency_of(codec: &str) {
+    let _machine = Machine::alone();
+    let node = Node::start();
+    let _publisher = node.publish("demo", codec);
+    let browser = Browser::start();
+    let viewer = watch(&browser, &node, "demo");
+    decodes(&viewer, seconds(20));
+    let latency = viewer.until("the clock in the picture is read", seconds(10), "return (await spillway.stats()).latencyMs");
+    println!("{codec}: {latency} ms from end to end");
+    // Read modulo 10 s: a wrong reading would be anywhere in between.
+    assert!(latency.as_u64() < Some(2_000), "{latency} ms");
+    let stats = viewer.stats();
+    assert_eq!((&stats["frameWidth"], &stats["frameHeight"]), (&640.into(), &360.into()), "{stats}");
+    assert!(stats["codec"].as_str().is_some_and(|found| found.eq_ignore_ascii_case(codec)), "{stats}");
+    assert_eq!(stats["packetsLost"], 0, "{stats}");
+    viewer.run("spillway.unmute()");
+    viewer.until("the beep is heard", seconds(10), "return (await spillway.stats()).audioEnergy > 0");
+}
+
+#[test]
+fn the_synthetic_h264_clip_shows_its_latency() {
+    latency_of("h264");
+}
+
+#[test]
+fn the_synthetic_vp8_clip_shows_its_latency() {
+    latency_of("vp8");
+}

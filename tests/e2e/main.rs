@@ -1,0 +1,16 @@
+//! Goal: what Spillway promises holds from end to end, for scripts, for players and in a real browser.
+//! Method: the built binary on ports of its own, our headless publisher and viewer, real Chromium with a fake
+//! camera. Conditions are polled against a deadline; nothing sleeps for a fixed time.
+
+mod answers;
+mod browser;
+mod first_picture;
+mod lifecycle;
+mod pages;
+mod restart;
+
+/// Offers of real publishers and players, as proto's own tests read them.
+mod offers {
+    pub const PUBLISH: &str = include_str!("../../proto/src/sdp/fixtures/obs_publish.sdp");
+    pub const VIEW: &str = include_str!("../../proto/src/sdp/fixtures/chromium_view.sdp");
+}

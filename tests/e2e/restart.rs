@@ -1,0 +1,142 @@
+//! Goal: control may be killed at any moment and no viewer loses a packet; the engine may be killed and
+//! everybody has picture again within 10 s.
+//! Method: kill -9 by the pids of node.json, mid-stream; `play` counts packets, Chromium shows pages that nobody
+//! touches.
+
+use crate::browser::{camera, decodes};
+use crate::offers::PUBLISH;
+use spillway_proto::link::counters::CounterId;
+use spillway_tests::browser::Browser;
+use spillway_tests::kernel::kill_9;
+use spillway_tests::node::{Machine, Node};
+use spillway_tests::wait::{seconds, until};
+use std::time::Instant;
+
+#[test]
+fn control_is_killed_three_times_and_no_viewer_loses_a_packet() {
+    let _machine = Machine::alone();
+    let node = Node::start();
+    let _publisher = node.publish("demo", "h264");
+    let admin = node.token("demo", "admin");
+    let epoch = node.http.live("demo", &admin)["epoch"].clone();
+    let viewers: Vec<_> = (0..2).map(|_| node.begin(&["play", "demo", "--seconds", "12", "--json"])).collect();
+    let counters = node.counters();
+    let began = Instant::now();
+    until("publisher and viewers are connected", seconds(10), || match counters.sum(CounterId::SessionsConnected) {
+        3 => Ok(()),
+        count => Err(count.to_string()),
+    });
+    for round in 1..=3 {
+        let control = node.pid("control_pid");
+        let engine = node.pid("engine_pid");
+        kill_9(control);
+        node.next_pid("control_pid", control);
+        // A new control knows at once who is there: it asks the engine before it answers.
+        let state = until("control answers", seconds(10), || node.http.try_live("demo", &admin).ok_or("nobody".to_owned()));
+        assert_eq!((&state["live"], &state["viewers"]), (&true.into(), &2.into()), "after kill {round}: {state}");
+        assert_eq!(state["epoch"], epoch, "nobody has to POST anew: {state}");
+        assert_eq!(node.pid("engine_pid"), engine, "the engine has not noticed");
+    }
+    assert!(began.elapsed() < seconds(11), "the kills came while the viewers watched");
+    for viewer in viewers {
+        let played = viewer.json();
+        for key in ["lost", "seq_gaps", "duplicates"] {
+            assert_eq!(played[key], 0, "{key}: {played}");
+        }
+        assert!(played["frames"].as_u64() >= Some(11 * 30), "{played}");
+    }
+    until("control has seen them leave", seconds(5), || match node.http.live("demo", &admin) {
+        state if state["viewers"] == 0 => Ok(()),
+        state => Err(state.to_string()),
+    });
+}
+
+#[test]
+fn while_no_engine_is_ready_posts_are_told_to_come_again() {
+    let _machine = Machine::shared();
+    let node = Node::start();
+    let token = node.token("demo", "publish");
+    // The supervisor waits longer before each start of an engine that dies young.
+    let refused = (0..8).find_map(|_| {
+        let engine = node.pid("engine_pid");
+        kill_9(engine);
+        let deadline = Instant::now() + seconds(10);
+        while Instant::now() < deadline {
+            let answer = node.http.offer("/whip/demo", &token, PUBLISH);
+            if answer.status == 503 && answer.code() == "engine_restarting" {
+                return Some(answer);
+            }
+            if node.facts()["engine_pid"].as_u64().is_some_and(|pid| pid as u32 != engine) {
+                break;
+            }
+        }
+        None
+    });
+    let refused = refused.expect("a POST while no engine was ready");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(node.http.get("/livez").status, 200);
+    until("the engine is back", seconds(10), || match node.http.offer("/whip/demo", &token, PUBLISH).status {
+        201 => Ok(()),
+        status => Err(status.to_string()),
+    });
+    assert_eq!(node.http.get("/readyz").status, 200);
+}
+
+#[test]
+fn after_the_engines_death_a_synthetic_publisher_and_new_viewers_are_back_within_10_s() {
+    let _machine = Machine::shared();
+    let node = Node::start();
+    let _publisher = node.publish("demo", "vp8");
+    let epoch = node.http.live("demo", &node.token("demo", "view"))["epoch"].clone();
+    let engine = node.pid("engine_pid");
+    kill_9(engine);
+    let killed = Instant::now();
+    let view = node.token("demo", "view");
+    let state = until("the room is live again", seconds(10), || match node.http.try_live("demo", &view) {
+        Some(state) if state["live"] == true && state["epoch"] != epoch => Ok(state),
+        state => Err(format!("{state:?}")),
+    });
+    let played = node.play("demo", 2);
+    assert!(played["frames"].as_u64() > Some(20), "{played} {state}");
+    assert!(killed.elapsed() < seconds(12), "the 2 s of play included: {:?}", killed.elapsed());
+    assert_ne!(node.pid("engine_pid"), engine);
+}
+
+#[test]
+fn after_the_engines_death_pages_show_picture_again_within_10_s_without_a_click() {
+    let _machine = Machine::alone();
+    let node = Node::start();
+    let browser = Browser::start();
+    let publisher = camera(&browser, &node, "demo", &node.token("demo", "publish"));
+    let viewer = browser.open(&format!("{}/watch/demo#token={}", node.http.base(), node.token("demo", "view")));
+    decodes(&viewer, seconds(20));
+    let posts = viewer.stats()["posts"].as_u64().unwrap_or_default();
+    let engine = node.pid("engine_pid");
+    kill_9(engine);
+    let killed = Instant::now();
+    let script = format!("const s = await spillway.stats(); return spillway.state === 'live' && s.posts > {posts} && s.framesDecoded > 5");
+    viewer.until("picture again after the engine's death", seconds(10), &script);
+    let took = killed.elapsed();
+    publisher.until("the publisher is live again", seconds(10), "return spillway.state === 'live'");
+    println!("picture again after {took:?}");
+    decodes(&viewer, seconds(5));
+}
+
+#[test]
+fn control_dies_and_pages_neither_reconnect_nor_stop() {
+    let _machine = Machine::alone();
+    let node = Node::start();
+    let browser = Browser::start();
+    let publisher = camera(&browser, &node, "demo", &node.token("demo", "publish"));
+    let viewer = browser.open(&format!("{}/watch/demo#token={}", node.http.base(), node.token("demo", "view")));
+    decodes(&viewer, seconds(20));
+    let control = node.pid("control_pid");
+    kill_9(control);
+    node.next_pid("control_pid", control);
+    for page in [&viewer, &publisher] {
+        page.until("the page hears of its room again", seconds(10), "return spillway.live?.live === true");
+        assert_eq!((&page.stats()["posts"], page.run("return spillway.state")), (&1.into(), "live".into()), "{}", page.report());
+    }
+    decodes(&viewer, seconds(5));
+    assert_eq!(viewer.stats()["packetsLost"], 0, "{}", viewer.stats());
+}

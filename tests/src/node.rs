@@ -1,0 +1,313 @@
+//! A node of a test's own: `spillway serve` on ports the system gives, with a data directory that goes away.
+//!
+//! Ends what it started, by pid, also when the test panics; then its output is shown.
+
+use crate::http::Http;
+use crate::kernel::{self, Counters};
+use crate::wait::{seconds, until};
+use serde_json::Value;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+
+/// Tests that measure time or drive browsers have the machine to themselves; the others share it.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+/// A share of the machine, or all of it, as long as it is held.
+pub enum Machine {
+    Shared { _guard: RwLockReadGuard<'static, ()> },
+    Alone { _guard: RwLockWriteGuard<'static, ()> },
+}
+
+impl Machine {
+    pub fn shared() -> Machine {
+        Machine::Shared { _guard: MACHINE.read().unwrap_or_else(PoisonError::into_inner) }
+    }
+    pub fn alone() -> Machine {
+        Machine::Alone { _guard: MACHINE.write().unwrap_or_else(PoisonError::into_inner) }
+    }
+}
+
+/// A directory below the system's temporary one, removed with its contents.
+pub struct Scratch(pub PathBuf);
+
+impl Scratch {
+    pub fn new() -> Scratch {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("spillway-e2e-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).expect("room for temporary files");
+        Scratch(path)
+    }
+}
+
+impl Default for Scratch {
+    fn default() -> Scratch {
+        Scratch::new()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The binary that was built beside this test.
+pub fn binary() -> PathBuf {
+    let test = std::env::current_exe().expect("the path of this test");
+    let path = test.parent().and_then(Path::parent).expect("target/PROFILE/deps").join("spillway");
+    assert!(
+        path.is_file(),
+        "{} is missing: build it first, as tests/run does: cargo build --workspace --all-targets --release",
+        path.display()
+    );
+    path
+}
+
+/// A `spillway` command that runs to its end.
+pub fn spillway(arguments: &[&str]) -> Output {
+    command(arguments).output().expect("the binary starts")
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command.args(arguments).stdin(Stdio::null());
+    // A test under systemd is no service.
+    command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC").env_remove("JOURNAL_STREAM");
+    command
+}
+
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).trim().to_owned()
+}
+
+/// How a node is started.
+pub struct Start<'a> {
+    pub http: &'a str,
+    pub media: &'a [&'a str],
+    pub more: &'a [&'a str],
+}
+
+impl Default for Start<'_> {
+    fn default() -> Self {
+        Start { http: "127.0.0.1:0", media: &["127.0.0.1:0"], more: &["--shards", "2"] }
+    }
+}
+
+pub struct Node {
+    process: Child,
+    data: Scratch,
+    pub http: Http,
+}
+
+const READY_TIMEOUT: Duration = seconds(30);
+const STOP_TIMEOUT: Duration = seconds(10);
+
+impl Node {
+    /// Two shards on loopback.
+    pub fn start() -> Node {
+        Node::start_with(&Start::default())
+    }
+
+    pub fn start_with(start: &Start<'_>) -> Node {
+        Node::start_in(Scratch::new(), start)
+    }
+
+    /// On a directory that may have a key already.
+    pub fn start_in(data: Scratch, start: &Start<'_>) -> Node {
+        let output = File::create(data.0.with_extension("log")).expect("a log file");
+        let mut command = command(&["serve", "--data", &data.0.display().to_string(), "--http", start.http]);
+        for media in start.media {
+            command.args(["--media", media]);
+        }
+        command.args(start.more);
+        command.stdout(output.try_clone().expect("a log file")).stderr(output);
+        kernel::end_with_us(&mut command);
+        let process = command.spawn().expect("the binary starts");
+        let mut node = Node { process, data, http: Http::new("") };
+        let facts = until("the node is ready", READY_TIMEOUT, || {
+            if let Ok(Some(status)) = node.process.try_wait() {
+                panic!("serve ended ({status}):\n{}", node.output());
+            }
+            let facts = node.try_facts().ok_or("no node.json")?;
+            if facts["control_pid"].is_null() || facts["engine_pid"].is_null() { Err(facts.to_string()) } else { Ok(facts) }
+        });
+        node.http = Http::new(format!("http://{}", facts["http"].as_str().unwrap_or_default()));
+        node
+    }
+
+    pub fn data(&self) -> &Path {
+        &self.data.0
+    }
+
+    fn data_text(&self) -> String {
+        self.data.0.display().to_string()
+    }
+
+    /// All that `serve` and its children printed.
+    pub fn output(&self) -> String {
+        fs::read_to_string(self.data.0.with_extension("log")).unwrap_or_default()
+    }
+
+    /// node.json as it stands.
+    pub fn facts(&self) -> Value {
+        self.try_facts().expect("node.json is there while the node runs")
+    }
+
+    pub fn try_facts(&self) -> Option<Value> {
+        serde_json::from_str(&fs::read_to_string(self.data.0.join("node.json")).ok()?).ok()
+    }
+
+    /// `supervisor_pid`, `control_pid` or `engine_pid`, as soon as that process is ready.
+    pub fn pid(&self, key: &str) -> u32 {
+        until(key, READY_TIMEOUT, || self.facts()[key].as_u64().map(|pid| pid as u32).ok_or(self.facts().to_string()))
+    }
+
+    /// The pid in node.json once it is another one than `old`.
+    pub fn next_pid(&self, key: &str, old: u32) -> u32 {
+        until(&format!("{key} is another than {old}"), READY_TIMEOUT, || match self.facts()[key].as_u64() {
+            Some(pid) if pid as u32 != old => Ok(pid as u32),
+            _ => Err(self.facts().to_string()),
+        })
+    }
+
+    pub fn counters(&self) -> Counters {
+        Counters::of(self.process.id())
+    }
+
+    pub fn token(&self, room: &str, role: &str) -> String {
+        self.token_of(room, role, &[])
+    }
+
+    /// With more arguments, as `--sub NAME` or `--ttl 1s`.
+    pub fn token_of(&self, room: &str, role: &str, more: &[&str]) -> String {
+        let data = self.data_text();
+        let arguments = ["token", "--room", room, "--role", role, "--data", &data];
+        let output = spillway(&[&arguments, more].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output)
+    }
+
+    /// A subcommand on this node's data directory, to its end.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        spillway(&[arguments, &["--data", &self.data_text()]].concat())
+    }
+
+    /// A subcommand on this node's data directory, beside the test.
+    pub fn begin(&self, arguments: &[&str]) -> Task {
+        Task::begin(&[arguments, &["--data", &self.data_text()]].concat())
+    }
+
+    /// A synthetic publisher, as soon as its room is live.
+    pub fn publish(&self, room: &str, codec: &str) -> Task {
+        let task = self.begin(&["publish", "synthetic", room, "--codec", codec]);
+        self.wait_live(room);
+        task
+    }
+
+    pub fn wait_live(&self, room: &str) -> Value {
+        let token = self.token(room, "admin");
+        until(&format!("{room} is live"), seconds(10), || match self.http.try_live(room, &token) {
+            Some(state) if state["live"] == true => Ok(state),
+            state => Err(format!("{state:?}")),
+        })
+    }
+
+    /// What a headless viewer saw in so many seconds.
+    pub fn play(&self, room: &str, count: u64) -> Value {
+        self.begin(&["play", room, "--seconds", &count.to_string(), "--json"]).json()
+    }
+
+    /// Until it has ended; its output.
+    pub fn stop(&mut self) -> Output {
+        let output = self.run(&["stop"]);
+        self.wait_end();
+        output
+    }
+
+    /// How the supervisor ended.
+    pub fn wait_end(&mut self) -> std::process::ExitStatus {
+        until("the supervisor ended", STOP_TIMEOUT, || match self.process.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            other => Err(format!("{other:?}")),
+        })
+    }
+}
+
+/// SIGTERM, and SIGKILL if it does not help.
+fn end(process: &mut Child) {
+    if matches!(process.try_wait(), Ok(Some(_))) {
+        return;
+    }
+    kernel::signal(process.id(), libc::SIGTERM);
+    let deadline = Instant::now() + STOP_TIMEOUT;
+    while Instant::now() < deadline {
+        if matches!(process.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let _ = process.kill();
+    let _ = process.wait();
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("---- output of the node\n{}", self.output());
+        }
+        end(&mut self.process);
+        let _ = fs::remove_file(self.data.0.with_extension("log"));
+    }
+}
+
+/// A subcommand that runs beside the test: `publish`, `play`. Ends with it.
+pub struct Task(Option<Child>);
+
+impl Task {
+    pub fn begin(arguments: &[&str]) -> Task {
+        let mut command = command(arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        kernel::end_with_us(&mut command);
+        Task(Some(command.spawn().expect("the binary starts")))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.0.as_ref().map(Child::id).unwrap_or_default()
+    }
+
+    /// Waits for its own end.
+    pub fn finish(mut self) -> Output {
+        let child = self.0.take().expect("not finished yet");
+        child.wait_with_output().expect("its output")
+    }
+
+    /// Waits for its end, which must be a good one, and reads the one line it printed.
+    pub fn json(self) -> Value {
+        let output = self.finish();
+        assert!(output.status.success(), "{} {} {}", output.status, stdout(&output), stderr(&output));
+        serde_json::from_str(&stdout(&output)).unwrap_or_else(|error| panic!("{error}: {}", stdout(&output)))
+    }
+
+    /// SIGTERM, as Ctrl-C would; then its output.
+    pub fn stop(self) -> Output {
+        kernel::signal(self.pid(), libc::SIGTERM);
+        self.finish()
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            end(child);
+        }
+    }
+}
