@@ -26,7 +26,7 @@ pub fn thread_cpu() -> Duration {
 }
 
 fn ntp_from_unix(unix: Duration) -> NtpTime {
-    NtpTime(0).add(unix + Duration::from_secs(NTP_TO_UNIX_SECONDS))
+    NtpTime(0) + (unix + Duration::from_secs(NTP_TO_UNIX_SECONDS))
 }
 
 fn read(clock: libc::clockid_t) -> Duration {

@@ -3,6 +3,9 @@
 //!
 //! Bytes and `now` come in, bytes and facts go out. See README.md for the contract and the glossary.
 
+// Bytes from the network never panic. `wire` and `sdp`, which read them first, do not index either.
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable))]
+
 pub mod id;
 pub mod limits;
 pub mod link;

@@ -59,7 +59,11 @@ impl NtpTime {
     pub const fn middle(self) -> u32 {
         (self.0 >> 16) as u32
     }
-    pub fn add(self, span: Duration) -> NtpTime {
+}
+
+impl Add<Duration> for NtpTime {
+    type Output = NtpTime;
+    fn add(self, span: Duration) -> NtpTime {
         let fraction = (u128::from(span.subsec_nanos()) << 32) / 1_000_000_000;
         NtpTime(self.0.wrapping_add(span.as_secs() << 32).wrapping_add(fraction as u64))
     }
@@ -78,7 +82,7 @@ mod tests {
 
     #[test]
     fn ntp_adds_halves_as_the_upper_bit_of_the_fraction() {
-        let t = NtpTime(7 << 32).add(Duration::from_millis(1500));
+        let t = NtpTime(7 << 32) + Duration::from_millis(1500);
         assert_eq!(t.0, (8 << 32) | 0x8000_0000);
         assert_eq!(t.middle(), 0x0008_8000);
     }

@@ -220,8 +220,8 @@ struct Inbox {
 
 impl Inbox {
     fn new() -> Inbox {
-        // SAFETY (both): plain data of integers and raw pointers; all zeros is a valid value.
         // JUSTIFICATION: libc gives these types no constructor that works on every libc.
+        // SAFETY: plain data of integers and raw pointers; all zeros is a valid value.
         let header: libc::mmsghdr = unsafe { mem::zeroed() };
         Inbox {
             headers: vec![header; RECEIVE_BATCH].into_boxed_slice(),
@@ -265,6 +265,7 @@ impl Inbox {
             return None;
         }
         let remote = cmsg::parse_name(self.names[index].bytes().get(..header.msg_namelen as usize)?)?;
+        #[allow(clippy::unnecessary_cast, reason = "it is no usize on every libc")]
         let control = self.controls[index].bytes().get(..header.msg_controllen as usize)?;
         let local: SocketAddr = cmsg::parse_local(control, port)?;
         let start = index * DATAGRAM_SIZE_MAX;

@@ -2,6 +2,8 @@
 //!
 //! Written by hand: every refusal names its line, every bound is ours, and an answer has few fixed shapes.
 
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
 pub mod answer;
 pub mod codec;
 pub mod offer;

@@ -195,6 +195,7 @@ impl MediaFacts {
         self.payloads.iter_mut().find(|payload| payload.payload_type == payload_type)
     }
 
+    #[allow(clippy::indexing_slicing, reason = "a place that was just found or made")]
     fn ssrc(&mut self, ssrc: u32) -> &mut SsrcFacts {
         let place = self.ssrcs.iter().position(|facts| facts.ssrc == ssrc).unwrap_or_else(|| {
             self.ssrcs.push(SsrcFacts { ssrc, cname: String::new(), msid: String::new() });

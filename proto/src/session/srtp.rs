@@ -473,6 +473,7 @@ impl Derivation {
         Derivation { cipher: counter_mode(&master.key[..profile.key_len()]), salt }
     }
 
+    #[allow(clippy::expect_used, reason = "counter mode takes any length")]
     fn bytes<const LENGTH: usize>(&self, label: u8) -> [u8; LENGTH] {
         let mut iv = [0; 16];
         iv[..14].copy_from_slice(&self.salt);
@@ -486,6 +487,7 @@ impl Derivation {
 }
 
 /// A key of 16 or 32 bytes, expanded. Lengths come from `Profile`, never from the network.
+#[allow(clippy::expect_used, reason = "no input decides the key's length")]
 fn counter_mode(key: &[u8]) -> EncryptingKey {
     let algorithm = if key.len() == 32 { &AES_256 } else { &AES_128 };
     let key = UnboundCipherKey::new(algorithm, key).expect("the algorithm was chosen by the key's length");
@@ -500,6 +502,7 @@ struct Gcm {
 
 impl Gcm {
     /// `key` may be longer than the profile needs.
+    #[allow(clippy::expect_used, reason = "the profile decides the key's length")]
     fn new(profile: Profile, key: &[u8; 32], salt: &[u8; 12]) -> Gcm {
         let algorithm = if profile.key_len() == 32 { &AES_256_GCM } else { &AES_128_GCM };
         let key = UnboundKey::new(algorithm, &key[..profile.key_len()])

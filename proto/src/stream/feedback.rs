@@ -23,7 +23,7 @@ pub fn sender_report(mapping: &SrMapping, now: Time, clock_rate: u32, timestamp_
     let elapsed = now.since(mapping.arrival);
     let ticks = elapsed.as_nanos() * u128::from(clock_rate) / 1_000_000_000;
     let timestamp = mapping.timestamp.wrapping_add(ticks as u32).wrapping_add(timestamp_offset);
-    (mapping.ntp.add(elapsed), timestamp)
+    (mapping.ntp + elapsed, timestamp)
 }
 
 #[cfg(test)]
@@ -50,7 +50,7 @@ mod tests {
             let (audio_start, video_start) = (rng.next_u32(), rng.next_u32());
             let (audio_offset, video_offset) = (rng.next_u32(), rng.next_u32());
             let report = |at_ns: u64, first: u32, rate: u64, delay_ns: u64| SrMapping {
-                ntp: start.add(Duration::from_nanos(at_ns)),
+                ntp: start + Duration::from_nanos(at_ns),
                 timestamp: first.wrapping_add((u128::from(at_ns) * u128::from(rate) / 1_000_000_000) as u32),
                 arrival: Time(1_000_000_000 + at_ns + delay_ns),
             };

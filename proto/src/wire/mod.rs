@@ -1,5 +1,7 @@
 //! Bytes and borrowed views of them: no state, no allocation.
 
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
 pub mod demux;
 pub mod payload;
 pub mod rtcp;

@@ -251,6 +251,7 @@ impl<'a> Writer<'a> {
         self.word(block.delay_since_sr)
     }
     /// Pads to whole words and fills in the length field.
+    #[allow(clippy::indexing_slicing, reason = "three bytes at most are short of a word")]
     fn finish(mut self) -> Option<usize> {
         let short = self.length.next_multiple_of(4) - self.length;
         self.bytes(&[0; 3][..short])?;

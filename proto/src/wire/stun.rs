@@ -225,6 +225,7 @@ impl<'a> Attributes<'a> {
 }
 
 /// RFC 8489 section 14.2.
+#[allow(clippy::indexing_slicing, reason = "arrays of known length")]
 fn mapped_address(value: &[u8], transaction: &[u8; 12]) -> Result<SocketAddr, StunError> {
     let [_, family, p0, p1, address @ ..] = value else {
         return Err(StunError::AttributeValue);
@@ -255,6 +256,7 @@ fn mask(transaction: &[u8; 12]) -> [u8; 16] {
 
 /// A success response: XOR-MAPPED-ADDRESS, MESSAGE-INTEGRITY, FINGERPRINT; at most 76 bytes.
 /// None: `out` is too small.
+#[allow(clippy::indexing_slicing, reason = "an array of our own; the lengths are 8 and 20")]
 pub fn write_success(out: &mut [u8], transaction: &[u8; 12], remote: SocketAddr, pwd: &[u8]) -> Option<usize> {
     let mut writer = Writer::new(out, BINDING_SUCCESS, transaction)?;
     let port = remote.port().to_be_bytes();
@@ -308,6 +310,7 @@ struct Writer<'a> {
     length: usize,
 }
 
+#[allow(clippy::indexing_slicing, reason = "within what `get_mut` has just lent")]
 impl<'a> Writer<'a> {
     fn new(out: &'a mut [u8], kind: u16, transaction: &[u8; 12]) -> Option<Writer<'a>> {
         let header = out.get_mut(..HEADER)?;
@@ -351,10 +354,12 @@ impl<'a> Writer<'a> {
 const FINGERPRINT_XOR: u32 = 0x5354_554E;
 
 /// CRC-32 of ITU V.42, a byte at a time: a check has about 100 of them.
+#[allow(clippy::indexing_slicing, reason = "a byte indexes 256 entries")]
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc: u32, byte| CRC_TABLE[usize::from(crc as u8 ^ byte)] ^ (crc >> 8))
 }
 
+#[allow(clippy::indexing_slicing, reason = "computed at compile time")]
 const CRC_TABLE: [u32; 256] = {
     let mut table = [0; 256];
     let mut index = 0;
