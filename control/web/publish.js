@@ -13,6 +13,7 @@ import { $, LiveEvents, announce, formatBitrate, formatDuration, formatRatio, ke
 import { FRAMES, LOOP_MS, cellsOf, frameAt } from "./latency.js";
 import { Keeper } from "./whip.js";
 
+const NO_TOKEN = { title: "A token is needed", text: "Open the publish link you were given, or enter the room's publish token." };
 const QUALITIES = {
   1080: { width: 1920, height: 1080, bitrate: 4_500_000 },
   720: { width: 1280, height: 720, bitrate: 2_500_000 },
@@ -31,6 +32,10 @@ keepToken("publish", room, token);
 const viewToken = fragment.get("view") ?? keptToken("view", room);
 keepToken("view", room, viewToken);
 const auto = fragment.get("auto") ?? new URLSearchParams(location.search).get("auto");
+
+let state = "idle";
+let words = {};
+let liveSince = null;
 
 const video = $("#video");
 document.title = `Publish ${room} · Spillway`;
@@ -234,7 +239,7 @@ function veil(words) {
   }[kind];
   setText($("#veil-title"), words.title ?? defaults[0]);
   setText($("#veil-text"), words.text ?? defaults[1]);
-  $("#preview-button").hidden = !secure && kind !== "pattern";
+  $("#preview-button").hidden = (!secure && kind !== "pattern") || state === "denied";
   setText($("#preview-button"), kind === "screen" ? "Choose a screen" : "Preview");
 }
 
@@ -290,6 +295,7 @@ const keeper = new Keeper({
     pc.addTransceiver(source?.stream.getAudioTracks()[0] ?? "audio", { direction: "sendonly", streams: [stream] });
     orderCodecs(videoEnd);
   },
+  startBitrate: () => quality().bitrate / 2,
   onChange: show,
 });
 
@@ -315,7 +321,7 @@ async function start(kind = kindChosen()) {
   if (radio) radio.checked = true;
   renderKind();
   if (!token) {
-    show("denied", { title: "A token is needed", text: "Open the publish link you were given, or enter the room's publish token." });
+    show("denied", NO_TOKEN);
     return;
   }
   if (source?.kind !== kind && !(await preview(kind))) return;
@@ -335,10 +341,6 @@ function stop() {
 // ---------------------------------------------------------------- states
 
 const BADGES = { idle: "Idle", connecting: "Connecting", live: "LIVE", reconnecting: "Reconnecting", waiting: "Connecting", denied: "Not allowed", busy: "Room is busy", taken: "Taken over", failed: "Stopped" };
-let state = "idle";
-let words = {};
-let liveSince = null;
-
 function show(next, said = {}) {
   const before = state;
   state = next;
@@ -347,7 +349,7 @@ function show(next, said = {}) {
   const running = ["connecting", "live", "reconnecting", "waiting"].includes(next);
   if (next === "live") liveSince ??= Date.now();
   if (!running) liveSince = null;
-  setText($("#badge"), BADGES[next] ?? next);
+  setText($("#badge"), next === "denied" && !token ? "Token needed" : BADGES[next] ?? next);
   $("#badge").className = `badge ${next}`;
   const go = $("#go");
   setText(go, running ? "Stop" : next === "taken" ? "Take it back" : "Go live");
@@ -355,7 +357,11 @@ function show(next, said = {}) {
   go.classList.toggle("stop", running);
   $("#codec").disabled = running;
   $("#token-form").hidden = next !== "denied";
-  toast(next === "live" || next === "idle" ? null : said, running);
+  // With a picture on the stage the words stand over it, else in its place.
+  const spoken = next === "live" || next === "idle" ? null : said;
+  if (source || running) toast(spoken, running && next !== "live");
+  else toast(null);
+  if (!source) veil(running || !spoken ? {} : spoken);
   renderClock();
   if (before !== next) announce(`${BADGES[next] ?? next}. ${said.title ?? ""}`);
 }
@@ -389,8 +395,6 @@ function renderServer(server) {
   setText($("#keyframe"), live && interval > 0 ? `${(interval / 1000).toFixed(1)} s` : "–");
   setText($("#codec-in"), (live && received?.codec) || "–");
   setText($("#viewers-in"), Number.isFinite(server?.viewers) ? server.viewers.toLocaleString("en") : "–");
-  $("#viewers").hidden = !(live && Number.isFinite(server?.viewers));
-  setText($("#viewers"), `${server?.viewers ?? 0} watching`);
   const bad = live && received?.loss_ratio > LOSS_GOOD_RATIO;
   $("#loss").classList.toggle("warn", bad);
   // A browser makes keyframes when they are asked for; only another encoder can be set to a shorter interval.
@@ -407,6 +411,7 @@ function renderServer(server) {
 }
 
 function renderSpark() {
+  $("#spark").toggleAttribute("hidden", past.every(({ bps }) => bps === 0));
   const top = Math.max(500_000, ...past.map(({ bps }) => bps)) * 1.15;
   const points = past.map(({ bps }, place) => `${(120 - (past.length - 1 - place) * (120 / (HISTORY - 1))).toFixed(1)} ${(29.5 - (bps / top) * 29).toFixed(2)}`);
   const line = points.length > 1 ? `M${points.join("L")}` : "";
@@ -507,9 +512,8 @@ $("#token-form").addEventListener("submit", (event) => {
 
 const watchPath = `${location.origin}/watch/${encodeURIComponent(room)}`;
 setText($("#link"), watchPath);
-setText($("#share-hint"), viewToken
-  ? "The copied link carries the view token: whoever has it can watch."
-  : `Viewers also need a token: spillway token --room ${room} --role view`);
+setText($("#share-hint"), viewToken ? "The copied link carries the view token: whoever has it can watch." : "Viewers also need a token:");
+setText($("#share-command"), viewToken ? "" : `spillway token --room ${room} --role view`);
 wireCopy($("#copy-link"), () => (viewToken ? `${watchPath}#token=${viewToken}` : watchPath));
 
 // ---------------------------------------------------------------- start
@@ -556,4 +560,4 @@ renderServer(null);
 listDevices().catch(() => {});
 if (auto) start(auto);
 else if (token) watchRoom();
-else show("denied", { title: "A token is needed", text: "Open the publish link you were given, or enter the room's publish token." });
+else show("denied", NO_TOKEN);

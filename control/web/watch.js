@@ -7,6 +7,7 @@
 //   stats()    Promise of {framesDecoded, framesPerSecond, frameWidth, frameHeight, packetsReceived, packetsLost,
 //              bytesReceived, audioEnergy, srtpCipher, dtlsState, latencyMs, posts, codec, ...} (posts: POSTs made)
 //   start(), stop()
+//   unmute()   Chromium measures audioEnergy behind the volume: it rises only with the sound on
 // }
 
 import { $, LiveEvents, announce, formatBitrate, formatRatio, formatViewers, keepToken, keptToken, roomFromPath, setText, takeFragment, wireCopy } from "./common.js";
@@ -131,7 +132,7 @@ function renderLine() {
   setText($("#viewers"), viewers);
   const behind = state === "live" && latency.latencyMs !== null ? `${(latency.latencyMs / 1000).toFixed(2)} s behind` : "";
   setText($("#behind"), behind);
-  const word = { live: "Live", waiting: "Not live yet", connecting: "Connecting", reconnecting: "Reconnecting", denied: "Not allowed" }[state] ?? "";
+  const word = { live: "Live", waiting: "Not live yet", connecting: "Connecting", reconnecting: "Reconnecting", denied: "Not allowed", failed: "Stopped", paused: "Ready" }[state] ?? "";
   setText($("#line"), [word, behind, state === "live" ? viewers : ""].filter(Boolean).join(" · "));
 }
 
@@ -287,6 +288,7 @@ window.spillway = {
     keeper.stop();
     events.stop();
   },
+  unmute: () => setMuted(false),
 };
 
 start();

@@ -26,9 +26,25 @@ export function withStereo(sdp) {
     types.includes(type) && !/(^|;)\s*stereo=/.test(parameters) ? `a=fmtp:${type} ${parameters};stereo=1${end}` : line);
 }
 
+/**
+ * The answer with a bitrate to begin with. Chromium starts at 300 kbit/s and, with receiver reports alone, grows by
+ * 8 % per second: the first half minute would be a blur. Other browsers ignore the parameter.
+ */
+export function withStartBitrate(sdp, bps) {
+  const sections = sdp.split(/^(?=m=)/m);
+  return sections.map((section) => {
+    const type = section.match(/^m=video \d+ \S+ (\d+)/)?.[1];
+    if (!type) return section;
+    const parameter = `x-google-start-bitrate=${Math.round(bps / 1000)}`;
+    const fmtp = new RegExp(`^(a=fmtp:${type} [^\r\n]*)`, "m");
+    if (fmtp.test(section)) return section.replace(fmtp, `$1;${parameter}`);
+    return section.replace(new RegExp(`^(a=rtpmap:${type} [^\r\n]*)(\r?\n)`, "m"), `$1$2a=fmtp:${type} ${parameter}$2`);
+  }).join("");
+}
+
 class Link {
-  constructor({ kind, room, token, prepare, onTrack }) {
-    Object.assign(this, { kind, room, token });
+  constructor({ kind, room, token, prepare, startBitrate, onTrack }) {
+    Object.assign(this, { kind, room, token, startBitrate });
     this.createdAt = performance.now();
     this.openedAt = null;
     this.connectedAt = null;
@@ -72,7 +88,7 @@ class Link {
       return;
     }
     try {
-      await this.pc.setRemoteDescription({ type: "answer", sdp });
+      await this.pc.setRemoteDescription({ type: "answer", sdp: this.startBitrate ? withStartBitrate(sdp, this.startBitrate()) : sdp });
     } catch (error) {
       throw new Problem({ status: 201, title: "The server's answer was not understood", detail: String(error.message ?? error) });
     }
@@ -158,11 +174,12 @@ export function summarize(report) {
  */
 export class Keeper {
   /**
-   * `prepare(pc)` adds the tracks or transceivers; `onChange(state, words)` with `words` = {title, text, retryAt};
+   * `prepare(pc)` adds the tracks or transceivers; `startBitrate()` in bit/s, for publishers;
+   * `onChange(state, words)` with `words` = {title, text, retryAt};
    * `onTrack(event)`; `onLosing()` just before a link with a picture is closed.
    */
-  constructor({ kind, room, token, prepare, onChange, onTrack, onLosing = () => {} }) {
-    Object.assign(this, { kind, room, token, prepare, onChange, onTrack, onLosing });
+  constructor({ kind, room, token, prepare, startBitrate, onChange, onTrack, onLosing = () => {} }) {
+    Object.assign(this, { kind, room, token, prepare, startBitrate, onChange, onTrack, onLosing });
     this.state = "idle";
     this.link = null;
     this.posts = 0;
@@ -170,6 +187,7 @@ export class Keeper {
     this.server = null;
     this.epoch = null;
     this.epochAt = -Infinity;
+    this.obstacle = null;
     this.backoff = new Backoff();
     this.onlineAgain = () => this.hurry();
   }
@@ -178,6 +196,7 @@ export class Keeper {
     if (this.running) return;
     this.running = true;
     this.wasLive = false;
+    this.obstacle = null;
     this.backoff.reset();
     this.watcher = setInterval(() => this.watch(), WATCH_EVERY_MS);
     addEventListener("online", this.onlineAgain);
@@ -216,7 +235,8 @@ export class Keeper {
   async attempt() {
     clearTimeout(this.timer);
     this.timer = null;
-    this.set(this.wasLive ? "reconnecting" : "connecting", this.wasLive ? { title: "Reconnecting", text: "" } : {});
+    // What stood in the way last time is still the best explanation, until the link is up.
+    this.set(this.wasLive ? "reconnecting" : "connecting", this.obstacle ?? {});
     this.counted = 0;
     this.countedAt = null;
     this.unheardSince = null;
@@ -292,7 +312,8 @@ export class Keeper {
       this.epochAt = now;
     }
     // The stream came: no need to wait for the end of Retry-After, but not all viewers in the same instant.
-    if (this.running && this.kind === "whep" && server.live && this.state === "waiting" && this.timer !== null) {
+    const came = server.live && before?.live === false;
+    if (this.running && this.kind === "whep" && came && this.state === "waiting" && this.timer !== null) {
       clearTimeout(this.timer);
       this.timer = setTimeout(() => this.attempt(), 300 * Math.random());
     }
@@ -321,12 +342,14 @@ export class Keeper {
     const now = performance.now();
     if (link.connectedAt === null) {
       if (link.pc.connectionState === "failed" || now - link.openedAt > CONNECT_MAX_MS) {
-        this.renew("connect", link.candidates === 0 ? NO_INTERFACE : NO_PATH);
+        this.obstacle = link.candidates === 0 ? NO_INTERFACE : NO_PATH;
+        this.renew("connect", this.obstacle);
       } else if (link.candidates === 0 && now - link.openedAt > GATHER_MAX_MS) {
-        this.set("connecting", NO_INTERFACE);
+        this.set(this.state, NO_INTERFACE);
       }
       return;
     }
+    this.obstacle = null;
     const count = this.kind === "whep" ? numbers.packetsReceived : numbers.heard;
     if (count > this.counted) {
       this.counted = count;

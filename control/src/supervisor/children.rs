@@ -57,6 +57,8 @@ struct Process {
 pub struct Death {
     pub pid: u32,
     pub status: ExitStatus,
+    /// It was ready, and ended as it does when it is told to.
+    pub was_asked: bool,
     /// When it is started again, and whether it has died so often before it was ready that this is no accident.
     pub restart: Restart,
 }
@@ -175,6 +177,7 @@ impl Child {
             command.env(variable, value);
         }
         ChildSetup { keep: self.keep.clone(), cores: self.plan.cores.clone() }.apply(&mut command);
+        self.words.clear();
         let mut process = command.spawn()?;
         // It is not reaped yet, so that its pid is still its own.
         match Pidfd::open(process.id()) {
@@ -246,11 +249,15 @@ impl Child {
             self.words.push(rest);
         }
         self.ready_lines.take_rest();
-        let mut restart = self.restarts.on_death(now, started, is_ready);
+        let was_asked = is_ready && (status.success() || status.signal() == Some(libc::SIGTERM));
+        let mut restart = match was_asked {
+            true => self.restarts.on_asked_end(now, started),
+            false => self.restarts.on_death(now, started, is_ready),
+        };
         if restart.is_hopeless {
             restart.is_news |= self.words.is_new();
         }
-        Some(Death { pid: process.id(), status, restart })
+        Some(Death { pid: process.id(), status, was_asked, restart })
     }
 
     /// Its last lines, and none of them a second time.
@@ -316,8 +323,9 @@ mod tests {
 
     #[test]
     fn a_child_is_ready_when_it_says_so_and_its_death_is_seen() {
-        let mut child =
-            shell("echo last words; echo \"ready io=uring gso=64 why=the best there is\" >/dev/fd/$READY_FD; exec sleep 60");
+        let mut child = shell(
+            "echo last words; echo \"ready io=uring gso=64 why=the best there is\" >/dev/fd/$READY_FD; exec sleep 60",
+        );
         child.start_at(Instant::now());
         child.on_time(Instant::now());
         assert_eq!(child.ready_pid(), None, "running is not ready");
@@ -346,7 +354,8 @@ mod tests {
     #[test]
     fn a_child_inherits_what_it_is_given_and_nothing_else() {
         let (_kept, given) = pipe().unwrap();
-        let mut child = shell("ls /proc/$$/fd | tr '\\n' ' '");
+        // No pipeline: the shell itself would have its ends open for a moment.
+        let mut child = shell("ls /proc/$$/fd; :");
         let fd = given.as_raw_fd();
         child.keep.push(fd);
         child.start_at(Instant::now());

@@ -43,10 +43,11 @@ impl Greeting<'_> {
                 let sub = format!("dev-{}", role.name());
                 mint(self.key, Grant { room: ROOM.to_owned(), role, sub, acct: None, ttl: LINK_TTL })
             };
-            let publish = token(Role::Publish);
+            let (publish, view) = (token(Role::Publish), token(Role::View));
             line("open", format!("{base}/#token={}", token(Role::Admin)));
-            line("publish", format!("{base}/publish/{ROOM}#token={publish}"));
-            line("watch", format!("{base}/watch/{ROOM}#token={}", token(Role::View)));
+            // With the view token too: the page shares a link that works.
+            line("publish", format!("{base}/publish/{ROOM}#token={publish}&view={view}"));
+            line("watch", format!("{base}/watch/{ROOM}#token={view}"));
             line("OBS", format!("Service WHIP, Server {base}/whip, Bearer Token {publish}"));
         } else {
             line("publish", format!("{base}/publish/ROOM   watch {base}/watch/ROOM   OBS (WHIP) {base}/whip"));

@@ -8,12 +8,11 @@ use spillway_proto::limits::PUBLISHERS_MAX;
 use spillway_proto::link::handover::{Handover, IoChoice};
 use spillway_proto::link::layout::{LINK_BYTES, Link, LinkError};
 use spillway_proto::session::record::RECORDS_BYTES;
+use spillway_proto::stream::reel::STREAM_FILE_BYTES;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
-/// Room of one stream's reels. Sparse: only what was written costs memory, and the engine maps what it needs.
-const REEL_FILE_BYTES: u64 = 64 * 1_024 * 1_024;
 /// Descriptors besides those below: the standard three, pipes, what a backend opens, control's connections.
 const OPEN_FILES_RESERVE: u64 = 1_024;
 
@@ -52,7 +51,7 @@ impl Hold {
         let link = sys::create_link(link_file.as_fd(), shards).map_err(made("the link"))??;
         let records = sys::memfd(c"spillway-records", RECORDS_BYTES as u64).map_err(made("the record segment"))?;
         let reels =
-            (0..PUBLISHERS_MAX).map(|_| sys::memfd(c"spillway-reel", REEL_FILE_BYTES)).collect::<Result<_, _>>();
+            (0..PUBLISHERS_MAX).map(|_| sys::memfd(c"spillway-reel", STREAM_FILE_BYTES as u64)).collect::<Result<_, _>>();
         let shard_wake = (0..shards).map(|_| sys::eventfd()).collect::<Result<_, _>>();
         Ok(Hold {
             link_file,

@@ -32,6 +32,7 @@ use spillway_proto::link::handover::{HANDOVER_VARIABLE, Handover};
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use sys::{Signals, Watch};
@@ -243,8 +244,8 @@ impl Supervisor {
         let children = [self.synthetic.deadline(), self.control.deadline(), self.engine.deadline()];
         let next = children.into_iter().chain([self.alive_at, stop]).flatten().min();
         let timeout = next.map_or(IDLE, |at| at.saturating_duration_since(now).min(IDLE));
-        let mut watches = vec![Watch::new(std::os::fd::AsFd::as_fd(&self.signals))];
-        watches.extend(self.keys.iter().map(|keys| Watch::new(std::os::fd::AsFd::as_fd(keys))));
+        let mut watches = vec![Watch::new(self.signals.as_fd())];
+        watches.extend(self.keys.iter().map(|keys| Watch::new(keys.as_fd())));
         for child in [&self.synthetic, &self.control, &self.engine] {
             watches.extend(child.watches());
         }
@@ -261,6 +262,8 @@ impl Supervisor {
                     self.keys.as_ref().map(Keys::apply);
                 }
                 libc::SIGQUIT => self.quit("SIGQUIT"),
+                // timeout(1) sends it twice; the second one is no impatience.
+                libc::SIGTERM if self.stop.is_some() => {}
                 libc::SIGTERM => self.quit("SIGTERM"),
                 _ => self.quit("Ctrl-C"),
             }
@@ -273,7 +276,7 @@ impl Supervisor {
                 for key in pressed {
                     match key {
                         b'q' => self.quit("q"),
-                        b'p' => self.toggle_synthetic(),
+                        b'p' if self.stop.is_none() => self.toggle_synthetic(),
                         _ => {}
                     }
                 }
@@ -286,8 +289,7 @@ impl Supervisor {
     }
 
     fn toggle_synthetic(&mut self) {
-        if self.stop.is_some() {
-        } else if self.synthetic.is_running() {
+        if self.synthetic.is_running() {
             self.synthetic.signal(libc::SIGTERM);
         } else {
             say(format!("starting a synthetic publisher in room {} (p again stops it)", greeting::ROOM));
@@ -308,7 +310,7 @@ impl Supervisor {
             }
             Some(stop) => {
                 stop.is_forced = true;
-                warn(format!("{why} again: killing what still runs"));
+                warn(format!("{why} while stopping: killing what still runs"));
                 for child in self.children() {
                     child.signal(libc::SIGKILL);
                 }
@@ -401,7 +403,10 @@ impl Supervisor {
                 0 => "at once".to_owned(),
                 ms => format!("in {ms} ms"),
             };
-            warn(format!("{name} (pid {}) died ({status}); it is started again {when}", death.pid));
+            match death.was_asked {
+                true => say(format!("{name} (pid {}) ended; it is started again {when}", death.pid)),
+                false => warn(format!("{name} (pid {}) died ({status}); it is started again {when}", death.pid)),
+            }
         }
         self.notify.status(&format!("{name} is being restarted"));
     }
@@ -452,7 +457,7 @@ impl Supervisor {
         let is_first = self.node.is_none();
         if is_whole && self.stop.is_none() {
             let status =
-                format!("ready: http {}, media {}, io {}, {} shards", node.http, node.media, node.io, node.shards);
+                format!("ready: http {}, media {}, io {}, shards {}", node.http, node.media, node.io, node.shards);
             if is_first {
                 self.notify.ready(&status);
             } else {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 /// A child that lived so long died of something new.
 const LIFE_MIN: Duration = Duration::from_secs(10);
+const ASKED_LIFE_MIN: Duration = Duration::from_secs(1);
 const DELAY_MIN: Duration = Duration::from_millis(100);
 const DELAY_MAX: Duration = Duration::from_secs(2);
 /// So many deaths before ready within `LIFE_MIN` are no accident.
@@ -27,6 +28,15 @@ pub struct Restart {
 }
 
 impl Restarts {
+    /// It ended because somebody asked it to (`spillway restart`), so it comes back at once; one that lived
+    /// shorter than `ASKED_LIFE_MIN` is no such thing.
+    pub fn on_asked_end(&mut self, now: Instant, started: Instant) -> Restart {
+        if now.saturating_duration_since(started) < ASKED_LIFE_MIN {
+            return self.on_death(now, started, true);
+        }
+        Restart { delay: Duration::ZERO, is_hopeless: false, is_news: true }
+    }
+
     pub fn on_death(&mut self, now: Instant, started: Instant, was_ready: bool) -> Restart {
         if now.saturating_duration_since(started) >= LIFE_MIN {
             self.in_a_row = 0;
@@ -75,6 +85,17 @@ mod tests {
         assert_eq!(delays, [0, 100, 200, 400, 800, 1_600, 2_000, 2_000]);
         let later = start + Duration::from_secs(60);
         assert_eq!(restarts.on_death(later, later - LIFE_MIN, true).delay, Duration::ZERO, "that one lived");
+    }
+
+    #[test]
+    fn an_end_that_was_asked_for_is_no_death_unless_it_comes_too_soon() {
+        let mut restarts = Restarts::default();
+        let start = Instant::now();
+        let later = start + ASKED_LIFE_MIN;
+        let delays: Vec<Duration> = (0..3).map(|_| restarts.on_asked_end(later, start).delay).collect();
+        assert_eq!(delays, [Duration::ZERO; 3]);
+        let delays: Vec<Duration> = (0..2).map(|_| restarts.on_asked_end(start, start).delay).collect();
+        assert_eq!(delays, [Duration::ZERO, DELAY_MIN], "a loop of ends waits like a loop of deaths");
     }
 
     #[test]

@@ -85,6 +85,10 @@ impl LastWords {
         }
         self.lines.push_back(line);
     }
+    /// A new process begins: what the one before it said is not its own.
+    pub fn clear(&mut self) {
+        self.lines.clear();
+    }
     pub fn is_new(&self) -> bool {
         !self.lines.is_empty() && self.lines != self.told
     }
@@ -108,6 +112,21 @@ mod tests {
         assert_eq!(Ready::parse("already"), None);
         assert_eq!(Ready::parse("readyish"), None);
         assert_eq!(Ready::parse("cannot pin"), None);
+    }
+
+    #[test]
+    fn the_same_last_words_are_no_news() {
+        let mut words = LastWords::default();
+        for is_new in [true, false] {
+            words.clear();
+            words.push("no memory".into());
+            assert_eq!(words.is_new(), is_new);
+            if is_new {
+                assert_eq!(words.take(), ["no memory"]);
+            }
+        }
+        words.push("no luck".into());
+        assert!(words.is_new());
     }
 
     #[test]

@@ -589,4 +589,25 @@ mod tests {
     }
 
     suite::suite!(Uring);
+
+    #[test]
+    fn every_receive_buffer_comes_back() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (local, remote) = (socket.local_addr().unwrap(), socket.try_clone().unwrap());
+        let mut io = Uring::start(Sockets::new(vec![socket.into()], suite::eventfd()).unwrap(), 64);
+        // Whole, malformed and empty ones, more than there are buffers.
+        let lengths = [100, DATAGRAM_SIZE_MAX + 1, 0];
+        let total = 2 * RECEIVE_BUFFERS;
+        let deadline = clock::now() + std::time::Duration::from_secs(20);
+        // 16 at a time: they fit into the socket whatever its buffer is.
+        for index in 0..total {
+            remote.send_to(&vec![0; lengths[index % 3]], local).unwrap();
+            while index % 16 == 15 && io.tally().received + io.tally().malformed <= index as u64 {
+                assert!(clock::now() < deadline, "{:?}", io.tally());
+                io.park(Some(deadline));
+                io.receive(64, |_| ());
+            }
+        }
+        assert_eq!(usize::from(io.inlets[0].tail), RECEIVE_BUFFERS + total);
+    }
 }

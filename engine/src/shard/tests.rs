@@ -111,7 +111,9 @@ fn a_takeover_goes_on_without_a_gap_in_sequence_or_time() {
     world.done(0, &Command::RemoveSession { session: first_session });
     let mut other = Source::new(second, 1_234);
     (other.index, other.timestamp) = (5, 4_000_000);
+    world.heard.clear();
     other.play(&mut world, 30, 4);
+    assert!(world.heard.contains(&Event::TrackState { track, live: true }), "live again with the new publisher");
     let seen = world.remotes[viewer].of(ssrc);
     assert_eq!(seen.len(), 60 * 4);
     for pair in seen.windows(2) {

@@ -345,6 +345,8 @@ impl Core {
         track.codec = codec;
         track.ssrc = 0;
         track.intake.takeover(codec);
+        // Its first packet says so again: control waits for the new publisher to be live.
+        track.live = false;
         track.requests.on_takeover();
         let record = self.table.track(id.index).ok_or(Status::NotFound)?;
         record.session = slot;

@@ -1,0 +1,200 @@
+//! Policy: who may publish and watch what, and where it runs. Pure: no clock, no axum, no tokio, no disk.
+//!
+//! Requests and events come in with everything they need, decisions and commands go out.
+
+pub mod admission;
+pub mod candidates;
+pub mod placement;
+pub mod rooms;
+
+use crate::auth::{hex, unhex};
+use spillway_proto::id::{Codec, Side};
+use spillway_proto::limits::NOTE_BYTES;
+use spillway_proto::link::command::Note;
+use spillway_proto::sdp::SdpError;
+use spillway_proto::sdp::codec::H264Profile;
+use std::fmt;
+
+/// The unguessable part of a session's URL.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ResourceId(pub [u8; 16]);
+
+impl ResourceId {
+    pub fn parse(text: &str) -> Option<ResourceId> {
+        unhex(text).map(ResourceId)
+    }
+}
+
+impl fmt::Display for ResourceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
+    }
+}
+
+/// Only the beginning: whoever knows all of it may end the session.
+impl fmt::Debug for ResourceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}..", hex(&self.0[..4]))
+    }
+}
+
+/// Why something is not possible, as a value; `api::problem` makes a status of it.
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error("{0}")]
+    Sdp(#[from] SdpError),
+    #[error("nothing is live in this room; try again in 2 seconds")]
+    StreamNotLive,
+    #[error("another publisher is live in this room; the same `sub` could take over")]
+    RoomBusy,
+    #[error("no common codec: offered {}; possible {}", list(.offered), list(.possible))]
+    NoCommonCodec { offered: Vec<String>, possible: Vec<String> },
+    #[error("the offer says a=setup:passive, but Spillway cannot begin the DTLS handshake yet; offer actpass or active")]
+    DtlsRoleUnsupported,
+    #[error("the offer has more than one {0} section to send; Spillway takes one audio and one video")]
+    TooManyTracks(&'static str),
+    #[error("an ICE restart is not supported; end the session and POST anew")]
+    IceRestartUnsupported,
+    #[error("the media engine is starting; try again in a second")]
+    EngineRestarting,
+    #[error("the shard has too many commands waiting; try again in a second")]
+    EngineBusy,
+    #[error("the media engine did not answer in time; try again in a second")]
+    EngineTimeout,
+    #[error("the node is full ({0}); try again later or use another node")]
+    NodeFull(&'static str),
+    #[error("there is no such session in this room; it has ended, or never was")]
+    SessionNotFound,
+    #[error("the node cannot write its database: {0}")]
+    Store(String),
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+}
+
+/// Codecs as bits, by their number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CodecSet(pub u8);
+
+impl CodecSet {
+    pub fn of(codecs: impl IntoIterator<Item = Codec>) -> CodecSet {
+        CodecSet(codecs.into_iter().fold(0, |bits, codec| bits | 1 << (codec as u8)))
+    }
+    pub fn contains(self, codec: Codec) -> bool {
+        self.0 & 1 << (codec as u8) != 0
+    }
+}
+
+const _: () = assert!(Codec::COUNT <= 8, "a bit for each codec");
+
+const NOTE_VERSION: u8 = 1;
+const NOTE_SESSION: u8 = 1;
+const NOTE_TRACK: u8 = 2;
+
+/// What control must know of a session after it was killed; it stands in the engine's record.
+///
+/// ```text
+///    0         1      2      3        4      8          24       32        40      64
+///    +---------+------+------+--------+------+----------+--------+---------+-------+
+///    | version | kind | side | codecs | room | resource | sub    | expiry  | zeros |
+///    +---------+------+------+--------+------+----------+--------+---------+-------+
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SessionNote {
+    pub side: Side,
+    /// A viewer's negotiated codecs.
+    pub codecs: CodecSet,
+    pub room: u32,
+    pub resource: ResourceId,
+    /// A hash of the token's `sub`.
+    pub sub: u64,
+    /// Unix seconds.
+    pub expiry: u64,
+}
+
+impl SessionNote {
+    pub fn write(&self) -> Note {
+        let mut note = [0; NOTE_BYTES];
+        note[..4].copy_from_slice(&[NOTE_VERSION, NOTE_SESSION, self.side as u8, self.codecs.0]);
+        note[4..8].copy_from_slice(&self.room.to_le_bytes());
+        note[8..24].copy_from_slice(&self.resource.0);
+        note[24..32].copy_from_slice(&self.sub.to_le_bytes());
+        note[32..40].copy_from_slice(&self.expiry.to_le_bytes());
+        note
+    }
+
+    pub fn read(note: &Note) -> Option<SessionNote> {
+        let [NOTE_VERSION, NOTE_SESSION, side, codecs] = *note.first_chunk::<4>()? else { return None };
+        let side = match side {
+            1 => Side::Publisher,
+            2 => Side::Viewer,
+            _ => return None,
+        };
+        Some(SessionNote {
+            side,
+            codecs: CodecSet(codecs),
+            room: u32::from_le_bytes(chunk(note, 4)?),
+            resource: ResourceId(chunk(note, 8)?),
+            sub: u64::from_le_bytes(chunk(note, 24)?),
+            expiry: u64::from_le_bytes(chunk(note, 32)?),
+        })
+    }
+}
+
+/// What control must know of a track: version, kind, H264 profile or 0, then the room as above.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TrackNote {
+    pub profile: Option<H264Profile>,
+    pub room: u32,
+}
+
+impl TrackNote {
+    pub fn write(&self) -> Note {
+        let mut note = [0; NOTE_BYTES];
+        note[..3].copy_from_slice(&[NOTE_VERSION, NOTE_TRACK, self.profile.map_or(0, |profile| profile as u8)]);
+        note[4..8].copy_from_slice(&self.room.to_le_bytes());
+        note
+    }
+
+    pub fn read(note: &Note) -> Option<TrackNote> {
+        let [NOTE_VERSION, NOTE_TRACK, profile] = *note.first_chunk::<3>()? else { return None };
+        Some(TrackNote { profile: H264Profile::from_u8(profile), room: u32::from_le_bytes(chunk(note, 4)?) })
+    }
+}
+
+fn chunk<const N: usize>(note: &Note, at: usize) -> Option<[u8; N]> {
+    note.get(at..)?.first_chunk::<N>().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_come_back_as_they_were_written() {
+        let session = SessionNote {
+            side: Side::Viewer,
+            codecs: CodecSet::of([Codec::H264, Codec::Opus]),
+            room: 7,
+            resource: ResourceId([9; 16]),
+            sub: u64::MAX - 3,
+            expiry: 1 << 40,
+        };
+        assert_eq!(SessionNote::read(&session.write()), Some(session));
+        let track = TrackNote { profile: Some(H264Profile::High), room: 7 };
+        assert_eq!(TrackNote::read(&track.write()), Some(track));
+        assert_eq!(TrackNote::read(&session.write()), None);
+        assert_eq!(SessionNote::read(&[0; NOTE_BYTES]), None);
+        assert_eq!(SessionNote::read(&[0xff; NOTE_BYTES]), None);
+        assert!(session.codecs.contains(Codec::Opus) && !session.codecs.contains(Codec::Vp8));
+    }
+
+    #[test]
+    fn a_resource_in_a_log_line_opens_nothing() {
+        let id = ResourceId([0xab; 16]);
+        assert_eq!(ResourceId::parse(&id.to_string()), Some(id));
+        assert_eq!(format!("{id:?}"), "abababab..");
+        assert_eq!(ResourceId::parse("abab"), None);
+    }
+}

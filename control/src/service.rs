@@ -1,0 +1,577 @@
+//! The control service between the API, policy, store and link: has decided joins carried out, keeps policy
+//! true to what the engine says. Decisions themselves are `policy`'s.
+//!
+//! ```text
+//!    handler --publish/view/end--> policy (lock, no await) --commands--> link --answers--> policy --> handler
+//!    engine --events--> pump --> policy --orders--> link, store
+//!    new engine, overflow, start: dump --> policy::rebuild   (no join runs meanwhile)
+//! ```
+//!
+//! A join runs in a task of its own: a client that hangs up leaves no half-made session behind.
+
+use crate::auth::{Claims, SigningKey};
+use crate::engine_link::{EngineLink, LinkFailure};
+use crate::events::{Events, TrackTotals};
+use crate::policy::rooms::{JoinRequest, Order, PublishPlan, Rooms, RoomState, ViewPlan};
+use crate::policy::{Refusal, ResourceId, SessionNote, admission};
+use crate::shm::{Wake, monotonic_now};
+use crate::store::{SessionRow, Store, StoreError};
+use aws_lc_rs::{digest, rand};
+use spillway_proto::id::{SessionId, Side, TrackId};
+use spillway_proto::limits::{ICE_PWD_CHARS, UFRAG_RANDOM_CHARS};
+use spillway_proto::link::command::{Answer, Command, DtlsRole, Fingerprint, Status};
+use spillway_proto::link::event::Event;
+use spillway_proto::sdp::Setup;
+use spillway_proto::sdp::answer::{AnswerFacts, MediaText};
+use spillway_proto::sdp::offer::OfferFacts;
+use spillway_proto::session::ice::encode_ufrag;
+use spillway_proto::time::Time;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+use tokio::io::unix::AsyncFd;
+
+/// How long control sleeps at most: a wake may be lost with a killed engine.
+const PUMP_INTERVAL: Duration = Duration::from_millis(50);
+const RESYNC_RETRY: Duration = Duration::from_millis(200);
+/// A removal waits for room in a full ring this often.
+const ORDER_TRIES_MAX: usize = 50;
+const ORDER_RETRY: Duration = Duration::from_millis(20);
+/// A track whose last packet is younger is live.
+const PACKET_AGE_MAX: Duration = Duration::from_secs(2);
+/// The ICE characters (RFC 8839 section 5.4).
+const ICE_CHARS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+pub struct Service {
+    pub key: SigningKey,
+    store: Store,
+    link: EngineLink,
+    rooms: Mutex<Rooms>,
+    pub events: Events,
+    candidates: Vec<SocketAddr>,
+    /// Joins hold it for reading, a rebuild for writing.
+    joins: tokio::sync::RwLock<()>,
+    /// One publisher's join per room at a time.
+    publishing: Mutex<HashMap<u32, Weak<tokio::sync::Mutex<()>>>>,
+    /// The engine whose state we have: 0 while there is none.
+    engine_epoch: AtomicU64,
+    resync: Mutex<Resync>,
+}
+
+#[derive(Default)]
+struct Resync {
+    running: bool,
+    /// Asked for again while one was running.
+    again: bool,
+    /// Events that came meanwhile: applied to what the dump gave.
+    events: Vec<Event>,
+}
+
+/// A join that succeeded.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    pub resource: ResourceId,
+    pub answer: String,
+}
+
+/// Our secrets of one session.
+struct Credentials {
+    ufrag_random: [u8; UFRAG_RANDOM_CHARS],
+    pwd: [u8; ICE_PWD_CHARS],
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What these locks guard is changed by single calls that finish or leave it as it was.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl From<LinkFailure> for Refusal {
+    fn from(failure: LinkFailure) -> Refusal {
+        match failure {
+            LinkFailure::Full => Refusal::EngineBusy,
+            LinkFailure::Timeout => Refusal::EngineTimeout,
+            LinkFailure::EngineRestarting => Refusal::EngineRestarting,
+            LinkFailure::Refused(Status::Full) => Refusal::NodeFull("the engine's tables"),
+            // The session or track ended between decision and command: as if it had not been there.
+            LinkFailure::Refused(Status::NotFound) => Refusal::StreamNotLive,
+            LinkFailure::Refused(_) => Refusal::EngineBusy,
+        }
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Refusal {
+        Refusal::Store(error.to_string())
+    }
+}
+
+impl Service {
+    pub fn new(key: SigningKey, store: Store, link: EngineLink, candidates: Vec<SocketAddr>) -> Arc<Service> {
+        let rooms = Mutex::new(Rooms::new(link.shards()));
+        Arc::new(Service {
+            key,
+            store,
+            link,
+            rooms,
+            events: Events::default(),
+            candidates,
+            joins: tokio::sync::RwLock::new(()),
+            publishing: Mutex::new(HashMap::new()),
+            engine_epoch: AtomicU64::new(0),
+            resync: Mutex::new(Resync::default()),
+        })
+    }
+
+    /// Whether POSTs can be served.
+    pub fn is_ready(&self) -> bool {
+        let epoch = self.engine_epoch.load(Ordering::Acquire);
+        epoch != 0 && self.link.engine().is_some_and(|(ready, _)| ready == epoch)
+    }
+
+    pub fn state(&self, room: &str) -> RoomState {
+        lock(&self.rooms).state(room)
+    }
+
+    // ---- joins ----
+
+    pub async fn publish(self: &Arc<Self>, claims: Claims, offer: OfferFacts) -> Result<Joined, Refusal> {
+        let service = self.clone();
+        let join = tokio::spawn(async move { service.publish_whole(&claims, &offer).await });
+        join.await.unwrap_or(Err(Refusal::EngineBusy))
+    }
+
+    pub async fn view(self: &Arc<Self>, claims: Claims, offer: OfferFacts) -> Result<Joined, Refusal> {
+        let service = self.clone();
+        let join = tokio::spawn(async move { service.view_whole(&claims, &offer).await });
+        join.await.unwrap_or(Err(Refusal::EngineBusy))
+    }
+
+    async fn publish_whole(self: &Arc<Self>, claims: &Claims, offer: &OfferFacts) -> Result<Joined, Refusal> {
+        let _join = self.joins.read().await;
+        let room = self.store.room_number(&claims.room).await?;
+        let one_at_a_time = self.publish_lock(room);
+        let _one = one_at_a_time.lock().await;
+        let generation = self.store.stream_generation().await?;
+        let resource = new_resource()?;
+        let request = join_request(room, claims, resource, offer);
+        let plan = lock(&self.rooms).admit_publish(&request, generation)?;
+        let mut made = Made::default();
+        match self.make_publisher(claims, offer, &plan, &mut made).await {
+            Ok(joined) => Ok(joined),
+            Err(refusal) => {
+                let new: Vec<TrackId> = new_tracks(&plan, &made);
+                let taken = made.tracks.len() > new.len();
+                let orders =
+                    lock(&self.rooms).abandon(resource, plan.shard, plan.engine_epoch, made.session, &new, taken);
+                self.obey(orders).await;
+                Err(refusal)
+            }
+        }
+    }
+
+    async fn make_publisher(
+        self: &Arc<Self>,
+        claims: &Claims,
+        offer: &OfferFacts,
+        plan: &PublishPlan,
+        made: &mut Made,
+    ) -> Result<Joined, Refusal> {
+        let credentials = self.add_session(claims, offer, &plan.note, plan.engine_epoch, plan.shard, made).await?;
+        let session = made.session.ok_or(Refusal::EngineBusy)?;
+        for planned in &plan.tracks {
+            let command = Command::AttachTrack {
+                session,
+                stream: plan.stream,
+                track: planned.track,
+                codec: planned.sent.codec,
+                payload_type: planned.sent.payload.payload_type,
+                ssrc: planned.sent.ssrc,
+                note: planned.note.write(),
+            };
+            match self.link.command(plan.engine_epoch, plan.shard, command).await? {
+                Answer::Track { track } => made.tracks.push(track),
+                _ => return Err(Refusal::EngineBusy),
+            }
+        }
+        let sections = admission::answer_sent(offer, &sent_of(plan));
+        let answer = self.answer(plan.engine_epoch, session, &credentials, plan.resource, sections)?;
+        let orders = lock(&self.rooms).published(plan, session, &made.tracks)?;
+        // The join is complete: from here on nothing is undone.
+        self.obey(orders).await;
+        self.tell_changes();
+        Ok(Joined { resource: plan.resource, answer })
+    }
+
+    async fn view_whole(self: &Arc<Self>, claims: &Claims, offer: &OfferFacts) -> Result<Joined, Refusal> {
+        let _join = self.joins.read().await;
+        let room = self.store.room_number(&claims.room).await?;
+        let resource = new_resource()?;
+        let plan = lock(&self.rooms).admit_view(&join_request(room, claims, resource, offer))?;
+        let mut made = Made::default();
+        match self.make_viewer(claims, offer, &plan, &mut made).await {
+            Ok(joined) => Ok(joined),
+            Err(refusal) => {
+                let orders =
+                    lock(&self.rooms).abandon(resource, plan.shard, plan.engine_epoch, made.session, &[], false);
+                self.obey(orders).await;
+                Err(refusal)
+            }
+        }
+    }
+
+    async fn make_viewer(
+        self: &Arc<Self>,
+        claims: &Claims,
+        offer: &OfferFacts,
+        plan: &ViewPlan,
+        made: &mut Made,
+    ) -> Result<Joined, Refusal> {
+        let credentials = self.add_session(claims, offer, &plan.note, plan.engine_epoch, plan.shard, made).await?;
+        let session = made.session.ok_or(Refusal::EngineBusy)?;
+        let mut ssrcs = Vec::with_capacity(plan.feeds.len());
+        for feed in &plan.feeds {
+            let command = Command::AttachFeed { session, track: feed.track, payload_types: feed.payload_types };
+            match self.link.command(plan.engine_epoch, plan.shard, command).await? {
+                Answer::Feed { ssrc, .. } => ssrcs.push(ssrc),
+                _ => return Err(Refusal::EngineBusy),
+            }
+        }
+        let sections = admission::answer_received(offer, &plan.feeds, &ssrcs, &claims.room);
+        let answer = self.answer(plan.engine_epoch, session, &credentials, plan.resource, sections)?;
+        lock(&self.rooms).viewed(plan, session)?;
+        self.tell_changes();
+        Ok(Joined { resource: plan.resource, answer })
+    }
+
+    /// Writes the session down, then has the engine make it.
+    async fn add_session(
+        &self,
+        claims: &Claims,
+        offer: &OfferFacts,
+        note: &SessionNote,
+        engine_epoch: u64,
+        shard: usize,
+        made: &mut Made,
+    ) -> Result<Credentials, Refusal> {
+        self.store
+            .add_session(SessionRow {
+                resource: note.resource,
+                room: note.room,
+                side: note.side as u8,
+                engine_epoch,
+                sub: claims.sub.clone(),
+                remote_ufrag: offer.ice_ufrag.clone(),
+                expiry: claims.exp,
+            })
+            .await?;
+        let credentials = Credentials { ufrag_random: ice_chars()?, pwd: ice_chars()? };
+        let command = Command::AddSession {
+            side: note.side,
+            dtls_role: DtlsRole::Server,
+            ufrag_random: credentials.ufrag_random,
+            pwd: credentials.pwd,
+            fingerprint: Fingerprint(offer.fingerprint),
+            note: note.write(),
+        };
+        match self.link.command(engine_epoch, shard, command).await? {
+            Answer::Session { session } => {
+                made.session = Some(session);
+                Ok(credentials)
+            }
+            _ => Err(Refusal::EngineBusy),
+        }
+    }
+
+    fn answer(
+        &self,
+        engine_epoch: u64,
+        session: SessionId,
+        credentials: &Credentials,
+        resource: ResourceId,
+        media: Vec<MediaText>,
+    ) -> Result<String, Refusal> {
+        let facts = self.link.engine().filter(|(ready, _)| *ready == engine_epoch);
+        let (_, facts) = facts.ok_or(Refusal::EngineRestarting)?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let origin = resource.0.first_chunk::<8>().map_or(1, |bytes| u64::from_le_bytes(*bytes).max(1));
+        let answer = AnswerFacts {
+            origin,
+            ice_ufrag: text(&encode_ufrag(session, &credentials.ufrag_random)),
+            ice_pwd: text(&credentials.pwd),
+            fingerprint: facts.fingerprint.0,
+            setup: Setup::Passive,
+            candidates: self.candidates.clone(),
+            media,
+        };
+        Ok(answer.write())
+    }
+
+    // ---- sessions ----
+
+    /// DELETE.
+    pub async fn end(self: &Arc<Self>, room: &str, side: Side, resource: ResourceId) -> Result<(), Refusal> {
+        let orders = lock(&self.rooms).end(room, side, resource)?;
+        self.tell_changes();
+        let service = self.clone();
+        // To the end, whether or not the client waits for it.
+        let done = tokio::spawn(async move { service.obey(orders).await });
+        let _ = done.await;
+        Ok(())
+    }
+
+    /// A trickle PATCH: the fragment must be of this session, and its ufrag that of the offer.
+    pub async fn trickle(&self, room: &str, side: Side, resource: ResourceId, ufrag: &str) -> Result<(), Refusal> {
+        lock(&self.rooms).find(room, side, resource)?;
+        let offered = self.store.remote_ufrag(resource).await?;
+        match offered {
+            Some(offered) if !ufrag.is_empty() && offered != ufrag => Err(Refusal::IceRestartUnsupported),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the URL names a session.
+    pub fn find(&self, room: &str, side: Side, resource: ResourceId) -> Result<(), Refusal> {
+        lock(&self.rooms).find(room, side, resource)
+    }
+
+    // ---- the engine's word ----
+
+    /// Runs until the process ends: answers, events, new engines, the clock of the `state` events.
+    pub async fn run(self: Arc<Self>, wake: AsyncFd<Wake>) {
+        let mut second = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            let pumped = self.pump_once().await;
+            if pumped {
+                // A storm of events must not keep the joins from running.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            self.link.park();
+            if self.pump_once().await {
+                self.link.unpark();
+                continue;
+            }
+            tokio::select! {
+                ready = wake.readable() => {
+                    if let Ok(mut ready) = ready {
+                        ready.get_inner().clear();
+                        ready.clear_ready();
+                    }
+                }
+                () = tokio::time::sleep(PUMP_INTERVAL) => {}
+                _ = second.tick() => self.tell_second(),
+            }
+            self.link.unpark();
+        }
+    }
+
+    async fn pump_once(self: &Arc<Self>) -> bool {
+        let ready = self.link.engine().map_or(0, |(epoch, _)| epoch);
+        if ready != self.engine_epoch.load(Ordering::Acquire) && !lock(&self.resync).running {
+            self.on_engine(ready);
+        }
+        let pumped = self.link.pump();
+        if pumped.is_empty() {
+            return false;
+        }
+        if pumped.overflowed {
+            self.start_resync();
+        }
+        let mut resync = lock(&self.resync);
+        if resync.running {
+            resync.events.extend_from_slice(&pumped.events);
+            return true;
+        }
+        drop(resync);
+        self.apply(&pumped.events);
+        true
+    }
+
+    /// Another engine is ready, or none is any more.
+    fn on_engine(self: &Arc<Self>, ready: u64) {
+        if self.engine_epoch.swap(0, Ordering::AcqRel) != 0 {
+            eprintln!("control: the engine is gone; waiting for the next");
+        }
+        let orders = lock(&self.rooms).engine_gone();
+        self.obey_later(orders);
+        self.tell_changes();
+        if ready != 0 {
+            self.start_resync();
+        }
+    }
+
+    fn start_resync(self: &Arc<Self>) {
+        let mut resync = lock(&self.resync);
+        resync.again = true;
+        if !std::mem::replace(&mut resync.running, true) {
+            resync.events.clear();
+            let service = self.clone();
+            tokio::spawn(async move { service.resync().await });
+        }
+    }
+
+    /// Makes policy whole from a dump; ends when it is, or when there is no engine.
+    async fn resync(self: Arc<Self>) {
+        // Joins that run finish first, and none begins: a session between its add and its feed would look
+        // half-made.
+        let _no_join = self.joins.write().await;
+        loop {
+            lock(&self.resync).again = false;
+            let Some((epoch, _)) = self.link.engine() else { break };
+            match self.rebuild(epoch).await {
+                Ok(()) => self.engine_epoch.store(epoch, Ordering::Release),
+                Err(reason) => {
+                    eprintln!("control: cannot take stock of the engine: {reason}; trying again");
+                    tokio::time::sleep(RESYNC_RETRY).await;
+                    continue;
+                }
+            }
+            let mut resync = lock(&self.resync);
+            if !resync.again {
+                // Under the lock, so that no event slips between the rebuilt state and the next pump.
+                let events = std::mem::take(&mut resync.events);
+                self.apply(&events);
+                resync.running = false;
+                return;
+            }
+        }
+        let mut resync = lock(&self.resync);
+        resync.running = false;
+        resync.events.clear();
+    }
+
+    async fn rebuild(self: &Arc<Self>, epoch: u64) -> Result<(), Refusal> {
+        let dump = self.link.dump(epoch).await?;
+        let known = self.store.known().await?;
+        let now = monotonic_now();
+        let is_fed = |track: TrackId| {
+            let stats = self.link.track_stats(track.index);
+            let last = stats.last_packet_at.load(Ordering::Relaxed);
+            stats.generation.load(Ordering::Acquire) == u64::from(track.generation)
+                && last != 0
+                && now.since(Time(last)) < PACKET_AGE_MAX
+        };
+        let orders = lock(&self.rooms).rebuild(epoch, &dump, &known.sessions, &known.names, is_fed);
+        self.obey(orders).await;
+        self.tell_changes();
+        Ok(())
+    }
+
+    fn apply(self: &Arc<Self>, events: &[Event]) {
+        let orders: Vec<Order> = {
+            let mut rooms = lock(&self.rooms);
+            events.iter().flat_map(|event| rooms.on_event(event)).collect()
+        };
+        self.obey_later(orders);
+        self.tell_changes();
+    }
+
+    fn obey_later(self: &Arc<Self>, orders: Vec<Order>) {
+        if !orders.is_empty() {
+            let service = self.clone();
+            tokio::spawn(async move { service.obey(orders).await });
+        }
+    }
+
+    /// Carries orders out. Each is a removal: what cannot be removed because it is gone already is done.
+    async fn obey(&self, orders: Vec<Order>) {
+        let epoch = lock(&self.rooms).engine_epoch();
+        let mut forgotten = Vec::new();
+        for order in orders {
+            match order {
+                Order::Forget(resource) => forgotten.push(resource),
+                Order::Command { shard, command } => {
+                    for _ in 0..ORDER_TRIES_MAX {
+                        match self.link.command(epoch, shard, command.clone()).await {
+                            Err(LinkFailure::Full) => tokio::time::sleep(ORDER_RETRY).await,
+                            _ => break,
+                        }
+                    }
+                }
+            }
+        }
+        if !forgotten.is_empty()
+            && let Err(error) = self.store.forget_sessions(forgotten).await
+        {
+            // Left-over rows are found and removed at the next start.
+            eprintln!("control: {error}");
+        }
+    }
+
+    fn tell_changes(&self) {
+        let mut rooms = lock(&self.rooms);
+        for name in rooms.take_changed() {
+            self.events.on_change(&name, rooms.state(&name));
+        }
+    }
+
+    fn tell_second(&self) {
+        let totals = |track: TrackId| {
+            let stats = self.link.track_stats(track.index);
+            (stats.generation.load(Ordering::Acquire) == u64::from(track.generation)).then(|| TrackTotals {
+                bytes: stats.bytes.load(Ordering::Relaxed),
+                lost: stats.lost.load(Ordering::Relaxed),
+                expected: stats.expected.load(Ordering::Relaxed),
+                keyframe_interval_ms: stats.keyframe_interval_ms.load(Ordering::Relaxed),
+            })
+        };
+        self.events.on_second(Instant::now(), |room| self.state(room), totals);
+        lock(&self.publishing).retain(|_, one| one.strong_count() > 0);
+    }
+
+    fn publish_lock(&self, room: u32) -> Arc<tokio::sync::Mutex<()>> {
+        let mut publishing = lock(&self.publishing);
+        if let Some(one) = publishing.get(&room).and_then(Weak::upgrade) {
+            return one;
+        }
+        let one = Arc::new(tokio::sync::Mutex::new(()));
+        publishing.insert(room, Arc::downgrade(&one));
+        one
+    }
+}
+
+/// What the engine has made of a join so far.
+#[derive(Default)]
+struct Made {
+    session: Option<SessionId>,
+    tracks: Vec<TrackId>,
+}
+
+fn new_tracks(plan: &PublishPlan, made: &Made) -> Vec<TrackId> {
+    let pairs = plan.tracks.iter().zip(&made.tracks);
+    pairs.filter(|(planned, _)| planned.track.is_none()).map(|(_, track)| *track).collect()
+}
+
+fn sent_of(plan: &PublishPlan) -> Vec<admission::SentTrack> {
+    plan.tracks.iter().map(|planned| planned.sent.clone()).collect()
+}
+
+fn join_request<'a>(
+    room: u32,
+    claims: &'a Claims,
+    resource: ResourceId,
+    offer: &'a OfferFacts,
+) -> JoinRequest<'a> {
+    JoinRequest { room, room_name: &claims.room, resource, sub: hash_of(&claims.sub), expiry: claims.exp, offer }
+}
+
+/// The beginning of the SHA-256: equal subs are the same publisher.
+fn hash_of(sub: &str) -> u64 {
+    let hash = digest::digest(&digest::SHA256, sub.as_bytes());
+    hash.as_ref().first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+fn new_resource() -> Result<ResourceId, Refusal> {
+    let mut bytes = [0; 16];
+    rand::fill(&mut bytes).map_err(|_| Refusal::NodeFull("random bytes"))?;
+    Ok(ResourceId(bytes))
+}
+
+fn ice_chars<const N: usize>() -> Result<[u8; N], Refusal> {
+    let mut bytes = [0; N];
+    rand::fill(&mut bytes).map_err(|_| Refusal::NodeFull("random bytes"))?;
+    // 256 is a multiple of 64: every character is equally likely.
+    Ok(bytes.map(|byte| ICE_CHARS[usize::from(byte % 64)]))
+}
