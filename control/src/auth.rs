@@ -25,6 +25,7 @@ const TOKEN_CHARS_MAX: usize = 4_096;
 #[derive(Clone)]
 pub struct SigningKey {
     bytes: [u8; KEY_BYTES],
+    /// The `kid` of its tokens, and the account of tokens that name none.
     id: String,
 }
 
@@ -83,11 +84,6 @@ impl SigningKey {
     pub fn from_bytes(bytes: [u8; KEY_BYTES]) -> SigningKey {
         let id = hex(digest::digest(&digest::SHA256, &bytes).as_ref().get(..8).unwrap_or_default());
         SigningKey { bytes, id }
-    }
-
-    /// The `kid` of its tokens, and the account of tokens that name none.
-    pub fn id(&self) -> &str {
-        &self.id
     }
 }
 
@@ -353,10 +349,10 @@ mod tests {
         let token = mint_at(&key(), grant, NOW);
         let claims = verify(&key(), &token, NOW + 4).unwrap();
         assert_eq!((claims.room.as_str(), claims.sub.as_str(), claims.role), ("demo", "bob", Role::View));
-        assert_eq!((claims.acct.as_str(), claims.iat, claims.exp), (key().id(), NOW, NOW + 5));
+        assert_eq!((claims.acct.as_str(), claims.iat, claims.exp), (key().id.as_str(), NOW, NOW + 5));
         assert_eq!(claims.jti.len(), 32);
         let header = jsonwebtoken::decode_header(&token).unwrap();
-        assert_eq!((header.alg, header.kid.as_deref()), (Algorithm::HS256, Some(key().id())));
+        assert_eq!((header.alg, header.kid.as_deref()), (Algorithm::HS256, Some(key().id.as_str())));
         assert_eq!(verify(&key(), &token, NOW + 5), Err(AuthError::Expired(0)));
     }
 

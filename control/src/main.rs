@@ -1,9 +1,16 @@
 //! `spillway`: one binary, three kinds of process. Here only the subcommands are told apart.
 
+mod api;
 mod auth;
 mod cli;
 mod control;
 mod data_dir;
+mod engine_link;
+mod events;
+mod policy;
+mod service;
+mod shm;
+mod store;
 mod supervisor;
 
 use clap::Parser;

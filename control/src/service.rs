@@ -130,6 +130,11 @@ impl Service {
         epoch != 0 && self.link.engine().is_some_and(|(ready, _)| ready == epoch)
     }
 
+    /// The refusal of every POST while the engine starts.
+    pub fn require_engine(&self) -> Result<(), Refusal> {
+        if self.is_ready() { Ok(()) } else { Err(Refusal::EngineRestarting) }
+    }
+
     pub fn state(&self, room: &str) -> RoomState {
         lock(&self.rooms).state(room)
     }

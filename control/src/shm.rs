@@ -8,6 +8,8 @@ use spillway_proto::time::Time;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +84,19 @@ impl Wake {
         let number = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
         let wake = Wake::inherit(number).unwrap();
         (Wake(wake.0.try_clone().unwrap()), wake)
+    }
+
+    #[cfg(test)]
+    pub fn again(&self) -> Wake {
+        Wake(self.0.try_clone().unwrap())
+    }
+
+    /// For tokio to wait on; only within its runtime.
+    pub fn watch(self) -> io::Result<AsyncFd<Wake>> {
+        // JUSTIFICATION: tokio asks for the promise below.
+        // SAFETY: `as_raw_fd` always gives the descriptor of the file inside, which stays open, and the same,
+        // as long as this value lives, which the AsyncFd now owns.
+        unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) }.map_err(|error| error.into_parts().1)
     }
 
     pub fn wake(&self) {

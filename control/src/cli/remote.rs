@@ -165,8 +165,6 @@ pub struct Session<'s> {
     server: &'s Server,
     location: String,
     pub client: Client,
-    /// Both sides' description of what flows.
-    pub answer: OfferFacts,
     socket: UdpSocket,
     origin: Instant,
 }
@@ -214,7 +212,7 @@ impl<'s> Session<'s> {
         };
         let origin = Instant::now();
         let client = Client::new(&identity, facts, seed, Time::ZERO, origin)?;
-        let mut session = Session { server, location, client, answer, socket, origin };
+        let mut session = Session { server, location, client, socket, origin };
         let mut buffer = [0; DATAGRAM_SIZE_MAX];
         while !session.client.is_connected() {
             if stop.is_set() {

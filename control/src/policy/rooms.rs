@@ -244,10 +244,8 @@ impl Rooms {
             publisher: None,
             tracks: Vec::new(),
         });
+        // `live` of tracks stays what the engine last said: it speaks again only when that changes.
         let replaced = stream.publisher.replace(plan.resource);
-        for track in &mut stream.tracks {
-            track.live = false;
-        }
         for (planned, id) in plan.tracks.iter().zip(tracks) {
             let (codec, profile) = (planned.sent.codec, planned.sent.profile);
             match stream.tracks.iter_mut().find(|track| track.id == *id) {
@@ -585,9 +583,6 @@ impl Rooms {
             room.viewers.remove(&resource);
             if let Some(stream) = room.stream.as_mut().filter(|stream| stream.publisher == Some(resource)) {
                 stream.publisher = None;
-                for track in &mut stream.tracks {
-                    track.live = false;
-                }
             }
         }
         self.note_change(number);

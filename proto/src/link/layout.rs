@@ -187,6 +187,7 @@ impl Link {
     /// `base` points to `len` bytes, mapped readable and writable, that stay mapped as long as any handle
     /// made from this one is in use, and that this process touches only through such handles.
     pub unsafe fn create(base: *mut u8, len: usize, shards: u32) -> Result<Link, LinkError> {
+        // JUSTIFICATION: the one place that makes a reference of the pointer is `memory`.
         // SAFETY: the caller's promise is the same.
         let memory = unsafe { Link::memory(base, len) }?;
         let count = shards_checked(shards)?;
@@ -206,6 +207,7 @@ impl Link {
     /// # Safety
     /// As for `create`. What stands in the memory may be anything.
     pub unsafe fn attach(base: *mut u8, len: usize) -> Result<Link, LinkError> {
+        // JUSTIFICATION: the one place that makes a reference of the pointer is `memory`.
         // SAFETY: the caller's promise is the same.
         let memory = unsafe { Link::memory(base, len) }?;
         let identity = &memory.identity;

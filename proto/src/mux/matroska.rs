@@ -36,6 +36,8 @@ const SEEK_HEAD: u32 = 0x114D_9B74;
 
 const TYPE_VIDEO: u64 = 1;
 const TYPE_AUDIO: u64 = 2;
+/// In nanoseconds.
+const MILLISECOND: u64 = 1_000_000;
 
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum MatroskaError {
@@ -122,7 +124,7 @@ impl Clip {
     }
 
     /// After this much the clip can begin again: the end of the last frame, which is taken to be as long as
-    /// its track's frames are on average.
+    /// its track's frames are on average; in whole milliseconds, as precise as the file's own times are.
     pub fn duration_ns(&self) -> u64 {
         [Kind::Audio, Kind::Video]
             .into_iter()
@@ -133,7 +135,7 @@ impl Clip {
                 Some(last + (last - first).checked_div(intervals).unwrap_or(0))
             })
             .max()
-            .unwrap_or(0)
+            .map_or(0, |end| (end + MILLISECOND / 2) / MILLISECOND * MILLISECOND)
     }
 }
 

@@ -1,0 +1,645 @@
+//! The API over real HTTP on a real link, with an engine of the imagination on a thread: each status of the
+//! issue's "Answers", and what a killed control, a new engine and a takeover look like from outside.
+
+use super::*;
+use crate::auth::{Grant, Role, SigningKey, mint, mint_at, unix_now};
+use crate::engine_link::EngineLink;
+use crate::shm::{Wake, heap_link};
+use crate::store::Store;
+use spillway_proto::id::{Codec, FeedId, SessionId, Side, StreamId, TrackId};
+use spillway_proto::link::command::{Answer, Command, DumpEntry, Fingerprint, Note, SessionState, Status, dump_fits};
+use spillway_proto::link::event::{CloseReason, Event};
+use spillway_proto::link::layout::{EngineFacts, IoKind, Link};
+use spillway_proto::link::ring::{CommandReader, EventWriter, Received};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+const PUBLISH: &str = include_str!("../../../proto/src/sdp/fixtures/chromium_publish.sdp");
+const VIEW: &str = include_str!("../../../proto/src/sdp/fixtures/chromium_view.sdp");
+const FFMPEG: &str = include_str!("../../../proto/src/sdp/fixtures/ffmpeg_publish.sdp");
+
+/// What the engine holds, over all its shards.
+#[derive(Default)]
+struct Tables {
+    next: u32,
+    sessions: Vec<(usize, SessionId, Side, Note)>,
+    tracks: Vec<(usize, TrackId, StreamId, SessionId, Codec, Note)>,
+    feeds: Vec<(usize, FeedId, SessionId, TrackId)>,
+    commands: Vec<Command>,
+    /// Answers are held back while this is set.
+    silent: bool,
+    /// What clients bring about once they have their answers; it comes as soon as `told` is set.
+    events: Vec<(usize, Event)>,
+    told: bool,
+}
+
+/// An engine: a thread that executes commands of every shard, connects what is added and feeds what is attached.
+struct Engine {
+    tables: Arc<Mutex<Tables>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Engine {
+    fn start(link: Link, control_wake: Wake) -> Engine {
+        let tables = Arc::new(Mutex::new(Tables::default()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let epoch = link.begin_engine_epoch();
+        let facts = EngineFacts { fingerprint: Fingerprint([7; 32]), io: IoKind::Socket, gso_segments: 0 };
+        let thread = {
+            let (tables, stop) = (tables.clone(), stop.clone());
+            std::thread::spawn(move || {
+                let mut shards: Vec<(CommandReader, EventWriter)> =
+                    (0..link.shards()).map(|shard| (link.commands_reader(shard), link.events_writer(shard))).collect();
+                link.set_engine_ready(facts);
+                control_wake.wake();
+                while !stop.load(Ordering::Relaxed) {
+                    let mut worked = false;
+                    for (shard, (reader, writer)) in shards.iter_mut().enumerate() {
+                        let mut tables = tables.lock().unwrap();
+                        if tables.silent {
+                            continue;
+                        }
+                        if tables.told {
+                            let mine: Vec<(usize, Event)> = tables.events.extract_if(.., |entry| entry.0 == shard).collect();
+                            worked |= !mine.is_empty();
+                            for (_, event) in mine {
+                                writer.push_or_drop(&event);
+                            }
+                        }
+                        let Some(received) = reader.next(epoch) else { continue };
+                        worked = true;
+                        if let Received::Command(command) = received {
+                            tables.told = false;
+                            let (status, answer, events) = tables.execute(shard, command);
+                            tables.events.extend(events.into_iter().map(|event| (shard, event)));
+                            reader.answer(status, &answer);
+                        }
+                    }
+                    if worked {
+                        control_wake.wake();
+                    } else {
+                        // A shard that finds nothing gives the core away; a real one sleeps on its eventfd.
+                        std::thread::park_timeout(Duration::from_micros(200));
+                    }
+                }
+            })
+        };
+        Engine { tables, stop, thread: Some(thread) }
+    }
+
+    fn tables(&self) -> std::sync::MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap()
+    }
+
+    fn kill(&mut self, link: Link) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+            link.clear_engine_ready();
+        }
+    }
+}
+
+impl Tables {
+    fn number(&mut self) -> u32 {
+        self.next += 1;
+        self.next
+    }
+
+    fn execute(&mut self, shard: usize, command: Command) -> (Status, Answer, Vec<Event>) {
+        self.commands.push(command.clone());
+        let mut events = Vec::new();
+        let has = |tables: &Tables, session| tables.sessions.iter().any(|entry| entry.0 == shard && entry.1 == session);
+        let answer = match command {
+            Command::AddSession { side, note, .. } => {
+                let session = SessionId::new(self.number(), 1);
+                self.sessions.push((shard, session, side, note));
+                events.push(Event::SessionConnected { session, profile: 7 });
+                Answer::Session { session }
+            }
+            Command::RemoveSession { session } => {
+                self.sessions.retain(|entry| entry.1 != session);
+                self.feeds.retain(|entry| entry.2 != session);
+                for track in self.tracks.iter_mut().filter(|track| track.3 == session) {
+                    track.3 = SessionId::NONE;
+                }
+                events.push(Event::SessionClosed { session, reason: CloseReason::Removed });
+                Answer::Nothing
+            }
+            Command::AttachTrack { session, stream, track, codec, note, .. } if has(self, session) => {
+                let track = if track.is_none() { TrackId::new(self.number(), 1) } else { track };
+                self.tracks.retain(|entry| entry.1 != track);
+                self.tracks.push((shard, track, stream, session, codec, note));
+                events.push(Event::TrackState { track, live: true });
+                Answer::Track { track }
+            }
+            Command::DetachTrack { track } => {
+                self.tracks.retain(|entry| entry.1 != track);
+                Answer::Nothing
+            }
+            Command::AttachFeed { session, track, .. }
+                if has(self, session) && self.tracks.iter().any(|entry| entry.1 == track) =>
+            {
+                let feed = FeedId::new(self.number(), 1);
+                self.feeds.push((shard, feed, session, track));
+                Answer::Feed { feed, ssrc: feed.index, rtx_ssrc: 0 }
+            }
+            Command::Dump { cursor } => self.dump(shard, cursor),
+            _ => return (Status::NotFound, Answer::Nothing, events),
+        };
+        (Status::Done, answer, events)
+    }
+
+    fn dump(&self, shard: usize, cursor: u32) -> Answer {
+        let sessions = self.sessions.iter().filter(|entry| entry.0 == shard).map(|(_, session, side, note)| {
+            DumpEntry::Session { session: *session, side: *side, state: SessionState::Connected, note: *note }
+        });
+        let tracks = self.tracks.iter().filter(|entry| entry.0 == shard).map(|(_, track, stream, session, codec, note)| {
+            DumpEntry::Track { track: *track, stream: *stream, session: *session, codec: *codec, note: *note }
+        });
+        let feeds = self.feeds.iter().filter(|entry| entry.0 == shard).map(|(_, feed, session, track)| {
+            DumpEntry::Feed { feed: *feed, session: *session, track: *track }
+        });
+        let all: Vec<DumpEntry> = sessions.chain(tracks).chain(feeds).collect();
+        let mut entries = Vec::new();
+        let mut next = cursor;
+        while let Some(entry) = all.get(next as usize).filter(|entry| dump_fits(&entries, entry)) {
+            entries.push(entry.clone());
+            next += 1;
+        }
+        Answer::Dump { next: (all.len() > next as usize).then_some(next), entries }
+    }
+}
+
+/// A node: data directory and link that stay, control that comes and goes.
+struct Node {
+    data: PathBuf,
+    link: Link,
+    key: SigningKey,
+    engine: Engine,
+    control: Option<(tokio::runtime::Runtime, Arc<Service>, SocketAddr)>,
+    wakes: (Wake, Wake),
+}
+
+impl Node {
+    fn new() -> Node {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let data = std::env::temp_dir().join(format!("spillway-api-{}-{number}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&data);
+        let key = SigningKey::load_or_create(&data).unwrap();
+        let link = heap_link(2);
+        let wakes = Wake::pair();
+        let engine = Engine::start(link, wakes.0.again());
+        let mut node = Node { data, link, key, engine, control: None, wakes };
+        node.start_control();
+        node
+    }
+
+    fn start_control(&mut self) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let (service, address) = runtime.block_on(async {
+            let shard_wakes = (0..2).map(|_| Wake::pair().0).collect();
+            let store = Store::open(&self.data).unwrap();
+            let candidates = vec!["127.0.0.1:7081".parse().unwrap()];
+            let link = EngineLink::attach(self.link, shard_wakes);
+            let service = Service::new(self.key.clone(), store, link, candidates);
+            tokio::spawn(service.clone().run(self.wakes.1.again().watch().unwrap()));
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let serve = axum::serve(Bounded::new(listener), router(service.clone()));
+            tokio::spawn(serve.into_future());
+            (service, address)
+        });
+        self.control = Some((runtime, service, address));
+        self.until(|node| node.service().is_ready());
+    }
+
+    fn kill_control(&mut self) {
+        if let Some((runtime, ..)) = self.control.take() {
+            runtime.shutdown_background();
+        }
+    }
+
+    fn service(&self) -> &Arc<Service> {
+        &self.control.as_ref().unwrap().1
+    }
+
+    fn until(&self, is_so: impl Fn(&Node) -> bool) {
+        let began = std::time::Instant::now();
+        while !is_so(self) {
+            assert!(began.elapsed() < Duration::from_secs(10), "waited in vain");
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+    }
+
+    fn token(&self, room: &str, role: Role, sub: &str) -> String {
+        let ttl = Duration::from_secs(60);
+        mint(&self.key, Grant { room: room.into(), role, sub: sub.into(), acct: None, ttl })
+    }
+
+    fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
+        let mut stream = TcpStream::connect(self.control.as_ref().unwrap().2).unwrap();
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        head += &format!("Content-Length: {}\r\n\r\n", body.len());
+        stream.write_all(head.as_bytes()).unwrap();
+        // A refused body may be cut off: its answer is what counts.
+        let _ = stream.write_all(body.as_bytes());
+        let mut text = String::new();
+        let _ = stream.read_to_string(&mut text);
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        Reply { head: head.to_owned(), body: body.to_owned() }
+    }
+
+    fn post(&self, path: &str, token: &str, offer: &str) -> Reply {
+        let authorization = format!("Bearer {token}");
+        self.request("POST", path, &[("Authorization", &authorization), ("Content-Type", "application/sdp")], offer)
+    }
+
+    fn publish(&self, sub: &str) -> Reply {
+        let reply = self.post("/whip/demo", &self.token("demo", Role::Publish, sub), PUBLISH);
+        self.engine.tables().told = true;
+        reply
+    }
+
+    fn view(&self) -> Reply {
+        let reply = self.post("/whep/demo", &self.token("demo", Role::View, "v"), VIEW);
+        self.engine.tables().told = true;
+        reply
+    }
+
+    /// Publishes and waits until the engine's events have come.
+    fn live(&self) -> Reply {
+        let reply = self.publish("ann");
+        assert_eq!(reply.status(), 201, "{}", reply.body);
+        self.until(|node| node.service().state("demo").live);
+        reply
+    }
+
+    fn delete(&self, path: &str, token: &str) -> Reply {
+        self.request("DELETE", path, &[("Authorization", &format!("Bearer {token}"))], "")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill_control();
+        self.engine.kill(self.link);
+        let _ = std::fs::remove_dir_all(&self.data);
+    }
+}
+
+struct Reply {
+    head: String,
+    body: String,
+}
+
+impl Reply {
+    fn status(&self) -> u16 {
+        self.head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
+    }
+    fn header(&self, name: &str) -> &str {
+        let line = self.head.lines().filter_map(|line| line.split_once(": "));
+        line.filter(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value).next().unwrap_or("")
+    }
+    /// Status and problem code; a problem names itself the same in head and body.
+    fn problem(&self) -> (u16, String) {
+        assert_eq!(self.header("content-type"), "application/problem+json", "{}\n{}", self.head, self.body);
+        let body: serde_json::Value = serde_json::from_str(&self.body).unwrap();
+        for field in ["type", "title", "detail", "request_id"] {
+            assert!(body[field].is_string(), "{field}");
+        }
+        assert_eq!(body["status"], self.status());
+        assert_eq!(body["retry_after_seconds"].as_u64().map_or(String::new(), |s| s.to_string()), self.header("retry-after"));
+        (self.status(), body["code"].as_str().unwrap().to_owned())
+    }
+    fn is(&self, status: u16, code: &str) {
+        assert_eq!(self.problem(), (status, code.to_owned()), "{}", self.body);
+    }
+}
+
+#[test]
+fn tokens_open_only_their_room_and_role() {
+    let node = Node::new();
+    let sdp = ("Content-Type", "application/sdp");
+    node.request("POST", "/whip/demo", &[sdp], PUBLISH).is(401, "token_missing");
+    node.post("/whip/demo", "x.y.z", PUBLISH).is(401, "token_invalid");
+    let reply = node.post("/whip/demo", "", PUBLISH);
+    assert_eq!(reply.header("www-authenticate"), "Bearer");
+    let other = SigningKey::from_bytes([1; 32]);
+    let grant = Grant { room: "demo".into(), role: Role::Admin, sub: "a".into(), acct: None, ttl: Duration::from_secs(9) };
+    node.post("/whip/demo", &mint(&other, grant.clone()), PUBLISH).is(401, "token_invalid");
+    node.post("/whip/demo", &mint_at(&node.key, grant, unix_now() - 10), PUBLISH).is(401, "token_expired");
+    node.post("/whip/demo", &node.token("other", Role::Publish, "a"), PUBLISH).is(403, "wrong_room");
+    node.post("/whip/demo", &node.token("demo", Role::View, "a"), PUBLISH).is(403, "wrong_role");
+    node.post("/whep/demo", &node.token("demo", Role::Publish, "a"), VIEW).is(403, "wrong_role");
+    node.post("/whep/demo", &node.token("demo", Role::Admin, "a"), VIEW).is(409, "stream_not_live");
+    // The three places of a token, and the room of `/whip` from the token.
+    let token = node.token("demo", Role::Publish, "a");
+    assert_eq!(node.request("POST", "/whip/demo", &[sdp, ("Authorization", &token)], PUBLISH).status(), 201);
+    assert_eq!(node.request("POST", &format!("/whip/demo?token={token}"), &[sdp], PUBLISH).status(), 201);
+    let reply = node.post("/whip", &token, PUBLISH);
+    assert!(reply.status() == 201 && reply.header("location").starts_with("/whip/demo/"));
+}
+
+#[test]
+fn bad_bodies_are_named() {
+    let node = Node::new();
+    let token = node.token("demo", Role::Publish, "a");
+    let bearer = format!("Bearer {token}");
+    let reply = node.request("POST", "/whip/demo", &[("Authorization", &bearer)], PUBLISH);
+    reply.is(415, "unsupported_media_type");
+    let json = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
+    node.request("POST", "/whip/demo", &json, "{}").is(415, "unsupported_media_type");
+    node.post("/whip/demo", &token, &"a".repeat(65 * 1_024)).is(413, "body_too_large");
+    let broken = PUBLISH.replace("a=rtpmap:96 VP8/90000", "a=rtpmap:96 VP8");
+    let reply = node.post("/whip/demo", &token, &broken);
+    reply.is(400, "bad_sdp");
+    let line = broken.lines().position(|line| line == "a=rtpmap:96 VP8").unwrap() + 1;
+    assert!(reply.body.contains(&format!("line {line}: ")), "{}", reply.body);
+    node.post("/whip/demo", &token, "").is(400, "bad_sdp");
+    node.post("/whip/demo", &token, FFMPEG).is(422, "dtls_role_unsupported");
+    let hevc = PUBLISH.replace("VP8/90000", "H265/90000").replace("H264/90000", "H265/90000");
+    let reply = node.post("/whip/demo", &token, &hevc);
+    reply.is(422, "no_common_codec");
+    assert!(reply.body.contains("H265") && reply.body.contains("possible H264, VP8"), "{}", reply.body);
+    let charset = [("Authorization", bearer.as_str()), ("Content-Type", "application/sdp; charset=utf-8")];
+    assert_eq!(node.request("POST", "/whip/demo", &charset, PUBLISH).status(), 201);
+}
+
+#[test]
+fn a_join_is_answered_with_201_location_and_an_answer() {
+    let node = Node::new();
+    let reply = node.view();
+    reply.is(409, "stream_not_live");
+    assert_eq!(reply.header("retry-after"), "2");
+    let reply = node.live();
+    let location = reply.header("location");
+    assert!(location.starts_with("/whip/demo/") && location.len() == "/whip/demo/".len() + 32, "{location}");
+    assert_eq!(reply.header("content-type"), "application/sdp");
+    let answer = OfferFacts::parse(&reply.body).unwrap();
+    assert!(answer.ice_lite && answer.fingerprint == [7; 32] && answer.candidates.len() == 1);
+    assert_eq!(answer.ice_ufrag.len(), spillway_proto::limits::UFRAG_CHARS);
+    let reply = node.view();
+    assert_eq!(reply.status(), 201);
+    assert!(reply.header("location").starts_with("/whep/demo/"));
+    let answer = OfferFacts::parse(&reply.body).unwrap();
+    assert!(answer.media.iter().all(|media| media.ssrcs.len() == 1 && media.ssrcs[0].ssrc != 0));
+    let tables = node.engine.tables();
+    assert_eq!((tables.sessions.len(), tables.tracks.len(), tables.feeds.len()), (2, 2, 2));
+    assert_ne!(tables.sessions[0].0, tables.sessions[1].0, "on two shards");
+}
+
+#[test]
+fn the_same_sub_takes_over_and_another_is_refused() {
+    let node = Node::new();
+    let first = node.live();
+    assert_eq!(node.view().status(), 201);
+    node.until(|node| node.service().state("demo").viewers == 1);
+    let before = node.service().state("demo");
+    node.publish("bob").is(409, "room_busy");
+    assert_eq!(node.publish("ann").status(), 201);
+    node.until(|node| node.service().state("demo").live);
+    assert_eq!(node.service().state("demo"), before, "viewers, tracks and epoch stay");
+    assert_eq!(node.engine.tables().sessions.len(), 2, "the first publisher's session is gone");
+    let token = node.token("demo", Role::Publish, "ann");
+    node.delete(first.header("location"), &token).is(404, "session_not_found");
+}
+
+#[test]
+fn delete_is_200_and_then_404() {
+    let node = Node::new();
+    let publisher = node.live();
+    let viewer = node.view();
+    let (publishes, views) = (node.token("demo", Role::Publish, "x"), node.token("demo", Role::View, "x"));
+    let path = viewer.header("location");
+    node.request("DELETE", path, &[], "").is(401, "token_missing");
+    node.delete(path, &node.token("other", Role::View, "x")).is(403, "wrong_room");
+    node.delete(path, &publishes).is(403, "wrong_role");
+    assert_eq!(node.delete(path, &views).status(), 200);
+    node.delete(path, &views).is(404, "session_not_found");
+    node.delete("/whep/demo/abc", &views).is(404, "session_not_found");
+    assert_eq!(node.delete(publisher.header("location"), &publishes).status(), 200);
+    node.until(|node| node.engine.tables().tracks.is_empty());
+    let tables = node.engine.tables();
+    assert!(tables.sessions.is_empty() && tables.feeds.is_empty());
+}
+
+#[test]
+fn trickle_is_204_and_a_restart_is_not_possible() {
+    let node = Node::new();
+    let location = node.live().header("location").to_owned();
+    let bearer = format!("Bearer {}", node.token("demo", Role::Publish, "ann"));
+    let typed = |kind| [("Authorization", bearer.as_str()), ("Content-Type", kind), ("X-None", "")];
+    let fragment = "a=ice-ufrag:Xb3k\r\na=ice-pwd:q7Jx/9Zk2mVw+L0pRtYc5sDa\r\nm=audio 9 UDP/TLS/RTP/SAVPF 0\r\na=mid:0\r\n\
+                    a=candidate:1 1 udp 2122260223 192.0.2.1 61764 typ host\r\n";
+    let kind = "application/trickle-ice-sdpfrag";
+    let reply = node.request("PATCH", &location, &typed(kind), fragment);
+    assert_eq!((reply.status(), reply.body.as_str(), reply.header("etag")), (204, "", ""));
+    node.request("PATCH", &location, &typed("application/json"), "{}").is(415, "unsupported_media_type");
+    node.request("PATCH", &location, &typed(kind), "{}").is(400, "bad_sdp");
+    node.request("PATCH", &location, &typed(kind), &fragment.replace("Xb3k", "Other")).is(422, "ice_restart_unsupported");
+    let mut restart = typed(kind);
+    restart[2] = ("If-Match", "\"*\"");
+    node.request("PATCH", &location, &restart, fragment).is(422, "ice_restart_unsupported");
+    let unknown = format!("/whip/demo/{}", "0".repeat(32));
+    node.request("PATCH", &unknown, &typed(kind), fragment).is(404, "session_not_found");
+}
+
+#[test]
+fn other_methods_and_paths_have_their_answers() {
+    let node = Node::new();
+    for path in ["/whip", "/whip/demo", "/whep/demo", "/whip/demo/0", "/whep/demo/0"] {
+        let reply = node.request("GET", path, &[], "");
+        assert_eq!((reply.status(), reply.body.as_str()), (204, ""), "{path}");
+        let reply = node.request("OPTIONS", path, &[("Origin", "http://x")], "");
+        assert_eq!(reply.status(), 200);
+        assert_eq!(reply.header("access-control-allow-origin"), "*");
+        assert!(reply.header("access-control-allow-headers").contains("Authorization, Content-Type, If-Match"));
+        assert_eq!(reply.header("accept-post") == "application/sdp", path.matches('/').count() < 3, "{path}");
+        node.request("PUT", path, &[], "").is(405, "method_not_allowed");
+    }
+    let reply = node.request("HEAD", "/whep/demo", &[], "");
+    assert_eq!((reply.status(), reply.header("content-type")), (200, "application/sdp"));
+    let reply = node.request("GET", "/nowhere", &[], "");
+    reply.is(404, "not_found");
+    assert_eq!(reply.header("access-control-expose-headers"), "Location, Link, ETag, Retry-After");
+    node.request("POST", "/whip/no%20room", &[], "").is(404, "not_found");
+    node.request("POST", "/livez", &[], "").is(405, "method_not_allowed");
+    assert_eq!(node.request("GET", "/livez", &[], "").status(), 200);
+    assert_eq!(node.request("GET", "/readyz", &[], "").status(), 200);
+}
+
+#[test]
+fn pages_are_served_with_their_policy_and_tags() {
+    let node = Node::new();
+    for path in ["/", "/publish/demo", "/watch/demo", "/assets/app.css", "/assets/favicon.svg"] {
+        let reply = node.request("GET", path, &[], "");
+        assert_eq!(reply.status(), 200, "{path}");
+        assert!(reply.header("content-security-policy").starts_with("default-src 'self'"));
+        assert_eq!((reply.header("x-content-type-options"), reply.header("cache-control")), ("nosniff", "no-cache"));
+        let again = node.request("GET", path, &[("If-None-Match", reply.header("etag"))], "");
+        assert_eq!((again.status(), again.body.as_str()), (304, ""));
+    }
+    assert_eq!(node.request("GET", "/", &[], "").header("content-type"), "text/html; charset=utf-8");
+    node.request("GET", "/assets/other.js", &[], "").is(404, "not_found");
+    node.request("GET", "/watch/a%2Fb", &[], "").is(404, "not_found");
+}
+
+/// The `data:` of the next events, until one satisfies.
+fn event_until(reader: &mut impl BufRead, is_it: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+    for line in reader.lines().map_while(Result::ok) {
+        if let Some(json) = line.strip_prefix("data: ") {
+            let value: serde_json::Value = serde_json::from_str(json).unwrap();
+            if is_it(&value) {
+                return value;
+            }
+        }
+    }
+    panic!("the events ended");
+}
+
+#[test]
+fn the_rooms_state_comes_at_once_on_change_and_each_second() {
+    let node = Node::new();
+    node.request("GET", "/v1/rooms/demo/live", &[], "").is(401, "token_missing");
+    let path = format!("/v1/rooms/demo/live?token={}", node.token("other", Role::View, "v"));
+    node.request("GET", &path, &[], "").is(403, "wrong_room");
+    let listen = |role| {
+        let mut stream = TcpStream::connect(node.control.as_ref().unwrap().2).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let token = node.token("demo", role, "v");
+        let head = format!("GET /v1/rooms/demo/live HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        BufReader::new(stream)
+    };
+    let (mut viewer, mut publisher) = (listen(Role::View), listen(Role::Publish));
+    let first = event_until(&mut viewer, |_| true);
+    assert_eq!((first["live"].as_bool(), first["viewers"].as_u64()), (Some(false), Some(0)));
+    assert!(first.get("received").is_none(), "only for publishers");
+    assert!(event_until(&mut publisher, |_| true)["received"].is_object());
+    node.live();
+    let live = event_until(&mut viewer, |state| state["live"] == true);
+    assert_ne!(live["epoch"], first["epoch"]);
+    node.view();
+    event_until(&mut viewer, |state| state["viewers"] == 1);
+    let second = event_until(&mut publisher, |state| state["received"]["codec"] == "VP8");
+    assert_eq!(second["received"]["bitrate_bps"], 0);
+}
+
+#[test]
+fn a_killed_control_is_whole_again_and_sends_no_command_but_dumps() {
+    let mut node = Node::new();
+    let publisher = node.live().header("location").to_owned();
+    let viewers: Vec<Reply> = (0..20).map(|_| node.view()).collect();
+    assert!(viewers.iter().all(|reply| reply.status() == 201));
+    node.until(|node| node.service().state("demo").viewers == 20);
+    let before = node.service().state("demo");
+    node.kill_control();
+    node.engine.tables().commands.clear();
+    for track in &node.engine.tables().tracks {
+        let stats = node.link.track_stats(track.1.index as usize);
+        stats.reset(1);
+        stats.last_packet_at.store(crate::shm::monotonic_now().0, Ordering::Relaxed);
+    }
+    node.start_control();
+    assert!(node.engine.tables().commands.iter().all(|command| matches!(command, Command::Dump { .. })));
+    assert_eq!(node.service().state("demo"), before);
+    let token = node.token("demo", Role::View, "x");
+    assert_eq!(node.delete(viewers[7].header("location"), &token).status(), 200);
+    node.publish("bob").is(409, "room_busy");
+    assert_eq!(node.publish("ann").status(), 201);
+    node.delete(&publisher, &node.token("demo", Role::Publish, "x")).is(404, "session_not_found");
+}
+
+#[test]
+fn what_no_store_knows_is_removed_at_the_start() {
+    let mut node = Node::new();
+    node.live();
+    node.kill_control();
+    let foreign = SessionId::new(900, 1);
+    node.engine.tables().sessions.push((1, foreign, Side::Viewer, [9; 64]));
+    node.start_control();
+    node.until(|node| node.engine.tables().sessions.iter().all(|entry| entry.1 != foreign));
+    assert_eq!(node.engine.tables().sessions.len(), 1);
+}
+
+#[test]
+fn a_new_engine_is_503_then_everything_anew() {
+    let mut node = Node::new();
+    let location = node.live().header("location").to_owned();
+    let before = node.service().state("demo").epoch;
+    node.engine.kill(node.link);
+    let reply = node.publish("ann");
+    reply.is(503, "engine_restarting");
+    assert_eq!(reply.header("retry-after"), "1");
+    node.view().is(503, "engine_restarting");
+    node.request("GET", "/readyz", &[], "").is(503, "engine_restarting");
+    assert_eq!(node.request("GET", "/livez", &[], "").status(), 200);
+    node.engine = Engine::start(node.link, node.wakes.0.again());
+    node.until(|node| node.service().is_ready());
+    let state = node.service().state("demo");
+    assert!(!state.live && state.epoch != before);
+    node.delete(&location, &node.token("demo", Role::Publish, "x")).is(404, "session_not_found");
+    node.live();
+    assert_ne!(node.service().state("demo").epoch, state.epoch);
+    let rows = node.control.as_ref().unwrap().0.block_on(Store::open(&node.data).unwrap().known()).unwrap();
+    node.until(|_| true);
+    assert_eq!(rows.sessions.iter().filter(|session| session.engine_epoch == 2).count(), 1);
+}
+
+#[test]
+fn an_engine_that_does_not_answer_is_504_and_leaves_nothing() {
+    let node = Node::new();
+    node.live();
+    node.engine.tables().silent = true;
+    node.view().is(504, "engine_timeout");
+    node.engine.tables().silent = false;
+    node.until(|node| {
+        let tables = node.engine.tables();
+        tables.sessions.len() == 1 && tables.commands.iter().any(|c| matches!(c, Command::RemoveSession { .. }))
+    });
+    assert_eq!(node.view().status(), 201);
+}
+
+#[test]
+fn many_publishers_of_one_room_leave_one() {
+    let node = Node::new();
+    let statuses: Vec<u16> = std::thread::scope(|scope| {
+        let posts: Vec<_> = (0..8).map(|_| scope.spawn(|| node.publish("ann").status())).collect();
+        posts.into_iter().map(|post| post.join().unwrap()).collect()
+    });
+    assert_eq!(statuses, [201; 8]);
+    node.until(|node| node.engine.tables().sessions.len() == 1);
+    assert_eq!(node.engine.tables().tracks.len(), 2);
+}
+
+#[test]
+fn a_lost_event_is_made_good_by_a_dump() {
+    let node = Node::new();
+    let publisher = node.live();
+    assert_eq!(node.view().status(), 201);
+    node.until(|node| node.service().state("demo").viewers == 1);
+    let (shard, viewer) = {
+        let mut tables = node.engine.tables();
+        let entry = tables.sessions.iter().find(|entry| entry.2 == Side::Viewer).map(|entry| (entry.0, entry.1)).unwrap();
+        tables.sessions.retain(|other| other.1 != entry.1);
+        tables.feeds.retain(|other| other.2 != entry.1);
+        entry
+    };
+    // Its end is not told, and then the ring says that something was lost.
+    let mut writer = node.link.events_writer(1 - shard);
+    let noise = Event::SessionClosed { session: SessionId::new(60_000, 9), reason: CloseReason::Removed };
+    while writer.push_or_drop(&noise) {}
+    node.wakes.0.wake();
+    node.until(|node| node.service().state("demo").viewers == 0);
+    assert_eq!(node.service().find("demo", Side::Publisher, crate::policy::ResourceId::parse(&publisher.header("location")[11..]).unwrap()), Ok(()));
+    assert!(!viewer.is_none());
+}

@@ -1,0 +1,125 @@
+//! The control service's process, from its handover to its end: what it takes over, in which order it starts.
+//!
+//! Holds nothing that must outlive it: killed at any moment, its successor takes over the same sockets, opens
+//! the same store, and makes itself whole from the engine's dump.
+
+use crate::api;
+use crate::auth::{KeyError, SigningKey};
+use crate::cli::ControlArgs;
+use crate::engine_link::EngineLink;
+use crate::policy::candidates::candidates;
+use crate::service::Service;
+use crate::shm::{self, ShmError, Wake};
+use crate::store::{Store, StoreError};
+use spillway_proto::link::handover::{HANDOVER_VARIABLE, Handover, HandoverError};
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::TcpListener;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How long "ready" waits for the first engine: without one control serves pages and says 503 to the rest.
+const FIRST_ENGINE_WAIT: Duration = Duration::from_secs(3);
+const FIRST_ENGINE_LOOK: Duration = Duration::from_millis(10);
+/// Threads of the HTTP service; media runs in another process.
+const THREADS_MAX: usize = 4;
+/// What a join's task may still take when the process is asked to end.
+const LAST_TASKS_WAIT: Duration = Duration::from_millis(500);
+
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("{HANDOVER_VARIABLE} is not set; control is started by `spillway serve`, not by hand")]
+    NoHandover,
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
+    #[error("the handover names no HTTP socket; supervisor and control are of different builds")]
+    NoHttp,
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Shm(#[from] ShmError),
+    #[error("cannot {0}: {1}")]
+    System(&'static str, io::Error),
+}
+
+/// `spillway control`.
+pub fn run(args: ControlArgs) -> ExitCode {
+    match start(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("control: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: &ControlArgs) -> Result<(), StartError> {
+    let system = |what: &'static str| move |error| StartError::System(what, error);
+    let handover = std::env::var(HANDOVER_VARIABLE).map_err(|_| StartError::NoHandover)?;
+    let handover = Handover::parse(&handover)?;
+    let http = TcpListener::from(shm::inherit(handover.http.ok_or(StartError::NoHttp)?)?);
+    http.set_nonblocking(true).map_err(system("use the HTTP socket"))?;
+    let ready = File::from(shm::inherit(handover.ready)?);
+    let link = shm::map_link(shm::inherit(handover.link)?)?;
+    let shard_wakes: Vec<Wake> =
+        handover.shard_wake.iter().map(|number| Wake::inherit(*number)).collect::<Result<_, _>>()?;
+    let control_wake = Wake::inherit(handover.control_wake)?;
+
+    let key = SigningKey::load_or_create(&args.data.data)?;
+    let store = Store::open(&args.data.data)?;
+    // Without a list of interfaces only a wildcard loses something.
+    let interfaces = shm::interface_addresses().unwrap_or_else(|error| {
+        eprintln!("control: cannot list the network interfaces ({error}); give --announce IP");
+        Vec::new()
+    });
+    let candidates = candidates(&args.media, &args.announce, &interfaces);
+    if candidates.is_empty() {
+        eprintln!("control: no address that others can reach was found; give --announce IP");
+    }
+
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.min(THREADS_MAX))
+        .enable_all()
+        .build()
+        .map_err(system("start the threads"))?;
+    let ended = runtime.block_on(async {
+        // Taken and not looked at: Ctrl-C is for the supervisor, which then asks us by SIGTERM.
+        let _interrupt = signal(SignalKind::interrupt()).map_err(system("take the signals"))?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(system("take the signals"))?;
+        let listener = tokio::net::TcpListener::from_std(http).map_err(system("use the HTTP socket"))?;
+        let wake = control_wake.watch().map_err(system("watch the engine's eventfd"))?;
+        let service = Service::new(key, store, EngineLink::attach(link, shard_wakes), candidates);
+        let pump = tokio::spawn(service.clone().run(wake));
+        let serve = axum::serve(api::Bounded::new(listener), api::router(service.clone()));
+        let tell = tokio::spawn(tell_ready(service, ready));
+        let ended = tokio::select! {
+            _ = terminate.recv() => Ok(()),
+            ended = serve.into_future() => ended.map_err(system("serve HTTP")),
+            // Only a panic ends it: without it nobody would hear the engine.
+            _ = pump => Err(StartError::System("go on", io::Error::other("the engine's reader has ended"))),
+        };
+        tell.abort();
+        ended
+    });
+    runtime.shutdown_timeout(LAST_TASKS_WAIT);
+    ended
+}
+
+/// Ready is who can take a POST; who has no engine says so after a while all the same, so that a dead
+/// engine does not look like a dead control.
+async fn tell_ready(service: Arc<Service>, mut ready: File) {
+    let looks = FIRST_ENGINE_WAIT.as_millis() / FIRST_ENGINE_LOOK.as_millis();
+    for _ in 0..looks {
+        if service.is_ready() {
+            break;
+        }
+        tokio::time::sleep(FIRST_ENGINE_LOOK).await;
+    }
+    // A supervisor that is gone has nobody to tell.
+    let _ = ready.write_all(b"ready\n");
+}
