@@ -22,7 +22,7 @@ fn control_is_killed_three_times_and_no_viewer_loses_a_packet() {
     let viewers: Vec<_> = (0..2).map(|_| node.begin(&["play", "demo", "--seconds", "12", "--json"])).collect();
     let counters = node.counters();
     let began = Instant::now();
-    until("publisher and viewers are connected", seconds(10), || match counters.sum(CounterId::SessionsConnected) {
+    until("publisher and viewers are connected", seconds(10), || match counters.sum(CounterId::DtlsHandshakes) {
         3 => Ok(()),
         count => Err(count.to_string()),
     });

@@ -1,12 +1,14 @@
 //! What tests need of the kernel and std does not have: signals by pid, children that end with their test, the
 //! node's link as somebody who only reads.
 
+use spillway_proto::limits::TRACKS_MAX;
 use spillway_proto::link::counters::CounterId;
 use spillway_proto::link::layout::{LINK_BYTES, Link};
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::atomic::Ordering;
 
 /// The child gets SIGTERM when the test that started it ends, however that ends.
 pub fn end_with_us(command: &mut Command) {
@@ -61,6 +63,11 @@ impl Counters {
     /// Over all shards.
     pub fn sum(&self, id: CounterId) -> u64 {
         (0..self.0.shards()).map(|shard| self.shard(shard, id)).sum()
+    }
+
+    /// Keyframes the tracks of now have received.
+    pub fn keyframes(&self) -> u64 {
+        (0..TRACKS_MAX).map(|track| self.0.track_stats(track).keyframes.load(Ordering::Relaxed)).sum()
     }
 
     pub fn shard(&self, shard: usize, id: CounterId) -> u64 {
