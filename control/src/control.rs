@@ -20,9 +20,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// How long "ready" waits for the first engine: without one control serves pages and says 503 to the rest.
-const FIRST_ENGINE_WAIT: Duration = Duration::from_secs(3);
-const FIRST_ENGINE_LOOK: Duration = Duration::from_millis(10);
 /// Threads of the HTTP service; media runs in another process.
 const THREADS_MAX: usize = 4;
 /// What a join's task may still take when the process is asked to end.
@@ -113,13 +110,7 @@ fn start(args: &ControlArgs) -> Result<(), StartError> {
 /// Ready is who can take a POST; who has no engine says so after a while all the same, so that a dead
 /// engine does not look like a dead control.
 async fn tell_ready(service: Arc<Service>, mut ready: File) {
-    let looks = FIRST_ENGINE_WAIT.as_millis() / FIRST_ENGINE_LOOK.as_millis();
-    for _ in 0..looks {
-        if service.is_ready() {
-            break;
-        }
-        tokio::time::sleep(FIRST_ENGINE_LOOK).await;
-    }
+    service.first_sync().await;
     // A supervisor that is gone has nobody to tell.
     let _ = ready.write_all(b"ready\n");
 }

@@ -32,6 +32,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
 
 /// How long control sleeps at most: a wake may be lost with a killed engine.
 const PUMP_INTERVAL: Duration = Duration::from_millis(50);
@@ -39,6 +40,10 @@ const RESYNC_RETRY: Duration = Duration::from_millis(200);
 /// A removal waits for room in a full ring this often.
 const ORDER_TRIES_MAX: usize = 50;
 const ORDER_RETRY: Duration = Duration::from_millis(20);
+/// An engine that is not ready by then is not just a little later than control.
+const FIRST_SYNC_WAIT: Duration = Duration::from_secs(3);
+/// Events kept while a dump is taken; beyond it another dump is cheaper than the events.
+const EVENTS_KEPT_MAX: usize = 65_536;
 /// A track whose last packet is younger is live.
 const PACKET_AGE_MAX: Duration = Duration::from_secs(2);
 /// The ICE characters (RFC 8839 section 5.4).
@@ -58,6 +63,8 @@ pub struct Service {
     /// The engine whose state we have: 0 while there is none.
     engine_epoch: AtomicU64,
     resync: Mutex<Resync>,
+    /// Whether this process has ever known an engine's state.
+    synced: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -121,6 +128,7 @@ impl Service {
             publishing: Mutex::new(HashMap::new()),
             engine_epoch: AtomicU64::new(0),
             resync: Mutex::new(Resync::default()),
+            synced: watch::channel(false).0,
         })
     }
 
@@ -128,6 +136,13 @@ impl Service {
     pub fn is_ready(&self) -> bool {
         let epoch = self.engine_epoch.load(Ordering::Acquire);
         epoch != 0 && self.link.engine().is_some_and(|(ready, _)| ready == epoch)
+    }
+
+    /// Waits until the first engine's state is known, but not for ever: a new control must not tell pages
+    /// that nothing is live before it has asked.
+    pub async fn first_sync(&self) {
+        let mut synced = self.synced.subscribe();
+        let _ = tokio::time::timeout(FIRST_SYNC_WAIT, synced.wait_for(|synced| *synced)).await;
     }
 
     /// The refusal of every POST while the engine starts.
@@ -387,6 +402,10 @@ impl Service {
         let mut resync = lock(&self.resync);
         if resync.running {
             resync.events.extend_from_slice(&pumped.events);
+            if resync.events.len() > EVENTS_KEPT_MAX {
+                resync.events.clear();
+                resync.again = true;
+            }
             return true;
         }
         drop(resync);
@@ -426,7 +445,10 @@ impl Service {
             lock(&self.resync).again = false;
             let Some((epoch, _)) = self.link.engine() else { break };
             match self.rebuild(epoch).await {
-                Ok(()) => self.engine_epoch.store(epoch, Ordering::Release),
+                Ok(()) => {
+                    self.engine_epoch.store(epoch, Ordering::Release);
+                    self.synced.send_replace(true);
+                }
                 Err(reason) => {
                     eprintln!("control: cannot take stock of the engine: {reason}; trying again");
                     tokio::time::sleep(RESYNC_RETRY).await;

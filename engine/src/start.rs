@@ -105,6 +105,7 @@ fn start() -> Result<(), StartError> {
         reel_files: handover.reels.iter().map(|&fd| ReelFile::new(File::from(adopt(fd)))).collect(),
         stop: AtomicBool::new(false),
     });
+    shared.reel_files.iter().for_each(ReelFile::empty);
 
     let (started, starting) = mpsc::channel();
     let mut threads = Vec::new();

@@ -30,6 +30,7 @@ pub async fn events(
     }
     let claims = claims_of(&service, &headers, query.as_deref())?;
     require(&claims, &room, Right::Any)?;
+    service.first_sync().await;
     let publishes = claims.role.may_publish();
     let expiry = claims.exp;
     let receiver = service.events.subscribe(&room, service.state(&room));

@@ -201,6 +201,12 @@ impl Node {
     }
 
     fn start_control(&mut self) {
+        self.begin_control();
+        self.until(|node| node.service().is_ready());
+    }
+
+    /// Without waiting until it has taken stock of the engine.
+    fn begin_control(&mut self) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (service, address) = runtime.block_on(async {
             let shard_wakes = (0..2).map(|_| Wake::pair().0).collect();
@@ -216,7 +222,6 @@ impl Node {
             (service, address)
         });
         self.control = Some((runtime, service, address));
-        self.until(|node| node.service().is_ready());
     }
 
     fn kill_control(&mut self) {
@@ -281,6 +286,15 @@ impl Node {
         assert_eq!(reply.status(), 201, "{}", reply.body);
         self.until(|node| node.service().state("demo").live);
         reply
+    }
+
+    fn listen(&self, role: Role) -> BufReader<TcpStream> {
+        let mut stream = TcpStream::connect(self.control.as_ref().unwrap().2).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let token = self.token("demo", role, "v");
+        let head = format!("GET /v1/rooms/demo/live HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        BufReader::new(stream)
     }
 
     fn delete(&self, path: &str, token: &str) -> Reply {
@@ -512,15 +526,7 @@ fn the_rooms_state_comes_at_once_on_change_and_each_second() {
     node.request("GET", "/v1/rooms/demo/live", &[], "").is(401, "token_missing");
     let path = format!("/v1/rooms/demo/live?token={}", node.token("other", Role::View, "v"));
     node.request("GET", &path, &[], "").is(403, "wrong_room");
-    let listen = |role| {
-        let mut stream = TcpStream::connect(node.control.as_ref().unwrap().2).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let token = node.token("demo", role, "v");
-        let head = format!("GET /v1/rooms/demo/live HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n");
-        stream.write_all(head.as_bytes()).unwrap();
-        BufReader::new(stream)
-    };
-    let (mut viewer, mut publisher) = (listen(Role::View), listen(Role::Publish));
+    let (mut viewer, mut publisher) = (node.listen(Role::View), node.listen(Role::Publish));
     let first = event_until(&mut viewer, |_| true);
     assert_eq!((first["live"].as_bool(), first["viewers"].as_u64()), (Some(false), Some(0)));
     assert!(first.get("received").is_none(), "only for publishers");
@@ -557,6 +563,21 @@ fn a_killed_control_is_whole_again_and_sends_no_command_but_dumps() {
     node.publish("bob").is(409, "room_busy");
     assert_eq!(node.publish("ann").status(), 201);
     node.delete(&publisher, &node.token("demo", Role::Publish, "x")).is(404, "session_not_found");
+}
+
+#[test]
+fn pages_hear_nothing_of_a_new_control() {
+    let mut node = Node::new();
+    node.live();
+    let before = event_until(&mut node.listen(Role::View), |_| true);
+    node.kill_control();
+    node.engine.tables().silent = true;
+    node.begin_control();
+    let mut page = node.listen(Role::View);
+    // The request is on its way while the engine does not answer yet.
+    std::thread::park_timeout(Duration::from_millis(50));
+    node.engine.tables().silent = false;
+    assert_eq!(event_until(&mut page, |_| true)["epoch"], before["epoch"], "another epoch makes each page POST anew");
 }
 
 #[test]

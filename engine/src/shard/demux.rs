@@ -4,9 +4,10 @@
 //! holds only pairs that passed MESSAGE-INTEGRITY. A datagram of a stranger gets no answer and leaves no
 //! state: it is counted and dropped.
 
-use super::{Core, HANDSHAKES_WAITING_MAX};
+use super::{Core, FLIGHT_RESEND_INTERVAL, HANDSHAKES_WAITING_MAX, HANDSHAKES_WAITING_PER_SESSION_MAX};
 use crate::io::Path;
 use spillway_proto::id::Side;
+use spillway_proto::limits::FEEDS_PER_SESSION_MAX;
 use spillway_proto::link::command::SessionState;
 use spillway_proto::link::counters::CounterId;
 use spillway_proto::session::dtls::{AfterHandshake, classify_late};
@@ -101,7 +102,9 @@ impl Core {
         if let Some(gone) = replaced {
             self.shared.directory.remove(&gone, slot);
         }
-        if new_pair {
+        // The pair is whose check came last: with another session's name in it, made by somebody who writes the
+        // remote's address into a datagram, it comes back with the next check.
+        if new_pair || self.shared.directory.find(&pair) != Some(slot) {
             self.shared.directory.insert(&pair, slot);
         }
         if new_pair || selected_changed {
@@ -117,21 +120,28 @@ impl Core {
     /// Only from a pair that passed MESSAGE-INTEGRITY; the step itself waits for its turn.
     fn handle_dtls(&mut self, slot: u32, path: &Path, datagram: &[u8]) {
         let knows = self.table.session(slot).is_some_and(|record| ice::knows(record, pair_of(path)));
-        let running = self.session_mut(slot).is_some_and(|session| session.handshake.is_some());
-        if !knows || !running || self.handshakes.len() >= HANDSHAKES_WAITING_MAX {
+        let full = self.handshakes.len() >= HANDSHAKES_WAITING_MAX;
+        let session = self.session_mut(slot).filter(|session| knows && session.handshake.is_some());
+        let Some(session) = session else {
             self.tally.add(CounterId::DtlsRefused, 1);
             return;
-        }
-        let connected = self.session_mut(slot).is_some_and(|session| session.sealer.is_some());
-        if connected && classify_late(datagram) == AfterHandshake::Resend {
+        };
+        if session.sealer.is_some() && classify_late(datagram) == AfterHandshake::Resend {
             self.resend_last_flight(slot, path);
+        } else if full || session.handshakes_waiting >= HANDSHAKES_WAITING_PER_SESSION_MAX {
+            self.tally.add(CounterId::DtlsRefused, 1);
         } else {
-            self.handshakes.push_back((slot, *path, datagram.to_vec()));
+            session.handshakes_waiting += 1;
+            let id = session.id;
+            self.handshakes.push_back((id, datagram.to_vec()));
         }
     }
 
     /// The remote missed our last flight; each of its resends is answered by one small datagram.
     fn resend_last_flight(&mut self, slot: u32, path: &Path) {
+        let now = self.now;
+        let Some(session) = self.session_mut(slot).filter(|session| session.flight_resend_at <= now) else { return };
+        session.flight_resend_at = now + FLIGHT_RESEND_INTERVAL;
         let Some(record) = self.table.session(slot) else { return };
         let flight = record.last_flight;
         self.outbox.put(path, |out| {
@@ -141,12 +151,15 @@ impl Core {
         });
     }
 
-    /// Handshake steps whose turn it is: one while media waits, else all. True if any waits on.
-    pub fn step_handshakes(&mut self, media_waits: bool) -> bool {
-        let turns = if media_waits { 1 } else { self.handshakes.len() };
-        for _ in 0..turns {
-            let Some((slot, _, datagram)) = self.handshakes.pop_front() else { break };
-            self.drive_handshake(slot, Some(&datagram));
+    /// The handshake step whose turn it is. True if more wait.
+    pub fn step_handshake(&mut self) -> bool {
+        while let Some((id, datagram)) = self.handshakes.pop_front() {
+            // A session that is gone leaves its datagrams; its slot may be another's by now.
+            if let Some(session) = self.session_mut(id.index).filter(|session| session.id == id) {
+                session.handshakes_waiting -= 1;
+                self.drive_handshake(id.index, Some(&datagram));
+                break;
+            }
         }
         !self.handshakes.is_empty()
     }
@@ -187,7 +200,7 @@ impl Core {
                     }
                 }
             }
-            Some(Err(error)) => self.tally.add(refusal(&error), 1),
+            Some(Err(_)) => self.tally.add(CounterId::RtcpRefused, 1),
             None => {}
         }
         self.sessions[slot as usize] = Some(session);
@@ -210,7 +223,9 @@ impl Core {
         };
         match packet {
             Rtcp::Pli { media, .. } => wanted(self, *media),
-            Rtcp::Fir { entries, .. } => entries.clone().for_each(|entry| wanted(self, entry.media)),
+            Rtcp::Fir { entries, .. } => {
+                entries.clone().take(FEEDS_PER_SESSION_MAX).for_each(|entry| wanted(self, entry.media));
+            }
             Rtcp::Nack { .. } => self.tally.add(CounterId::NacksReceived, 1),
             _ => {}
         }

@@ -24,6 +24,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+/// Slots of one feed looked at per round.
+const LOOKS_PER_ROUND_MAX: u64 = 256;
+
 /// A reel this shard reads, and who wants it.
 struct Reader {
     track: TrackId,
@@ -40,17 +43,38 @@ pub struct Fanout {
     readers: Vec<Option<Box<Reader>>>,
     /// Tracks with news in this tick.
     marked: Vec<u32>,
-    /// Sessions with something to read, in turn.
+    /// Sessions with something to read, in turn; each slot at most once, also when another session has it by now.
     ready: VecDeque<u32>,
-    /// Sessions whose replay goes on at a time.
-    paced: Vec<(Time, u32)>,
+    /// Sessions whose replay goes on at a time; each slot at most once.
+    paced: Vec<u32>,
     paced_at: Time,
+    /// By slot.
+    places: Vec<Place>,
+}
+
+/// Where a slot stands.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    /// In `ready`.
+    ready: bool,
+    /// In `paced`, until then; `Time::ZERO`: not there.
+    paced_until: Time,
 }
 
 enum Served {
     Done,
     More,
     Paced(Time),
+    Blocked,
+}
+
+/// What a round left over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Left {
+    Nothing,
+    /// Somebody has more to read at once.
+    More,
+    /// The network takes nothing now: the backend's `park` ends when it does.
     Blocked,
 }
 
@@ -64,7 +88,53 @@ impl Fanout {
             ready: VecDeque::with_capacity(SESSIONS_MAX),
             paced: Vec::with_capacity(SESSIONS_MAX),
             paced_at: Time::NEVER,
+            places: vec![Place::default(); SESSIONS_MAX],
         }
+    }
+
+    /// How many slots stand in the queue, and in the list of replays.
+    #[cfg(test)]
+    pub fn waiting(&self) -> (usize, usize) {
+        (self.ready.len(), self.paced.len())
+    }
+
+    /// The slot's session has something to read.
+    fn queue(&mut self, slot: u32) {
+        if !std::mem::replace(&mut self.places[slot as usize].ready, true) {
+            self.ready.push_back(slot);
+        }
+    }
+
+    /// The slot's session goes on at `at`.
+    fn pace(&mut self, slot: u32, at: Time) {
+        let until = &mut self.places[slot as usize].paced_until;
+        if *until == Time::ZERO {
+            self.paced.push(slot);
+            *until = at;
+        }
+        *until = at.min(*until);
+        self.paced_at = self.paced_at.min(at);
+    }
+
+    /// Queues the replays whose time has come.
+    fn queue_paced(&mut self, now: Time) {
+        if self.paced_at > now {
+            return;
+        }
+        self.paced_at = Time::NEVER;
+        let (places, ready, next) = (&mut self.places, &mut self.ready, &mut self.paced_at);
+        self.paced.retain(|&slot| {
+            let place = &mut places[slot as usize];
+            if place.paced_until > now {
+                *next = (*next).min(place.paced_until);
+                return true;
+            }
+            place.paced_until = Time::ZERO;
+            if !std::mem::replace(&mut place.ready, true) {
+                ready.push_back(slot);
+            }
+            false
+        });
     }
 
     pub fn mark(&mut self, track: u32) {
@@ -138,8 +208,10 @@ impl Core {
     fn subscribe(&mut self, track: TrackId, slot: u32) -> Result<(), Status> {
         let stream = track.index / TRACKS_PER_STREAM_MAX as u32;
         let place = track.index as usize % TRACKS_PER_STREAM_MAX;
-        let reader = self.fanout.readers.get_mut(track.index as usize).ok_or(Status::NotFound)?;
+        let reader = self.fanout.readers.get(track.index as usize).ok_or(Status::NotFound)?;
         if !reader.as_ref().is_some_and(|reader| reader.track == track) {
+            // A track that was detached a moment ago, and we have not heard of it yet.
+            self.drop_reader(track.index);
             let memory = self.shared.reel_files.get(stream as usize).and_then(super::ReelFile::mapping);
             let memory = memory.ok_or(Status::NotFound)?;
             // JUSTIFICATION: reels are read in place in the stream's file.
@@ -147,10 +219,11 @@ impl Core {
             // this shard's next tick (`Epochs`).
             let reel = unsafe { ReelReader::attach(memory.start().as_ptr(), memory.length(), place) };
             let reel = reel.map_err(|_| Status::NotFound)?;
-            *reader = Some(Box::new(Reader { track, reel, sessions: Vec::new(), first: 0, _memory: memory }));
+            let reader = Reader { track, reel, sessions: Vec::new(), first: 0, _memory: memory };
+            self.fanout.readers[track.index as usize] = Some(Box::new(reader));
             self.shared.owners.add_reader(track.index, self.index);
         }
-        let reader = reader.as_mut().ok_or(Status::NotFound)?;
+        let reader = self.fanout.reader(track.index).ok_or(Status::NotFound)?;
         if !reader.sessions.contains(&slot) {
             reader.sessions.push(slot);
         }
@@ -173,14 +246,12 @@ impl Core {
 
     /// A session with keys may be sent to: its feeds stand in the queue.
     pub fn start_feeds(&mut self, slot: u32) {
-        let Some(session) = self.session_mut(slot) else { return };
-        if session.sealer.is_some() && !session.feeds.is_empty() && !std::mem::replace(&mut session.ready, true) {
-            self.fanout.ready.push_back(slot);
+        if self.session_mut(slot).is_some_and(|session| session.sealer.is_some() && !session.feeds.is_empty()) {
+            self.fanout.queue(slot);
         }
     }
 
     fn queue_marked(&mut self) {
-        let now = self.now;
         for at in 0..self.fanout.marked.len() {
             let track = self.fanout.marked[at];
             let Some(reader) = self.fanout.readers[track as usize].as_deref_mut() else { continue };
@@ -192,31 +263,15 @@ impl Core {
             reader.first = if reader.first + 1 < count { reader.first + 1 } else { 0 };
             let (late, early) = reader.sessions.split_at(reader.first.min(count));
             for &slot in early.iter().chain(late) {
-                let Some(session) = self.sessions[slot as usize].as_deref_mut() else { continue };
-                if session.sealer.is_some() && !std::mem::replace(&mut session.ready, true) {
+                let connected = self.sessions[slot as usize].as_ref().is_some_and(|session| session.sealer.is_some());
+                let place = &mut self.fanout.places[slot as usize];
+                if connected && !std::mem::replace(&mut place.ready, true) {
                     self.fanout.ready.push_back(slot);
                 }
             }
         }
         self.fanout.marked.clear();
-        if self.fanout.paced_at <= now {
-            let (sessions, ready) = (&mut self.sessions, &mut self.fanout.ready);
-            self.fanout.paced_at = Time::NEVER;
-            let next = &mut self.fanout.paced_at;
-            self.fanout.paced.retain(|&(at, slot)| {
-                if at > now {
-                    *next = (*next).min(at);
-                    return true;
-                }
-                if let Some(session) = sessions[slot as usize].as_deref_mut() {
-                    session.paced = false;
-                    if !std::mem::replace(&mut session.ready, true) {
-                        ready.push_back(slot);
-                    }
-                }
-                false
-            });
-        }
+        self.fanout.queue_paced(self.now);
     }
 
     /// The track is gone: so are its feeds here.
@@ -235,34 +290,28 @@ impl Core {
         }
     }
 
-    /// One round: each session in the queue gets a turn. True: somebody has more to read at once.
-    pub fn fan_out(&mut self, io: &mut impl Io) -> bool {
+    /// One round: each session in the queue gets a turn.
+    pub fn fan_out(&mut self, io: &mut impl Io) -> Left {
         self.queue_marked();
         for _ in 0..self.fanout.ready.len() {
             let Some(slot) = self.fanout.ready.pop_front() else { break };
+            self.fanout.places[slot as usize].ready = false;
             let Some(mut session) = self.sessions[slot as usize].take() else { continue };
             let served = self.serve(io, &mut session);
-            session.ready = matches!(served, Served::More | Served::Blocked);
-            let was_paced = session.paced;
-            session.paced |= matches!(served, Served::Paced(_));
             self.sessions[slot as usize] = Some(session);
             match served {
                 Served::Done => {}
-                Served::More => self.fanout.ready.push_back(slot),
-                Served::Paced(at) => {
-                    if !was_paced {
-                        self.fanout.paced.push((at, slot));
-                    }
-                    self.fanout.paced_at = self.fanout.paced_at.min(at);
-                }
+                Served::More => self.fanout.queue(slot),
+                Served::Paced(at) => self.fanout.pace(slot, at),
                 Served::Blocked => {
+                    self.fanout.places[slot as usize].ready = true;
                     self.fanout.ready.push_front(slot);
                     self.tally.add(CounterId::SendsBlocked, 1);
-                    return true;
+                    return Left::Blocked;
                 }
             }
         }
-        !self.fanout.ready.is_empty()
+        if self.fanout.ready.is_empty() { Left::Nothing } else { Left::More }
     }
 
     fn serve(&mut self, io: &mut impl Io, session: &mut Session) -> Served {
@@ -306,22 +355,27 @@ impl Core {
         let Some(record) = self.table.feed(feed.slot) else { return Served::Done };
         let was_live = pacer.is_live();
         let mut sent = 0;
+        let mut lost_picture = false;
         let head = reel.head();
         let mut cursor = record.cursor.load(Ordering::Relaxed);
         if cursor < reel.tail() {
             // Too far behind: on at the newest keyframe.
-            cursor = reel.keyframe().unwrap_or(head).max(reel.tail());
+            let entry = reel.keyframe();
+            lost_picture = entry.is_none();
+            cursor = entry.unwrap_or(head).max(reel.tail());
             record.cursor.store(cursor, Ordering::Release);
             self.tally.add(CounterId::FeedsJumped, 1);
         }
+        // Holes cost a look each: a source whose numbers leap keeps nobody else waiting.
+        let end = head.min(cursor.saturating_add(LOOKS_PER_ROUND_MAX));
         let overhead = sealer.profile().rtp_overhead();
         let segments_max = io.gso_segments().min(PACKETS_PER_ROUND_MAX);
         let mut budget = PACKETS_PER_ROUND_MAX;
         let mut paced = None;
-        while cursor < head && budget > 0 && paced.is_none() {
+        while cursor < end && budget > 0 && paced.is_none() {
             let Some(buffer) = io.buffer() else { return Served::Blocked };
             let (mut next, mut length, mut segment, mut count, mut octets) = (cursor, 0, 0, 0, 0);
-            while next < head && budget > 0 && count < segments_max {
+            while next < end && budget > 0 && count < segments_max {
                 // A hole of the source stays a hole.
                 let Some(slot) = reel.slot(next) else {
                     next += 1;
@@ -375,6 +429,10 @@ impl Core {
         // No report before the first live packet: one during a replay would drag live audio back.
         if was_live && sent > 0 && !std::mem::replace(&mut feed.live_sent, true) {
             feed.report_now = true;
+        }
+        let track = reader.track;
+        if lost_picture && self.shared.owners.track_codec(track).is_some_and(|codec| codec.kind() == Kind::Video) {
+            self.want_keyframe(track.index);
         }
         match paced {
             Some(at) => Served::Paced(at),

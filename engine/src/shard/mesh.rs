@@ -42,6 +42,8 @@ impl Epochs {
 
     /// Everything stamped below this was given back before every present tick began.
     pub fn passed(&self) -> u64 {
+        // What was given back must be unreachable before we look who may have reached it.
+        std::sync::atomic::fence(Ordering::SeqCst);
         let now = self.now.load(Ordering::SeqCst);
         self.seen.iter().map(|seen| seen.load(Ordering::SeqCst)).min().unwrap_or(PARKED).min(now)
     }
@@ -65,10 +67,15 @@ impl TrackBits {
         }
     }
 
-    pub fn set(&self, track: u32) {
+    /// True if the bit was not set: who set it before has woken, or is about to wake, whoever takes it.
+    pub fn set(&self, track: u32) -> bool {
         let word = track as usize / 64 % WORDS;
-        self.words[word].fetch_or(1 << (track % 64), Ordering::SeqCst);
+        let bit = 1 << (track % 64);
+        if self.words[word].fetch_or(bit, Ordering::SeqCst) & bit != 0 {
+            return false;
+        }
         self.summary.fetch_or(1 << word, Ordering::SeqCst);
+        true
     }
 
     pub fn is_empty(&self) -> bool {
@@ -126,13 +133,15 @@ impl Stray {
 pub struct Strays {
     to: Vec<Option<rtrb::Producer<Stray>>>,
     from: Vec<Option<rtrb::Consumer<Stray>>>,
+    /// Whose turn it is, so that one busy shard does not keep the others' waiting.
+    turn: usize,
 }
 
 impl Strays {
     /// The ends of every shard, by its number.
     pub fn mesh(shards: usize) -> Vec<Strays> {
         let mut ends: Vec<Strays> = (0..shards)
-            .map(|_| Strays { to: (0..shards).map(|_| None).collect(), from: (0..shards).map(|_| None).collect() })
+            .map(|_| Strays { to: (0..shards).map(|_| None).collect(), from: (0..shards).map(|_| None).collect(), turn: 0 })
             .collect();
         for a in 0..shards {
             for b in (0..shards).filter(|&b| b != a) {
@@ -155,9 +164,15 @@ impl Strays {
         ring.push(stray).is_ok()
     }
 
-    /// At most one from each shard; None when no ring has any.
+    /// The shards in turn; None when no ring has any.
     pub fn receive(&mut self) -> Option<Stray> {
-        self.from.iter_mut().flatten().find_map(|ring| ring.pop().ok())
+        for _ in 0..self.from.len() {
+            self.turn = (self.turn + 1) % self.from.len();
+            if let Some(stray) = self.from[self.turn].as_mut().and_then(|ring| ring.pop().ok()) {
+                return Some(stray);
+            }
+        }
+        None
     }
 
     pub fn is_empty(&self) -> bool {
@@ -195,11 +210,26 @@ mod tests {
     }
 
     #[test]
+    fn a_busy_shard_does_not_keep_the_others_datagrams_waiting() {
+        let path = Path { local: "192.0.2.1:1".parse().unwrap(), remote: "192.0.2.2:2".parse().unwrap() };
+        let mut ends = Strays::mesh(3);
+        for sender in [0, 1] {
+            for _ in 0..3 {
+                assert!(ends[sender].send(2, &path, &[sender as u8]));
+            }
+        }
+        let order: Vec<u8> = (0..6).map(|_| ends[2].receive().unwrap().bytes_mut()[0]).collect();
+        assert!(order.windows(2).all(|pair| pair[0] != pair[1]), "{order:?}");
+        assert!(ends[2].receive().is_none());
+    }
+
+    #[test]
     fn bits_merge_and_are_taken_once() {
         let bits = TrackBits::new();
-        for track in [0, 63, 64, 4_095, 64] {
-            bits.set(track);
+        for track in [0, 63, 64, 4_095] {
+            assert!(bits.set(track));
         }
+        assert!(!bits.set(64), "who set it first wakes");
         let mut taken = Vec::new();
         bits.take(|track| taken.push(track));
         assert_eq!(taken, [0, 63, 64, 4_095]);

@@ -16,22 +16,25 @@ mod timers;
 mod track;
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod world;
 
-use crate::io::{Io, Path, Sent};
-use crate::shm::Mapping;
+use crate::io::{self, Io, Path, Sent};
+use crate::shm::{Mapping, punch_hole};
 pub use session::HandshakeMaker;
 
 use directory::Directory;
-use fanout::Fanout;
+use fanout::{Fanout, Left};
 use mesh::{Epochs, Inbox, Strays};
 use pool::Pool;
 use session::Session;
+use spillway_proto::id::SessionId;
 use spillway_proto::limits::{COMMANDS_PER_TICK_MAX, DATAGRAM_SIZE_MAX, DATAGRAMS_PER_TICK_MAX, SESSIONS_MAX};
 use spillway_proto::link::counters::{COUNTERS_MAX, CounterId};
-use spillway_proto::link::event::Event;
+use spillway_proto::link::event::{CloseReason, Event};
 use spillway_proto::link::layout::Link;
 use spillway_proto::link::park::{must_wake, park_begins, park_ends};
 use spillway_proto::link::ring::{CommandReader, EventWriter};
@@ -43,13 +46,19 @@ use std::fs::File;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use table::{Owners, Table};
 use timers::Timers;
 use track::Tracks;
 
 /// Handshake datagrams waiting for their turn: a handshake step costs 60-150 us and cannot be split, so that
-/// while media is pending at most one is taken per tick (decision 12).
+/// a tick takes one at most (decision 12).
 const HANDSHAKES_WAITING_MAX: usize = 1_024;
+/// Of one session: a flight has a handful of datagrams, and nobody fills the queue for the others.
+const HANDSHAKES_WAITING_PER_SESSION_MAX: u8 = 16;
+/// One resend of our last flight per this span: what asks for it is not authenticated. Retransmissions of an
+/// honest remote are further apart.
+const FLIGHT_RESEND_INTERVAL: Duration = Duration::from_millis(50);
 /// Small datagrams of ours (STUN answers, RTCP, handshakes) that one tick may produce before it sends.
 const OUTBOX_BYTES: usize = 256 * 1_024;
 
@@ -79,6 +88,13 @@ pub struct ReelFile {
 impl ReelFile {
     pub fn new(file: File) -> ReelFile {
         ReelFile { file: Arc::new(file), mapping: OnceLock::new() }
+    }
+
+    /// Gives back what a predecessor's reels hold. Their records are freed: nobody reads them any more, and the
+    /// pool of this engine does not count them.
+    pub fn empty(&self) {
+        // If the kernel refuses, the memory stays until the stream is used again.
+        let _ = punch_hole(&*self.file, 0, STREAM_FILE_BYTES as u64);
     }
 
     pub fn file(&self) -> Arc<File> {
@@ -128,18 +144,24 @@ pub struct Core {
     timers: Timers,
     strays: Strays,
     events: EventWriter,
-    handshakes: VecDeque<(u32, Path, Vec<u8>)>,
+    handshakes: VecDeque<(SessionId, Vec<u8>)>,
     make_handshake: HandshakeMaker,
     outbox: Outbox,
     tally: Tally,
     /// Something was told to control in this tick.
     told_control: bool,
+    /// Sessions with keys.
+    connected: usize,
 }
 
 pub struct Shard<I> {
     io: I,
     core: Core,
     commands: CommandReader,
+    /// The backend's tally as the counters have it.
+    io_tally: io::Tally,
+    /// The longest tick of the second that began at.
+    longest: (Time, Duration),
 }
 
 impl<I: Io> Shard<I> {
@@ -173,9 +195,10 @@ impl<I: Io> Shard<I> {
             outbox: Outbox::new(),
             tally: Tally::new(),
             told_control: false,
+            connected: 0,
             shared,
         };
-        Shard { io, core, commands }
+        Shard { io, core, commands, io_tally: io::Tally::default(), longest: (now, Duration::ZERO) }
     }
 
     /// Ticks until the engine stops; parks when there is nothing to do.
@@ -186,13 +209,11 @@ impl<I: Io> Shard<I> {
                 self.park();
             }
         }
-        self.core.close_all();
-        self.send_outbox();
-        self.io.submit();
+        self.close_all();
         self.core.flush_counters();
     }
 
-    /// One pass. True: there is more to do at once.
+    /// One pass. True: there may be more to do at once.
     pub fn tick(&mut self) -> bool {
         let core = &mut self.core;
         core.now = self.io.now();
@@ -200,20 +221,41 @@ impl<I: Io> Shard<I> {
         let commanded = core.execute_commands(&mut self.commands, COMMANDS_PER_TICK_MAX);
         let received = self.io.receive(DATAGRAMS_PER_TICK_MAX, |datagram| {
             let path = Path { local: datagram.local, remote: datagram.remote };
+            core.tally.add(CounterId::BytesReceived, datagram.bytes.len() as u64);
             core.handle_datagram(&path, datagram.bytes);
         });
         core.tally.add(CounterId::DatagramsReceived, received as u64);
         let strayed = core.receive_strays(DATAGRAMS_PER_TICK_MAX);
         core.hear_mesh();
-        let unsent = core.fan_out(&mut self.io);
-        let stepped = core.step_handshakes(unsent);
+        let left = core.fan_out(&mut self.io);
+        let stepped = core.step_handshake();
         core.run_timers();
         self.send_outbox();
         self.io.submit();
-        let core = &mut self.core;
+        self.count_tick();
+        self.core.flush_counters();
+        commanded || strayed || stepped || left == Left::More || received > 0
+    }
+
+    /// What the backend did in this tick, and how long it took.
+    fn count_tick(&mut self) {
+        let (core, seen) = (&mut self.core, self.io.tally());
+        let was = std::mem::replace(&mut self.io_tally, seen);
+        core.tally.add(CounterId::DatagramsMalformed, seen.malformed - was.malformed);
+        core.tally.add(CounterId::ReceiveErrors, seen.receive_errors - was.receive_errors);
+        core.tally.add(CounterId::SendsFailed, seen.dropped - was.dropped);
+        core.tally.add(CounterId::SendsOneByOne, seen.one_by_one - was.one_by_one);
         core.tally.add(CounterId::Ticks, 1);
-        core.flush_counters();
-        commanded || strayed || stepped || unsent || received > 0
+        let end = self.io.now();
+        let took = end.since(core.now);
+        core.tally.add(CounterId::BusyNs, took.as_nanos() as u64);
+        let (began, longest) = &mut self.longest;
+        *longest = took.max(*longest);
+        if end.since(*began) >= Duration::from_secs(1) {
+            let counters = core.shared.link.counters(core.index);
+            counters.set(CounterId::TickNsMax, longest.as_nanos() as u64);
+            self.longest = (end, Duration::ZERO);
+        }
     }
 
     /// Waits for a datagram, a wake, or the next timer. The flag goes up before the last look around: who
@@ -233,6 +275,19 @@ impl<I: Io> Shard<I> {
             self.io.park(deadline);
         }
         park_ends(self.core.shared.link.shard_parked(self.core.index));
+    }
+
+    /// Says goodbye to everybody, a tick's worth at a time.
+    fn close_all(&mut self) {
+        for slot in 0..SESSIONS_MAX as u32 {
+            if !self.core.outbox.has_room_for_goodbye() {
+                self.send_outbox();
+                self.io.submit();
+            }
+            self.core.close_session(slot, CloseReason::Removed);
+        }
+        self.send_outbox();
+        self.io.submit();
     }
 
     fn send_outbox(&mut self) {
@@ -274,6 +329,9 @@ impl Core {
     fn flush_counters(&mut self) {
         let counters = self.shared.link.counters(self.index);
         self.tally.flush(|id, n| counters.add(id, n));
+        counters.set(CounterId::SessionsConnected, self.connected as u64);
+        counters.set(CounterId::Feeds, self.table.feeds_used() as u64);
+        counters.set(CounterId::Tracks, self.tracks.used() as u64);
         if std::mem::take(&mut self.told_control) {
             self.shared.wake_control();
         }
@@ -311,6 +369,11 @@ struct Outbox {
 impl Outbox {
     fn new() -> Outbox {
         Outbox { bytes: Vec::with_capacity(OUTBOX_BYTES), entries: Vec::with_capacity(OUTBOX_BYTES / 64) }
+    }
+
+    /// A session's goodbye is two datagrams.
+    fn has_room_for_goodbye(&self) -> bool {
+        self.bytes.len() + 2 * DATAGRAM_SIZE_MAX <= OUTBOX_BYTES && self.entries.len() + 2 <= self.entries.capacity()
     }
 
     /// Lends `write` room for one datagram to `path`; it returns the length, or None for nothing.

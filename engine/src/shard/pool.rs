@@ -24,10 +24,6 @@ pub struct Pool {
 }
 
 impl Pool {
-    pub fn taken(&self) -> usize {
-        self.taken.load(Ordering::Relaxed)
-    }
-
     fn take(&self) -> bool {
         let grown = |taken| (taken < SLABS_MAX).then_some(taken + 1);
         self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).is_ok()
@@ -89,6 +85,11 @@ impl StreamSlabs {
         // If the kernel refuses, the page stays and is written over by the next use.
         let _ = punch_hole(&*self.file, slab_offset(slab) as u64, SLAB_BYTES as u64);
         self.pool.give_back();
+    }
+
+    /// Slabs of the file that hold memory.
+    pub fn held(&self) -> usize {
+        self.fresh as usize - self.returned.len()
     }
 
     /// True when nothing of the file is in use any more.

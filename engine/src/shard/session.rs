@@ -22,6 +22,8 @@ pub type HandshakeMaker = Box<dyn FnMut(DtlsRole, Fingerprint, Time) -> Result<B
 
 /// Datagrams one call into the handshake may produce; a flight of ours has four at most.
 const FLIGHT_MAX: usize = 16;
+/// Sources one BYE names (RFC 3550 section 6.6: a count of five bits).
+const BYE_SOURCES_MAX: usize = 31;
 /// Source of our receiver reports and requests; no media of ours has it.
 pub const REPORT_SSRC: u32 = 1;
 
@@ -32,6 +34,10 @@ pub struct Session {
     /// When the handshake wants to be called without a datagram.
     pub handshake_at: Time,
     pub handshake_began: Time,
+    /// Its datagrams in the queue of handshake steps.
+    pub handshakes_waiting: u8,
+    /// From then on our last flight may go out again.
+    pub flight_resend_at: Time,
     pub opener: Option<Opener>,
     pub sealer: Option<Sealer>,
     /// Where we send: the selected pair.
@@ -39,10 +45,6 @@ pub struct Session {
     pub feeds: Vec<Feed>,
     /// The tracks this session publishes.
     pub sources: Vec<Source>,
-    /// Stands in the fan-out's queue.
-    pub ready: bool,
-    /// Stands in the fan-out's list of replays that go on later.
-    pub paced: bool,
     /// Last authenticated packet: a publisher that sends no checks lives by its media.
     pub media_at: Time,
 }
@@ -74,13 +76,13 @@ impl Session {
             handshake: None,
             handshake_at: Time::NEVER,
             handshake_began: Time::NEVER,
+            handshakes_waiting: 0,
+            flight_resend_at: Time::ZERO,
             opener: None,
             sealer: None,
             path: None,
             feeds: Vec::with_capacity(2),
             sources: Vec::with_capacity(2),
-            ready: false,
-            paced: false,
             media_at: now,
         }
     }
@@ -126,6 +128,7 @@ impl Core {
             Ok(Step::Running) => {}
             Ok(Step::Connected(profile)) => {
                 self.tally.add(CounterId::DtlsHandshakes, 1);
+                self.connected += 1;
                 self.tell(&Event::SessionConnected { session: id, profile });
                 self.start_feeds(slot);
             }
@@ -219,14 +222,21 @@ impl Core {
         self.table.remove_session(slot);
         self.timers.remove(slot);
         self.tally_sessions(session.side, -1);
+        self.connected -= usize::from(session.sealer.is_some());
+        self.tally.add(CounterId::SessionsRemoved, 1);
+        self.tally.add(CounterId::ConsentExpired, u64::from(reason == CloseReason::ConsentExpired));
         self.tell(&Event::SessionClosed { session: session.id, reason });
     }
 
     /// RTCP BYE for what we sent, and the sealed close_notify.
     fn say_goodbye(&mut self, session: &mut Session) {
         let Some(path) = session.path else { return };
-        let ssrcs: Vec<u32> =
-            session.feeds.iter().filter_map(|feed| self.table.feed(feed.slot).map(|record| record.ssrc)).collect();
+        let ssrcs: Vec<u32> = session
+            .feeds
+            .iter()
+            .filter_map(|feed| self.table.feed(feed.slot).map(|record| record.ssrc))
+            .take(BYE_SOURCES_MAX)
+            .collect();
         if !ssrcs.is_empty() {
             self.send_rtcp(session, |out| {
                 let mut length = rtcp::write_rr(out, ssrcs[0], &[])?;
@@ -254,15 +264,9 @@ impl Core {
         let index = record.srtcp_index.load(std::sync::atomic::Ordering::Relaxed);
         record.srtcp_index.store(index + 1, std::sync::atomic::Ordering::Release);
         let index = (index & 0x7FFF_FFFF) as u32;
-        self.outbox.put(path, |out| sealer.seal_rtcp_into(&plain[..length], index, out))
-    }
-
-    pub fn close_all(&mut self) {
-        for slot in 0..self.sessions.len() as u32 {
-            if self.sessions[slot as usize].is_some() {
-                self.close_session(slot, CloseReason::Removed);
-            }
-        }
+        let sent = self.outbox.put(path, |out| sealer.seal_rtcp_into(&plain[..length], index, out));
+        self.tally.add(CounterId::RtcpSent, u64::from(sent));
+        sent
     }
 
     pub fn note_error(&mut self, error: &dyn std::error::Error) {

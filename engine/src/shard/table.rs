@@ -7,7 +7,7 @@
 use crate::shm::Mapping;
 use spillway_proto::id::{Codec, FeedId, SessionId, StreamId, TrackId};
 use spillway_proto::limits::{
-    FEEDS_MAX, PUBLISHERS_MAX, SESSIONS_MAX, TRACKS_MAX, TRACKS_PER_STREAM_MAX,
+    FEEDS_MAX, FEEDS_PER_SESSION_MAX, PUBLISHERS_MAX, SESSIONS_MAX, TRACKS_MAX, TRACKS_PER_STREAM_MAX,
 };
 use spillway_proto::session::record::{
     FeedRecord, NIL, RECORDS_BYTES, RECORDS_MAGIC, RECORDS_VERSION, Records, RecordsHeader, ReelRecord, SessionRecord,
@@ -114,6 +114,9 @@ struct Slots {
 impl Slots {
     fn new(shard: usize, shards: u32, max: usize) -> Slots {
         Slots { free: Vec::with_capacity(max / shards as usize + 1), next: shard as u32, step: shards, max: max as u32 }
+    }
+    fn used(&self) -> usize {
+        (self.next / self.step) as usize - self.free.len()
     }
     fn take(&mut self) -> Option<u32> {
         if let Some(slot) = self.free.pop() {
@@ -273,11 +276,35 @@ impl Table {
     }
 
     pub fn remove_feed(&mut self, slot: u32) {
-        if let Some(record) = self.feed(slot).filter(|record| record.generation != 0) {
-            record.generation_last = record.generation;
-            record.generation = 0;
-            self.feeds.free.push(slot);
+        let Some(record) = self.feed(slot).filter(|record| record.generation != 0) else { return };
+        record.generation_last = record.generation;
+        record.generation = 0;
+        let (session, next) = (record.session, record.next);
+        self.feeds.free.push(slot);
+        self.unlink_feed(session, slot, next);
+    }
+
+    /// A session's list names its feeds and no others: a slot is another's soon.
+    fn unlink_feed(&mut self, session: u32, slot: u32, next: u32) {
+        let Some(record) = self.session(session) else { return };
+        let mut at = record.feed_first;
+        if at == slot {
+            record.feed_first = next;
+            return;
         }
+        for _ in 0..FEEDS_PER_SESSION_MAX {
+            let Some(record) = self.feed(at) else { return };
+            if record.next == slot {
+                record.next = next;
+                return;
+            }
+            at = record.next;
+        }
+    }
+
+    /// Feeds of this shard now.
+    pub fn feeds_used(&self) -> usize {
+        self.feeds.used()
     }
 
     /// The record at a track's index, if the stream is ours.
@@ -317,6 +344,7 @@ impl Table {
         record.stream = stream.index;
         record.stream_generation = stream.generation;
         record.session = NIL;
+        record.next = NIL;
         Some((TrackId::new(index, generation), record))
     }
 

@@ -1,5 +1,6 @@
 //! What a shard owes: over `Sim`, in virtual time, with real handshakes and real sealing.
 
+use crate::alloc_count::allocations_in;
 use super::world::{Seen, Source, World, number_of};
 use spillway_proto::id::{Codec, Side, TrackId};
 use spillway_proto::link::command::{Answer, Command, DumpEntry, SessionState, Status};
@@ -154,6 +155,82 @@ fn back_pressure_loses_nothing_and_repeats_nothing() {
 }
 
 #[test]
+fn a_full_network_is_waited_for_asleep() {
+    let (mut world, mut source, track) = publishing(1);
+    let viewer = world.add(0, Side::Viewer);
+    let (_, ssrc) = world.feed(0, viewer, track);
+    source.play(&mut world, 30, 2);
+    let before = world.remotes[viewer].of(ssrc).len();
+    for datagram in source.frame(&world, 2) {
+        world.push(source.remote, datagram);
+    }
+    let (io, _) = world.shards[0].parts();
+    io.block(3);
+    assert!(world.shards[0].tick(), "datagrams came");
+    assert!(!world.shards[0].tick(), "nothing to do but wait for the network");
+    world.run(Duration::from_millis(50));
+    assert_eq!(world.remotes[viewer].of(ssrc).len(), before + 2);
+}
+
+#[test]
+fn a_tick_without_a_handshake_or_a_command_allocates_nothing() {
+    let (mut world, mut source, track) = publishing(1);
+    let viewers: Vec<usize> = (0..50).map(|_| world.add(0, Side::Viewer)).collect();
+    let ssrcs: Vec<u32> = viewers.iter().map(|&viewer| world.feed(0, viewer, track).1).collect();
+    world.connect();
+    let feedback = |world: &mut World| {
+        for (&viewer, &ssrc) in viewers.iter().zip(&ssrcs) {
+            let mut plain = [0; 256];
+            let block = rtcp::ReportBlock { ssrc, ..rtcp::ReportBlock::default() };
+            let mut length = rtcp::write_rr(&mut plain, 1, &[block]).unwrap();
+            length += rtcp::write_pli(&mut plain[length..], 1, ssrc).unwrap();
+            let mut out = vec![0; 300];
+            let length = world.remotes[viewer].client.seal_rtcp(&plain[..length], &mut out).unwrap();
+            out.truncate(length);
+            world.push(viewer, out);
+        }
+    };
+    source.play(&mut world, 1, 3);
+    let mut report = vec![0; 128];
+    let length = rtcp::write_sr(&mut report, 77, NtpTime(1 << 32), source.timestamp, 0, 0, &[]).unwrap();
+    let mut sealed = vec![0; 128];
+    let length = world.remotes[source.remote].client.seal_rtcp(&report[..length], &mut sealed).unwrap();
+    sealed.truncate(length);
+    world.push(source.remote, sealed);
+    for _ in 0..40 {
+        feedback(&mut world);
+        source.play(&mut world, 1, 3);
+    }
+    let (io, _) = world.shards[0].parts();
+    io.discard_sent();
+    let (packets, reports) = (world.counter(CounterId::PacketsSent), world.counter(CounterId::RtcpSent));
+    let checks = world.counter(CounterId::StunAnswered);
+    let (mut allocations, now) = (0, world.now);
+    for tick in 0..200 {
+        for datagram in source.frame(&world, 3) {
+            world.push(source.remote, datagram);
+        }
+        feedback(&mut world);
+        // Consent checks, each sent again as nobody hears an answer.
+        let at = now + Duration::from_millis(10) * tick;
+        for remote in 0..world.remotes.len() {
+            world.remotes[remote].client.handle_timeout(at).unwrap();
+            while let Some(datagram) = world.remotes[remote].client.poll_datagram() {
+                world.push(remote, datagram);
+            }
+        }
+        let shard = &mut world.shards[0];
+        shard.parts().0.advance(Duration::from_millis(10));
+        allocations += allocations_in(|| while shard.tick() {});
+    }
+    assert_eq!(allocations, 0);
+    assert_eq!(world.counter(CounterId::PacketsSent) - packets, 200 * 3 * 50, "the ticks did their work");
+    let reports = world.counter(CounterId::RtcpSent) - reports;
+    assert!(reports >= 95, "{reports} reports in almost two rounds of timers");
+    assert!(world.counter(CounterId::StunAnswered) - checks >= 51);
+}
+
+#[test]
 fn equal_packets_leave_in_few_sends() {
     let (mut world, mut source, track) = publishing(1);
     let viewer = world.add(0, Side::Viewer);
@@ -230,6 +307,8 @@ fn a_viewer_without_checks_is_gone_after_thirty_seconds() {
     source.play(&mut world, 3 * 30, 1);
     assert!(world.heard.contains(&closed));
     assert_eq!(world.counter(CounterId::SessionsViewer), 0);
+    let counters = [CounterId::ConsentExpired, CounterId::SessionsRemoved, CounterId::SessionsConnected, CounterId::Feeds];
+    assert_eq!(counters.map(|id| world.counter(id)), [1, 1, 1, 0]);
     let sent = world.counter(CounterId::PacketsSent);
     source.play(&mut world, 30, 1);
     assert_eq!(world.counter(CounterId::PacketsSent), sent, "sent after consent expired");
@@ -312,6 +391,8 @@ fn a_dump_names_everything_and_stale_names_are_refused() {
     assert_eq!(sessions.count(), 21);
     let feeds = entries.iter().filter(|entry| matches!(entry, DumpEntry::Feed { track: t, .. } if *t == track));
     assert_eq!(feeds.count(), 20);
+    let gauges = [CounterId::SessionsConnected, CounterId::SessionsViewer, CounterId::Feeds, CounterId::Tracks];
+    assert_eq!(gauges.map(|id| world.counter(id)), [21, 20, 20, 1]);
     let tracks: Vec<_> = entries.iter().filter(|entry| matches!(entry, DumpEntry::Track { .. })).collect();
     assert!(matches!(tracks[..], [DumpEntry::Track { note: [9, ..], codec: Codec::Vp8, .. }]));
 

@@ -4,6 +4,7 @@
 //! spread out. Nothing runs while a shard has no session and no track.
 
 use super::Core;
+use super::session::Session;
 use spillway_proto::id::Side;
 use spillway_proto::limits::{CONSENT_EXPIRY, REPORT_INTERVAL, UNCLAIMED_EXPIRY};
 use spillway_proto::link::command::SessionState;
@@ -23,7 +24,7 @@ pub struct Timers {
     bucket: usize,
     bucket_at: Time,
     tracks_at: Time,
-    /// Sessions whose handshake runs.
+    /// Sessions whose handshake runs: looked at in every tick, so that a connected one leaves.
     handshakes: Vec<u32>,
 }
 
@@ -54,6 +55,11 @@ impl Timers {
             self.sessions -= 1;
         }
         self.handshakes.retain(|&other| other != slot);
+    }
+
+    #[cfg(test)]
+    pub fn handshakes_running(&self) -> usize {
+        self.handshakes.len()
     }
 
     pub fn add_handshake(&mut self, slot: u32) {
@@ -123,7 +129,8 @@ impl Core {
             if due {
                 self.drive_handshake(slot, None);
             }
-            let over = !self.session_mut(slot).is_some_and(|session| session.handshake.is_some());
+            let runs = |session: &mut Session| session.handshake.is_some() && session.sealer.is_none();
+            let over = !self.session_mut(slot).is_some_and(runs);
             if over && self.timers.handshakes.get(at) == Some(&slot) {
                 self.timers.handshakes.swap_remove(at);
             }

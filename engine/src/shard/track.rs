@@ -81,6 +81,10 @@ impl Tracks {
         self.active.is_empty() && self.leaving.is_empty()
     }
 
+    /// Tracks this shard feeds now.
+    pub fn used(&self) -> usize {
+        self.active.len()
+    }
 }
 
 impl Core {
@@ -148,8 +152,7 @@ impl Core {
             readers &= readers - 1;
             if shard == self.index {
                 self.fanout.mark(track);
-            } else if let Some(inbox) = self.shared.inboxes.get(shard) {
-                inbox.fresh.set(track);
+            } else if self.shared.inboxes.get(shard).is_some_and(|inbox| inbox.fresh.set(track)) {
                 self.shared.wake(shard);
             }
         }
@@ -174,8 +177,9 @@ impl Core {
                 self.send_keyframe_request(track);
             }
             Some(owner) => {
-                self.shared.inboxes[owner].keyframe_wanted.set(track);
-                self.shared.wake(owner);
+                if self.shared.inboxes[owner].keyframe_wanted.set(track) {
+                    self.shared.wake(owner);
+                }
             }
             None => {}
         }
@@ -328,6 +332,13 @@ impl Core {
         Ok(id)
     }
 
+    fn own_track(&self, id: TrackId) -> Result<(), Status> {
+        match self.shared.owners.of_track(id.index) {
+            Some(owner) if owner != self.index => Err(Status::WrongShard),
+            _ => Ok(()),
+        }
+    }
+
     /// Another session feeds a track from now on; its reel and its feeds stay.
     fn take_over(
         &mut self,
@@ -337,6 +348,7 @@ impl Core {
         codec: Codec,
         note: &Note,
     ) -> Result<TrackId, Status> {
+        self.own_track(id)?;
         let track = self.tracks.get(id.index).filter(|track| track.id == id).ok_or(Status::NotFound)?;
         if track.stream != stream || track.codec.kind() != codec.kind() {
             return Err(Status::Invalid);
@@ -377,6 +389,7 @@ impl Core {
     }
 
     pub fn detach_track(&mut self, id: TrackId) -> Result<Answer, Status> {
+        self.own_track(id)?;
         let track = self.tracks.get(id.index).filter(|track| track.id == id).ok_or(Status::NotFound)?;
         let (slot, stream) = (track.session, track.stream);
         if let Some(session) = self.session_mut(slot) {
@@ -425,10 +438,8 @@ impl Core {
             !settled
         });
         self.tracks.leaving = leaving;
-        if self.index == 0 {
-            let taken = self.shared.pool.taken() as u64;
-            self.shared.link.counters(0).set(CounterId::SlabsUsed, taken);
-        }
+        let held: usize = self.tracks.slabs.iter().flatten().map(|slabs| slabs.held()).sum();
+        self.shared.link.counters(self.index).set(CounterId::SlabsUsed, held as u64);
     }
 
     /// The publisher's note and facts of a track, for `dump`.

@@ -116,6 +116,7 @@ const UNSAFE_FILES: &[&str] = &[
     "control/src/shm.rs",
     "control/src/supervisor/sys.rs",
     "bench/src/lib.rs",
+    "tests/link/engine_kill.rs",
     "tests/link/ring_kill.rs",
     "tests/src/kernel.rs",
 ];
