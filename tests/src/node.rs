@@ -288,6 +288,14 @@ impl Task {
         Task(Some(command.spawn().expect("the binary starts")))
     }
 
+    /// In the foreground of a terminal.
+    pub fn begin_on(terminal: &kernel::Terminal, arguments: &[&str]) -> Task {
+        let mut command = command(arguments);
+        terminal.give_to(&mut command);
+        kernel::end_with_us(&mut command);
+        Task(Some(command.spawn().expect("the binary starts")))
+    }
+
     pub fn pid(&self) -> u32 {
         self.0.as_ref().map(Child::id).unwrap_or_default()
     }
