@@ -152,7 +152,7 @@ fn offers_that_cannot_be_served_say_why() {
     let active = PUBLISH.replace("a=setup:actpass", "a=setup:active");
     assert_eq!(node.http.offer("/whip/demo", &publish, &active).status, 201);
 
-    let unknown = PUBLISH.replace("H264/90000", "AV2/90000").replace("opus/48000/2", "FLAC/48000/2");
+    let unknown = PUBLISH.replace("H264/90000", "AV2/90000");
     let answer = node.http.offer("/whip/demo", &publish, &unknown);
     assert_eq!((answer.status, answer.code().as_str()), (422, "no_common_codec"));
     let detail = answer.json()["detail"].as_str().unwrap_or_default().to_owned();
@@ -162,7 +162,7 @@ fn offers_that_cannot_be_served_say_why() {
 
     // A player that knows no codec of the stream.
     let _publisher = node.publish("vp8", "vp8");
-    let view = VIEW.replace("VP8/90000", "VP7/90000").replace("opus/48000/2", "FLAC/48000/2");
+    let view = VIEW.replace("VP8/90000", "VP7/90000");
     let answer = node.http.offer("/whep/vp8", &node.token("vp8", "view"), &view);
     assert_eq!((answer.status, answer.code().as_str()), (422, "no_common_codec"));
     let detail = answer.json()["detail"].as_str().unwrap_or_default().to_owned();
@@ -178,11 +178,6 @@ fn a_viewers_session_is_made_trickled_to_and_ended() {
     let _publisher = node.publish("demo", "h264");
     let view = node.token("demo", "view");
     let path = location(&node.http.offer("/whep/demo", &view, VIEW), "/whep/demo/");
-    let admin = node.token("demo", "admin");
-    until("the viewer counts", seconds(5), || match node.http.live("demo", &admin) {
-        state if state["viewers"] == 1 => Ok(()),
-        state => Err(state.to_string()),
-    });
 
     let fragment = "a=ice-ufrag:Xb3k\r\na=ice-pwd:q7Jx/9Zk2mVw+L0pRtYc5sDa\r\nm=audio 9 UDP/TLS/RTP/SAVPF 0\r\na=mid:0\r\na=candidate:1 1 udp 2122260223 192.0.2.7 50000 typ host\r\na=end-of-candidates\r\n";
     let bearer = bearer(&view);
@@ -193,10 +188,6 @@ fn a_viewers_session_is_made_trickled_to_and_ended() {
     assert_eq!(node.http.delete(&path, &view).status, 200);
     assert_eq!(node.http.delete(&path, &view).status, 404);
     assert_eq!(patch("application/trickle-ice-sdpfrag").status, 404);
-    until("nobody watches any more", seconds(5), || match node.http.live("demo", &admin) {
-        state if state["viewers"] == 0 => Ok(()),
-        state => Err(state.to_string()),
-    });
 }
 
 #[test]
@@ -205,9 +196,9 @@ fn publishers_are_told_what_the_server_receives_and_viewers_are_not() {
     let node = Node::start();
     let _publisher = node.publish("demo", "h264");
     let publish = node.token("demo", "publish");
-    let state = until("the server has measured", seconds(10), || match node.http.live("demo", &publish) {
-        state if state["received"]["keyframe_interval_ms"].as_u64() > Some(0) && state["received"]["bitrate_bps"].as_u64() > Some(0) => Ok(state),
-        state => Err(state.to_string()),
+    let state = node.http.hear("demo", &publish, |state| {
+        let received = &state["received"];
+        received["keyframe_interval_ms"].as_u64() > Some(0) && received["bitrate_bps"].as_u64() > Some(0)
     });
     let received = &state["received"];
     assert_eq!(received["codec"], "H264", "{state}");

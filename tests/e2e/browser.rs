@@ -96,3 +96,25 @@ fn the_synthetic_h264_clip_shows_its_latency() {
 fn the_synthetic_vp8_clip_shows_its_latency() {
     latency_of("vp8");
 }
+
+#[test]
+fn lips_stay_in_sync() {
+    let _machine = Machine::alone();
+    let node = Node::start();
+    let _publisher = node.publish("demo", "h264");
+    let browser = Browser::start();
+    let viewer = watch(&browser, &node, "demo");
+    decodes(&viewer, seconds(20));
+    viewer.run("spillway.unmute()");
+    // What plays now, on the publisher's clock, by the sender reports of the two feeds: the browser knows it of both
+    // only after a report of each, and of wrong mappings would play them apart.
+    let script = "
+        const report = [...(await connections.at(-1).getStats()).values()].filter((entry) => entry.type === 'inbound-rtp');
+        const at = (kind) => report.find((entry) => entry.kind === kind)?.estimatedPlayoutTimestamp;
+        const apart = Math.abs(at('video') - at('audio'));
+        return Number.isFinite(apart) ? String(apart) : null";
+    let apart = viewer.until("sender reports of both feeds arrived", seconds(15), script);
+    println!("sound and picture are {apart} ms apart");
+    let small = format!("{}; return apart < 200", script.rsplit_once("return").unwrap_or_default().0);
+    viewer.until("sound and picture play together", seconds(10), &small);
+}

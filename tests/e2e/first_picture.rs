@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 use spillway_proto::link::counters::CounterId;
-use spillway_tests::node::{Machine, Node, Start, stderr};
+use spillway_tests::node::{Machine, Node, Start, Task, stderr};
 use spillway_tests::wait::{seconds, until};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -114,4 +114,22 @@ fn datagrams_that_reach_the_wrong_shard_cross_and_none_is_lost() {
     for shard in 0..2 {
         assert!(counters.shard(shard, CounterId::PacketsSent) > 0, "shard {shard} has sent nothing");
     }
+}
+
+#[test]
+fn a_server_is_reached_by_its_address_and_a_token_as_well() {
+    let _machine = Machine::shared();
+    let node = Node::start();
+    let (publish, view) = (node.token("away", "publish"), node.token("away", "view"));
+    let base = node.http.base();
+    let publisher = Task::begin(&["publish", "synthetic", "away", "--server", base, "--token", &publish]);
+    node.wait_live("away");
+    let arguments = ["play", "away", "--seconds", "4", "--json", "--server", base, "--token"];
+    let played = Task::begin(&[&arguments[..], &[&view]].concat()).json();
+    assert!(played["lost"] == 0 && played["frames"].as_u64() > Some(30), "{played}");
+    assert!(publisher.stop().status.success());
+
+    let refused = Task::begin(&[&arguments[..], &[&publish]].concat()).finish();
+    assert_eq!(refused.status.code(), Some(4), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("wrong_role"), "{}", stderr(&refused));
 }

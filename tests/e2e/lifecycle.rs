@@ -3,8 +3,8 @@
 //! Method: the binary's own subcommands, node.json, the files of the data directory, the output of `serve`.
 
 use spillway_tests::http::Http;
-use spillway_tests::kernel;
-use spillway_tests::node::{Machine, Node, Scratch, Start, spillway, stderr, stdout};
+use spillway_tests::kernel::{self, Terminal};
+use spillway_tests::node::{Machine, Node, Scratch, Start, Task, spillway, stderr, stdout};
 use spillway_tests::wait::{seconds, until};
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
@@ -171,12 +171,15 @@ fn the_supervisors_death_ends_all_and_leaves_no_obstacle() {
     let http = facts["http"].as_str().unwrap_or_default();
     let media = facts["media"].as_str().unwrap_or_default();
     let arguments = ["serve", &again[0], &again[1], "--http", http, "--media", media, "--shards", "2"];
-    let task = spillway_tests::node::Task::begin(&arguments);
+    let task = Task::begin(&arguments);
     until("a new node serves", seconds(20), || match Http::new(format!("http://{http}")).try_ask("GET", "/readyz", &[], None) {
         Some(answer) if answer.status == 200 => Ok(()),
         _ => Err("no answer".to_owned()),
     });
-    assert_eq!(node.facts()["supervisor_pid"].as_u64(), Some(u64::from(task.pid())));
+    until("node.json is of the new node", seconds(5), || match node.try_facts() {
+        Some(facts) if facts["supervisor_pid"] == task.pid() => Ok(()),
+        facts => Err(format!("{facts:?}")),
+    });
     assert!(task.stop().status.success());
 }
 
@@ -203,7 +206,7 @@ fn mistakes_are_answered_with_what_to_do() {
         (&["serve", "--shards", "0", "--data", &data], 2, "shards"),
         (&["serve", "--io", "carrier-pigeon", "--data", &data], 2, "uring"),
         (&["serve", "--media", "192.0.2.254:0", "--http", "127.0.0.1:0", "--data", &data], 3, "ip address"),
-        (&["serve", "--media", "127.0.0.1:0", "--media", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data", &data], 3, "famil"),
+        (&["serve", "--media", "127.0.0.1:0", "--media", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data", &data], 2, "famil"),
     ] {
         let output = spillway(arguments);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", stderr(&output));
@@ -213,4 +216,42 @@ fn mistakes_are_answered_with_what_to_do() {
     let output = node.run(&["play", "demo", "--seconds", "1"]);
     assert_eq!(output.status.code(), Some(5), "{}", stderr(&output));
     assert!(stderr(&output).contains("stream_not_live"), "{}", stderr(&output));
+}
+
+#[test]
+fn on_a_terminal_p_publishes_and_q_or_ctrl_c_quits_and_puts_it_back() {
+    let _machine = Machine::shared();
+    for (quit, says) in [(b'q', "stopping (q)"), (3, "stopping (Ctrl-C)")] {
+        let terminal = Terminal::new();
+        let before = terminal.settings();
+        let scratch = Scratch::new();
+        let data = scratch.0.display().to_string();
+        let arguments = ["--data", &data, "--http", "127.0.0.1:0", "--media", "127.0.0.1:0", "--shards", "1"];
+        // `serve` is the default.
+        let task = Task::begin_on(&terminal, &arguments);
+        let mut seen = String::new();
+        let mut wait = |words: &str| {
+            until(words, seconds(20), || {
+                seen += &terminal.read();
+                if seen.contains(words) { Ok(()) } else { Err(seen.lines().filter(|line| !line.contains("eyJ")).collect()) }
+            });
+        };
+        wait("press p");
+        assert_ne!(terminal.settings(), before, "keys are read one by one");
+        let facts: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(scratch.0.join("node.json")).expect("it is ready")).expect("JSON");
+        let http = Http::new(format!("http://{}", facts["http"].as_str().unwrap_or_default()));
+        terminal.press(b'p');
+        wait("starting a synthetic publisher");
+        let token = stdout(&spillway(&["token", "--room", "demo", "--role", "view", "--data", &data]));
+        until("the room is live", seconds(10), || match http.try_live("demo", &token) {
+            Some(state) if state["live"] == true => Ok(()),
+            state => Err(format!("{state:?}")),
+        });
+        terminal.press(quit);
+        wait(says);
+        wait("stopped");
+        assert!(task.finish().status.success());
+        assert_eq!(terminal.settings(), before, "the terminal is as it was");
+        assert!(!scratch.0.join("node.json").exists());
+    }
 }

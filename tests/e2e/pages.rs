@@ -88,3 +88,14 @@ fn the_test_pattern_and_the_first_page_work_by_link() {
     let complaints = browser.complaints();
     assert!(complaints.is_empty(), "{complaints:?}");
 }
+
+#[test]
+fn a_browser_without_a_network_interface_is_told_so() {
+    let _machine = Machine::alone();
+    let node = Node::start();
+    let _publisher = node.publish("demo", "vp8");
+    let browser = Browser::start();
+    let page = browser.open_without_interfaces(&format!("{}/watch/demo#token={}", node.http.base(), node.token("demo", "view")));
+    page.until("the page says why", seconds(8), "return document.querySelector('#title').textContent.includes('no network interface')");
+    assert_eq!(page.run("return spillway.state"), "connecting", "{}", page.report());
+}

@@ -29,6 +29,12 @@ const FLAGS: &[&str] = &[
     "--disable-renderer-backgrounding",
     "--disable-background-timer-throttling",
 ];
+/// Before a page's own scripts: `window.connections` are its peer connections, for statistics the pages do not show.
+const KEEP_CONNECTIONS: &str = "window.connections = []; window.RTCPeerConnection = class extends RTCPeerConnection {
+    constructor(...given) { super(...given); window.connections.push(this); } };";
+/// Of relays only, and none is named: no candidate is ever gathered.
+const RELAYS_ONLY: &str = "window.RTCPeerConnection = class extends RTCPeerConnection {
+    constructor(given) { super({ ...given, iceTransportPolicy: 'relay' }); } };";
 /// The first start of a browser on a cold disk.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -84,8 +90,21 @@ impl Browser {
 
     /// A new window at `url`.
     pub fn open(&self, url: &str) -> Page<'_> {
+        self.open_with(KEEP_CONNECTIONS, url)
+    }
+
+    /// A new window that looks for no way to the server: what a browser does on a machine with loopback only.
+    pub fn open_without_interfaces(&self, url: &str) -> Page<'_> {
+        self.open_with(RELAYS_ONLY, url)
+    }
+
+    /// `script` runs before the page's own.
+    fn open_with(&self, script: &str, url: &str) -> Page<'_> {
         let made = self.post("/window/new", &json!({"type": "window"}));
         let page = Page { browser: self, handle: made["handle"].as_str().unwrap_or_default().to_owned() };
+        page.focus();
+        let command = json!({"cmd": "Page.addScriptToEvaluateOnNewDocument", "params": {"source": script}});
+        self.post("/goog/cdp/execute", &command);
         page.go(url);
         page
     }

@@ -97,13 +97,30 @@ impl Http {
         self.ask("DELETE", path, &[("authorization", &format!("Bearer {token}"))], None)
     }
 
-    /// The first `state` event of a room; None: nobody answered.
-    pub fn try_live(&self, room: &str, token: &str) -> Option<Value> {
+    /// The `state` events of a room, as they come; None: nobody answered.
+    fn events(&self, room: &str, token: &str) -> Option<impl Iterator<Item = Value>> {
         let request = self.agent.get(format!("{}/v1/rooms/{room}/live", self.base));
         let response = request.header("authorization", format!("Bearer {token}")).call().ok()?;
-        let lines = BufReader::new(response.into_body().into_reader()).lines();
-        let data = lines.map_while(Result::ok).find_map(|line| line.strip_prefix("data:").map(str::to_owned))?;
-        serde_json::from_str(&data).ok()
+        let lines = BufReader::new(response.into_body().into_reader()).lines().map_while(Result::ok);
+        Some(lines.filter_map(|line| serde_json::from_str(line.strip_prefix("data:")?).ok()))
+    }
+
+    /// The first `state` event of a room; None: nobody answered.
+    pub fn try_live(&self, room: &str, token: &str) -> Option<Value> {
+        self.events(room, token)?.next()
+    }
+
+    /// The first `state` event that `is_wanted`, as one listener hears them.
+    pub fn hear(&self, room: &str, token: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        let events = self.events(room, token).unwrap_or_else(|| panic!("nobody tells of {room}"));
+        for event in events {
+            if is_wanted(&event) {
+                return event;
+            }
+            last = event;
+        }
+        panic!("not within {} s of events; the last one: {last}", TIMEOUT.as_secs())
     }
 
     pub fn live(&self, room: &str, token: &str) -> Value {

@@ -1,12 +1,15 @@
 //! What tests need of the kernel and std does not have: signals by pid, children that end with their test, the
 //! node's link as somebody who only reads.
 
+use spillway_proto::limits::TRACKS_MAX;
 use spillway_proto::link::counters::CounterId;
 use spillway_proto::link::layout::{LINK_BYTES, Link};
 use std::fs::{self, File};
-use std::os::fd::AsRawFd;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::atomic::Ordering;
 
 /// The child gets SIGTERM when the test that started it ends, however that ends.
 pub fn end_with_us(command: &mut Command) {
@@ -63,7 +66,79 @@ impl Counters {
         (0..self.0.shards()).map(|shard| self.shard(shard, id)).sum()
     }
 
+    /// Keyframes the tracks of now have received.
+    pub fn keyframes(&self) -> u64 {
+        (0..TRACKS_MAX).map(|track| self.0.track_stats(track).keyframes.load(Ordering::Relaxed)).sum()
+    }
+
     pub fn shard(&self, shard: usize, id: CounterId) -> u64 {
         self.0.counters(shard).get(id)
+    }
+}
+
+/// A terminal of a test's own: what a person sees and types on.
+pub struct Terminal {
+    person: File,
+    program: File,
+}
+
+impl Terminal {
+    pub fn new() -> Terminal {
+        let (mut person, mut program) = (-1, -1);
+        let null = std::ptr::null_mut();
+        // JUSTIFICATION: std makes no terminals.
+        // SAFETY: openpty writes two descriptors, which nobody else owns; the other pointers may be null.
+        unsafe {
+            let made = libc::openpty(&mut person, &mut program, null, null.cast(), null.cast());
+            assert_eq!(made, 0, "openpty: {}", std::io::Error::last_os_error());
+            Terminal { person: File::from_raw_fd(person), program: File::from_raw_fd(program) }
+        }
+    }
+
+    /// The command stands in this terminal's foreground, as one started from a shell.
+    pub fn give_to(&self, command: &mut Command) {
+        let end = || self.program.try_clone().expect("a descriptor");
+        command.stdin(end()).stdout(end()).stderr(end());
+        // JUSTIFICATION: std makes no sessions; between fork and exec only these can be called.
+        // SAFETY: setsid and ioctl are safe to call between fork and exec; descriptor 0 is the terminal by then.
+        unsafe {
+            command.pre_exec(|| match libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) == 0 {
+                true => Ok(()),
+                false => Err(std::io::Error::last_os_error()),
+            })
+        };
+    }
+
+    pub fn press(&self, key: u8) {
+        (&self.person).write_all(&[key]).expect("the terminal takes keys");
+    }
+
+    /// What the program has printed since the last time; empty: nothing.
+    pub fn read(&self) -> String {
+        let mut bytes = vec![0; 65_536];
+        let mut waiting: libc::c_int = 0;
+        // JUSTIFICATION: std cannot ask how much waits.
+        // SAFETY: FIONREAD writes one integer.
+        unsafe { libc::ioctl(self.person.as_raw_fd(), libc::FIONREAD, &raw mut waiting) };
+        let length = if waiting > 0 { (&self.person).read(&mut bytes).unwrap_or(0) } else { 0 };
+        String::from_utf8_lossy(&bytes[..length]).into_owned()
+    }
+
+    /// Echo and line mode: what a program may change and must put back.
+    pub fn settings(&self) -> (libc::tcflag_t, libc::tcflag_t) {
+        // JUSTIFICATION: std knows no terminal settings.
+        // SAFETY: termios is plain data, for which zeros are valid; tcgetattr fills it.
+        let settings = unsafe {
+            let mut settings: libc::termios = std::mem::zeroed();
+            assert_eq!(libc::tcgetattr(self.program.as_raw_fd(), &mut settings), 0);
+            settings
+        };
+        (settings.c_lflag, settings.c_iflag)
+    }
+}
+
+impl Default for Terminal {
+    fn default() -> Terminal {
+        Terminal::new()
     }
 }

@@ -206,10 +206,16 @@ impl Node {
         Task::begin(&[arguments, &["--data", &self.data_text()]].concat())
     }
 
-    /// A synthetic publisher, as soon as its room is live.
+    /// A synthetic publisher, as soon as its room is live and has a picture to begin with.
     pub fn publish(&self, room: &str, codec: &str) -> Task {
+        let counters = self.counters();
+        let before = counters.keyframes();
         let task = self.begin(&["publish", "synthetic", room, "--codec", codec]);
         self.wait_live(room);
+        until("a keyframe has arrived", seconds(10), || match counters.keyframes() {
+            count if count > before => Ok(()),
+            count => Err(count.to_string()),
+        });
         task
     }
 
@@ -262,7 +268,9 @@ fn end(process: &mut Child) {
 impl Drop for Node {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("---- output of the node\n{}", self.output());
+            // Links carry tokens, which belong into no log.
+            let output: Vec<String> = self.output().lines().filter(|line| !line.contains("eyJ")).map(str::to_owned).collect();
+            eprintln!("---- output of the node\n{}", output.join("\n"));
         }
         end(&mut self.process);
         let _ = fs::remove_file(self.data.0.with_extension("log"));
@@ -276,6 +284,14 @@ impl Task {
     pub fn begin(arguments: &[&str]) -> Task {
         let mut command = command(arguments);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        kernel::end_with_us(&mut command);
+        Task(Some(command.spawn().expect("the binary starts")))
+    }
+
+    /// In the foreground of a terminal.
+    pub fn begin_on(terminal: &kernel::Terminal, arguments: &[&str]) -> Task {
+        let mut command = command(arguments);
+        terminal.give_to(&mut command);
         kernel::end_with_us(&mut command);
         Task(Some(command.spawn().expect("the binary starts")))
     }
