@@ -9,12 +9,12 @@ use super::Core;
 use super::Shared;
 use super::session::{Feed, Session, Start};
 use crate::io::{Io, Sent};
-use crate::shm::Mapping;
 use spillway_proto::id::{Codec, FeedId, Kind, TrackId};
 use spillway_proto::limits::{PACKETS_PER_ROUND_MAX, SESSIONS_MAX, TRACKS_MAX, TRACKS_PER_STREAM_MAX};
 use spillway_proto::link::command::{Answer, Status};
 use spillway_proto::link::counters::CounterId;
 use spillway_proto::stream::pacer::{Pace, Pacer};
+use spillway_proto::session::record::{FeedRecord, Mapping};
 use spillway_proto::stream::feedback;
 use spillway_proto::stream::reel::ReelReader;
 use spillway_proto::stream::rewrite;
@@ -36,7 +36,7 @@ struct Reader {
     /// Where the next marking begins, so that nobody is always first.
     first: usize,
     /// Keeps the reel's memory mapped.
-    _memory: Arc<Mapping>,
+    _memory: Arc<crate::shm::Mapping>,
 }
 
 pub struct Fanout {
@@ -359,10 +359,16 @@ impl Core {
         let head = reel.head();
         let mut cursor = record.cursor.load(Ordering::Relaxed);
         if cursor < reel.tail() {
-            // Too far behind: on at the newest keyframe.
-            let entry = reel.keyframe();
+            // Too far behind: on at the newest keyframe, in a mapping of its own: the viewer sees no hole.
+            let (behind, entry) = (cursor, reel.keyframe());
             lost_picture = entry.is_none();
             cursor = entry.unwrap_or(head).max(reel.tail());
+            // It begins with the number the cursor stood at: what was sealed beyond it was refused by the socket
+            // and never left this process.
+            let newest = newest_mapping(record);
+            let sequence = behind.wrapping_add(newest.sequence_offset) & ((1 << 48) - 1);
+            let mapping = rewrite::start_mapping(cursor, feed.track, sequence, newest.timestamp_offset);
+            rewrite::push_mapping(record, mapping);
             record.cursor.store(cursor, Ordering::Release);
             self.tally.add(CounterId::FeedsJumped, 1);
         }
@@ -453,9 +459,7 @@ impl Core {
             let clock_rate = feed.clock_rate;
             let Some(mapping) = self.fanout.reader(feed.track).and_then(|reader| reader.reel.sr()) else { continue };
             let Some(record) = self.table.feed(feed.slot) else { continue };
-            let Some(segment) = record.mapping.get(usize::from(record.mappings).wrapping_sub(1)).copied() else { continue };
-            let (ntp, rtp) =
-                feedback::sender_report(&mapping, now, clock_rate, segment.timestamp_offset);
+            let (ntp, rtp) = feedback::sender_report(&mapping, now, clock_rate, newest_mapping(record).timestamp_offset);
             let (ssrc, packets, octets) = (record.ssrc, record.packets as u32, record.octets as u32);
             self.send_rtcp(session, |out| {
                 let length = rtcp::write_sr(out, ssrc, ntp, rtp, packets, octets, &[])?;
@@ -463,6 +467,11 @@ impl Core {
             });
         }
     }
+}
+
+fn newest_mapping(record: &FeedRecord) -> Mapping {
+    let newest = usize::from(record.mappings).checked_sub(1).and_then(|newest| record.mapping.get(newest));
+    newest.copied().unwrap_or_default()
 }
 
 /// A waiting feed's first packet: video enters at the newest keyframe, audio is live at once. False: there

@@ -425,3 +425,34 @@ fn a_detached_track_takes_its_feeds_along_on_every_shard() {
     source.play(&mut world, 3, 2);
     assert_eq!(world.remotes[viewer].of(ssrc).len(), 6);
 }
+
+#[test]
+fn a_viewer_left_behind_goes_on_at_the_newest_keyframe_without_a_hole() {
+    let (mut world, mut source, track) = publishing(1);
+    let viewer = world.add(0, Side::Viewer);
+    let (_, ssrc) = world.feed(0, viewer, track);
+    source.play(&mut world, 30, 8);
+    // Its socket takes nothing while the reel moves on by three keyframes.
+    for _ in 0..95 {
+        for datagram in source.frame(&world, 8) {
+            world.push(source.remote, datagram);
+        }
+        let (io, _) = world.shards[0].parts();
+        io.block(usize::MAX);
+        world.run(Duration::from_millis(33));
+    }
+    let (io, _) = world.shards[0].parts();
+    io.block(0);
+    source.play(&mut world, 30, 8);
+    world.run(SECOND);
+    assert!(world.counter(CounterId::FeedsJumped) > 0);
+    let seen = world.remotes[viewer].of(ssrc);
+    let mut skips = 0;
+    for pair in seen.windows(2) {
+        assert_eq!(pair[1].sequence, pair[0].sequence.wrapping_add(1), "a gap of our own making");
+        skips += u64::from(number_of(&pair[1].payload) != number_of(&pair[0].payload) + 1);
+        assert!(pair[1].timestamp.wrapping_sub(pair[0].timestamp) < 90_000 * 5, "time goes forward");
+    }
+    assert_eq!(skips, 1, "one jump");
+    assert_eq!(number_of(&seen.last().unwrap().payload), 60_000 + 155 * 8 - 1, "live again");
+}

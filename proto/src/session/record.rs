@@ -117,11 +117,14 @@ pub struct SessionRecord {
     pub close_notify: KeptDatagram,
 }
 
-/// From `first_index` on: sequence = index + `sequence_offset`, timestamp = timestamp + `timestamp_offset`.
+/// From `first_index` up to `end_index`: sequence = index + `sequence_offset`, timestamp = timestamp +
+/// `timestamp_offset`. What lies between two mappings was skipped and has no sequence: it can never be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct Mapping {
     pub first_index: u64,
+    /// One past the last; the newest mapping has no end.
+    pub end_index: u64,
     /// Added to the reel's index: gives the 48-bit SRTP index of the outgoing packet.
     pub sequence_offset: u64,
     pub timestamp_offset: u32,

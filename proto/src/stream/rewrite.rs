@@ -7,6 +7,7 @@
 use super::reel::{SlotFlags, SlotMeta};
 use crate::id::Kind;
 use crate::session::record::{FeedRecord, MAPPINGS, Mapping};
+use std::sync::atomic::Ordering::Relaxed;
 
 /// SRTP's packet index: 32 bits of rollover counter, 16 of sequence number (RFC 3711 section 3.3.1).
 const SRTP_INDEX_MASK: u64 = (1 << 48) - 1;
@@ -16,10 +17,10 @@ const MARKER: u8 = 0x80;
 pub const HEADER_BYTES: usize = 12;
 
 /// The RTP header of `slot` as `feed` sends it, and its 48-bit SRTP index. None if the viewer has no payload type
-/// for the codec, or no mapping reaches that far back.
+/// for the codec, or no mapping reaches that packet.
 pub fn header(feed: &FeedRecord, slot: &SlotMeta) -> Option<([u8; HEADER_BYTES], u64)> {
     let in_use = feed.mapping.get(..usize::from(feed.mappings))?;
-    let mapping = in_use.iter().rev().find(|mapping| mapping.first_index <= slot.index)?;
+    let mapping = in_use.iter().find(|mapping| (mapping.first_index..mapping.end_index).contains(&slot.index))?;
     let payload_type = *feed.payload_types.get(slot.codec as usize)?;
     if payload_type == 0 || payload_type >= MARKER {
         return None;
@@ -46,12 +47,18 @@ pub fn header(feed: &FeedRecord, slot: &SlotMeta) -> Option<([u8; HEADER_BYTES],
 /// may go by before it turns, so that a viewer that missed the first ones still guesses it right. For a later
 /// one it is the feed's next index: no hole.
 pub fn start_mapping(first_index: u64, reel: u32, first_sequence: u64, timestamp_offset: u32) -> Mapping {
-    Mapping { first_index, sequence_offset: first_sequence.wrapping_sub(first_index), timestamp_offset, reel }
+    let sequence_offset = first_sequence.wrapping_sub(first_index);
+    Mapping { first_index, end_index: u64::MAX, sequence_offset, timestamp_offset, reel }
 }
 
-/// Makes `mapping` the newest of the feed; the oldest goes when all places are taken.
+/// Makes `mapping` the newest of the feed; the oldest goes when all places are taken. The one before it ends at
+/// the feed's cursor: packets that are skipped would otherwise claim the sequence numbers the new one begins with.
 pub fn push_mapping(feed: &mut FeedRecord, mapping: Mapping) {
     let mut used = usize::from(feed.mappings).min(MAPPINGS);
+    let end = feed.cursor.load(Relaxed);
+    if let Some(before) = used.checked_sub(1).and_then(|newest| feed.mapping.get_mut(newest)) {
+        before.end_index = end;
+    }
     if used == MAPPINGS {
         feed.mapping.rotate_left(1);
         used -= 1;
@@ -66,7 +73,7 @@ mod tests {
     use crate::id::Codec;
     use crate::rng::Rng;
     use crate::time::Time;
-    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+    use std::sync::atomic::AtomicU64;
 
     fn feed(ssrc: u32) -> FeedRecord {
         let mut payload_types = [0; Codec::COUNT];
@@ -165,8 +172,13 @@ mod tests {
             let mut next = rng.below(1 << 15);
             let mut sent: Vec<(SlotMeta, [u8; HEADER_BYTES], u64)> = Vec::new();
             for part in 0..1 + rng.below(6) {
-                cursor += if part == 0 { 0 } else { 1 + rng.below(500) };
+                feed.cursor.store(cursor, Relaxed);
+                let skipped = if part == 0 { 0 } else { 1 + rng.below(500) };
+                cursor += skipped;
                 push_mapping(&mut feed, start_mapping(cursor, 0, next, rng.next_u32()));
+                for index in cursor - skipped..cursor {
+                    assert_eq!(header(&feed, &slot(index)), None, "a skipped packet has no sequence number");
+                }
                 let mut hole = 0;
                 for place in 0..1 + rng.below(300) {
                     // A mapping begins with a packet that is there.
