@@ -373,6 +373,18 @@ fn bad_bodies_are_named() {
     let json = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
     node.request("POST", "/whip/demo", &json, "{}").is(415, "unsupported_media_type");
     node.post("/whip/demo", &token, &"a".repeat(65 * 1_024)).is(413, "body_too_large");
+    // The same without a Content-Length: the bound is on what comes.
+    let mut stream = TcpStream::connect(node.control.as_ref().unwrap().2).unwrap();
+    let chunk = format!("{:x}\r\n{}\r\n", 1_024, "a".repeat(1_024));
+    let request = format!(
+        "POST /whip/demo HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: {bearer}\r\n\
+         Content-Type: application/sdp\r\nTransfer-Encoding: chunked\r\n\r\n{}0\r\n\r\n",
+        chunk.repeat(65)
+    );
+    let _ = stream.write_all(request.as_bytes());
+    let mut status = [0; 12];
+    stream.read_exact(&mut status).unwrap();
+    assert_eq!(&status, b"HTTP/1.1 413");
     let broken = PUBLISH.replace("a=rtpmap:96 VP8/90000", "a=rtpmap:96 VP8");
     let reply = node.post("/whip/demo", &token, &broken);
     reply.is(400, "bad_sdp");

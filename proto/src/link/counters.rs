@@ -146,9 +146,7 @@ pub struct TrackStats {
     pub last_packet_at: AtomicU64,
     /// Grows with each takeover.
     pub publisher_epoch: AtomicU64,
-    /// Feeds that read this track, over all shards as far as the writer knows.
-    pub feeds: AtomicU64,
-    reserved: [AtomicU64; 4],
+    reserved: [AtomicU64; 5],
 }
 
 impl TrackStats {
@@ -165,7 +163,6 @@ impl TrackStats {
             &self.keyframe_interval_ms,
             &self.last_packet_at,
             &self.publisher_epoch,
-            &self.feeds,
         ];
         for word in words.into_iter().chain(&self.reserved) {
             word.store(0, Ordering::Relaxed);

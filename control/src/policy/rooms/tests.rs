@@ -355,6 +355,17 @@ fn unknown_and_half_made_sessions_are_removed_and_unseen_ones_forgotten() {
 }
 
 #[test]
+fn what_was_written_for_another_engine_is_not_believed() {
+    let mut world = World::new();
+    let (_, publisher, _) = world.publish(1, PUBLISH).unwrap();
+    let mut known = world.known();
+    known[0].engine_epoch = EPOCH - 1;
+    let names = HashMap::from([(ROOM, "demo".to_owned())]);
+    let orders = Rooms::new(2).rebuild(EPOCH, &world.dump(), &known, &names, |_| true);
+    assert!(commands(&orders).contains(&Command::RemoveSession { session: publisher }));
+}
+
+#[test]
 fn a_takeover_cut_in_half_is_finished_by_the_rebuild() {
     let mut world = World::new();
     let (_, old, _) = world.publish(1, PUBLISH).unwrap();
