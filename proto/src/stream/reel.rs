@@ -499,9 +499,15 @@ struct Found {
 
 /// Reads a slot if `word` stands in it before and after.
 fn read_slot(slot: &SlotWords, word: u64) -> Option<Found> {
+    read_slot_around(slot, word, || {})
+}
+
+/// `meanwhile` is what a writer does after the first look: on a real machine that is too rare to be tested.
+fn read_slot_around(slot: &SlotWords, word: u64, meanwhile: impl FnOnce()) -> Option<Found> {
     if slot.word.load(Acquire) != word {
         return None;
     }
+    meanwhile();
     let (arrival, meta, bytes) = (slot.arrival.load(Relaxed), slot.meta.load(Relaxed), slot.bytes.load(Relaxed));
     fence(Acquire);
     (slot.word.load(Relaxed) == word).then_some(Found {

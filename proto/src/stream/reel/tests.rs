@@ -495,6 +495,27 @@ fn a_reader_beside_the_writer_sees_whole_packets_only() {
     assert!(seen.load(Acquire) >= 2_000);
 }
 
+/// The threads above meet between two looks too rarely to show that the second one is there.
+#[test]
+fn a_slot_that_is_written_over_while_it_is_read_is_not_seen() {
+    let file = TestFile::new();
+    let mut pool = TestPool::new(8);
+    let mut writer = create(&file, 0);
+    let reader = attach(&file, 0).unwrap();
+    writer.push(&meta(7, Time(1)), &[1; 8], &mut pool).unwrap();
+    let word = word(reader.generation, 7);
+    let read = |meanwhile: &mut dyn FnMut()| read_slot_around(reader.memory.slot(7), word, meanwhile);
+    assert!(read(&mut || {}).is_some());
+    let newer = read(&mut || writer.push(&meta(7 + SLOTS, Time(2)), &[2; 16], &mut pool).unwrap());
+    assert!(newer.is_none(), "words of another packet");
+    let mut writer = create(&file, 0);
+    let reader = attach(&file, 0).unwrap();
+    let word = super::word(reader.generation, 7);
+    writer.push(&meta(7, Time(1)), &[1; 8], &mut pool).unwrap();
+    let gone = read_slot_around(reader.memory.slot(7), word, || writer.drop_before(8, &mut pool));
+    assert!(gone.is_none(), "a packet whose slab was given back");
+}
+
 #[test]
 fn a_file_that_is_no_reel_is_refused() {
     let file = TestFile::new();
