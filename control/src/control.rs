@@ -48,7 +48,7 @@ pub fn run(args: ControlArgs) -> ExitCode {
     match start(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("control: {error}");
+            eprintln!("{error}");
             ExitCode::FAILURE
         }
     }
@@ -70,12 +70,12 @@ fn start(args: &ControlArgs) -> Result<(), StartError> {
     let store = Store::open(&args.data.data)?;
     // Without a list of interfaces only a wildcard loses something.
     let interfaces = shm::interface_addresses().unwrap_or_else(|error| {
-        eprintln!("control: cannot list the network interfaces ({error}); give --announce IP");
+        eprintln!("cannot list the network interfaces ({error}); give --announce IP");
         Vec::new()
     });
     let candidates = candidates(&args.media, &args.announce, &interfaces);
     if candidates.is_empty() {
-        eprintln!("control: no address that others can reach was found; give --announce IP");
+        eprintln!("no address that others can reach was found; give --announce IP");
     }
 
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

@@ -416,7 +416,7 @@ impl Service {
     /// Another engine is ready, or none is any more.
     fn on_engine(self: &Arc<Self>, ready: u64) {
         if self.engine_epoch.swap(0, Ordering::AcqRel) != 0 {
-            eprintln!("control: the engine is gone; waiting for the next");
+            eprintln!("the engine is gone; waiting for the next");
         }
         let orders = lock(&self.rooms).engine_gone();
         self.obey_later(orders);
@@ -450,7 +450,7 @@ impl Service {
                     self.synced.send_replace(true);
                 }
                 Err(reason) => {
-                    eprintln!("control: cannot take stock of the engine: {reason}; trying again");
+                    eprintln!("cannot take stock of the engine: {reason}; trying again");
                     tokio::time::sleep(RESYNC_RETRY).await;
                     continue;
                 }
@@ -523,7 +523,7 @@ impl Service {
             && let Err(error) = self.store.forget_sessions(forgotten).await
         {
             // Left-over rows are found and removed at the next start.
-            eprintln!("control: {error}");
+            eprintln!("{error}");
         }
     }
 

@@ -11,4 +11,4 @@ mod start;
 #[cfg(test)]
 pub(crate) mod alloc_count;
 
-pub use start::{StartError, run};
+pub use start::{EXIT_REFUSED, StartError, run};

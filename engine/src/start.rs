@@ -54,13 +54,19 @@ pub enum StartError {
     Ready(std::io::Error),
 }
 
+/// Exit code of an engine that cannot do what it was asked for, now or later.
+pub const EXIT_REFUSED: u8 = 3;
+
 /// Runs the engine until SIGTERM; what went wrong goes to standard error, where the supervisor reads it.
 pub fn run() -> ExitCode {
     match start() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("engine: {error}");
-            ExitCode::FAILURE
+            eprintln!("{error}");
+            match error {
+                StartError::Uring(_) => ExitCode::from(EXIT_REFUSED),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -167,7 +173,7 @@ fn serve<I: Io>(
     let _ = started.send((index, Ok(())));
     // A shard that panicked has lost its invariants: the process ends, the supervisor starts another.
     if catch_unwind(AssertUnwindSafe(|| shard.run())).is_err() {
-        eprintln!("engine: shard {index} failed on a bug of ours; the engine ends and is started anew");
+        eprintln!("shard {index} failed on a bug of ours; the engine ends and is started anew");
         std::process::abort();
     }
 }

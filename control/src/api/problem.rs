@@ -146,7 +146,7 @@ impl IntoResponse for Problem {
         let request_id = hex(&id);
         if self.status.is_server_error() {
             // Neither path nor query: tokens and session URLs do not belong into logs.
-            eprintln!("control: {} {} request {request_id}: {}", self.status.as_u16(), self.code, self.detail);
+            eprintln!("{} {} request {request_id}: {}", self.status.as_u16(), self.code, self.detail);
         }
         let body = Body {
             r#type: format!("urn:spillway:problem:{}", self.code.replace('_', "-")),

@@ -117,6 +117,8 @@ struct Stop {
     asked: Option<(&'static str, Instant)>,
     /// A child had to be killed.
     is_forced: bool,
+    /// What was asked for at the start cannot be had.
+    is_refused: bool,
 }
 
 impl Supervisor {
@@ -218,6 +220,9 @@ impl Supervisor {
             self.on_children();
         }
         let is_forced = self.stop.as_ref().is_some_and(|stop| stop.is_forced);
+        if self.stop.as_ref().is_some_and(|stop| stop.is_refused) {
+            return Exit::Config.into();
+        }
         say(if is_forced { "stopped, by force" } else { "stopped" });
         if is_forced { Exit::Failed.into() } else { ExitCode::SUCCESS }
     }
@@ -386,6 +391,14 @@ impl Supervisor {
 
     fn on_death(&mut self, process: Process, death: &Death, now: Instant) {
         if self.stop.is_some() {
+            return;
+        }
+        // A node that never was ready, and whose engine says that it cannot do what was asked: it has said why,
+        // and trying again would only say it again.
+        if self.node.is_none() && death.status.code() == Some(spillway_engine::EXIT_REFUSED.into()) {
+            self.notify.stopping();
+            self.stop = Some(Stop { is_refused: true, ..Stop::default() });
+            self.children().into_iter().for_each(Child::forget_start);
             return;
         }
         let restart = death.restart;
