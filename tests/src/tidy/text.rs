@@ -92,6 +92,21 @@ pub fn machines(source: &Source) -> Faults {
     lines_with(source, &words, "is of one machine, not of the project")
 }
 
+/// Counters of `names` that no product file of the engine writes: a number that is always 0 is a lie.
+pub fn unkept_counters(sources: &[Source], names: &[String]) -> Faults {
+    let engine: Vec<String> = sources
+        .iter()
+        .filter(|source| source.path.starts_with("engine/src/") && source.is_rust() && !source.is_test)
+        .map(|source| without_tests(&blanked(&source.text)))
+        .collect();
+    let is_kept = |name: &String| {
+        let used = format!("CounterId::{name}");
+        let is_whole = |text: &String, at: usize| !text[at + used.len()..].starts_with(|next: char| next.is_alphanumeric() || next == '_');
+        engine.iter().any(|text| text.match_indices(&used).any(|(at, _)| is_whole(text, at)))
+    };
+    names.iter().filter(|name| !is_kept(name)).map(|name| format!("CounterId::{name}: nobody counts it")).collect()
+}
+
 /// Where `unsafe` may stand: what shares memory, what speaks to the kernel, and their tests.
 const UNSAFE_FILES: &[&str] = &[
     "proto/src/link/layout.rs",
@@ -232,6 +247,15 @@ mod tests {
         assert_eq!(unsafe_code(&Source::sample(listed, "let unsafe_code = \"unsafe\"; // unsafe\n")), Faults::new());
         let test = format!("#[cfg(test)]\nmod tests {{\n    // SAFETY: none.\n    unsafe {{ f() }}\n}}\n");
         assert!(unsafe_code(&Source::sample(listed, &test)).is_empty());
+    }
+
+    #[test]
+    fn a_counter_nobody_keeps_is_found() {
+        let names = ["Sends".to_owned(), "SendsFailed".to_owned()];
+        let kept = |text: &str| unkept_counters(&[Source::sample("engine/src/shard/mod.rs", text)], &names).len();
+        assert_eq!(kept("add(CounterId::Sends, 1); add(CounterId::SendsFailed, 1)"), 0);
+        assert_eq!(kept("add(CounterId::SendsFailed, 1)"), 1);
+        assert_eq!(kept("#[cfg(test)]\nmod tests {\n    CounterId::Sends; CounterId::SendsFailed;\n}\n"), 2);
     }
 
     #[test]
