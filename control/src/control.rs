@@ -92,11 +92,16 @@ fn start(args: &ControlArgs) -> Result<(), StartError> {
         let wake = control_wake.watch().map_err(system("watch the engine's eventfd"))?;
         let service = Service::new(key, store, EngineLink::attach(link, shard_wakes), candidates);
         let pump = tokio::spawn(service.clone().run(wake));
-        let serve = axum::serve(api::Bounded::new(listener), api::router(service.clone()));
-        let tell = tokio::spawn(tell_ready(service, ready));
+        // Whoever comes while a new control takes stock waits in the listener's queue and is refused nothing.
+        let stocked = service.clone();
+        let serve = async {
+            stocked.first_sync().await;
+            axum::serve(api::Bounded::new(listener), api::router(service.clone())).await
+        };
+        let tell = tokio::spawn(tell_ready(service.clone(), ready));
         let ended = tokio::select! {
             _ = terminate.recv() => Ok(()),
-            ended = serve.into_future() => ended.map_err(system("serve HTTP")),
+            ended = serve => ended.map_err(system("serve HTTP")),
             // Only a panic ends it: without it nobody would hear the engine.
             _ = pump => Err(StartError::System("go on", io::Error::other("the engine's reader has ended"))),
         };
