@@ -58,10 +58,18 @@ struct Watched {
 
 impl Events {
     /// The room's snapshots from now on; the present one is there at once.
-    pub fn subscribe(&self, room: &str, state: RoomState) -> watch::Receiver<Arc<Snapshot>> {
+    pub fn subscribe(
+        &self,
+        room: &str,
+        state: RoomState,
+        now: Instant,
+        totals: impl Fn(TrackId) -> Option<TrackTotals>,
+    ) -> watch::Receiver<Arc<Snapshot>> {
         let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
         let watched = rooms.entry(room.to_owned()).or_insert_with(|| {
-            let meter = Meter::default();
+            // Codec and keyframe interval are known at once; rates need a second look.
+            let mut meter = Meter::default();
+            meter.measure(now, &state.tracks, totals);
             let snapshot = snapshot(&state, &meter.received);
             Watched { sender: watch::channel(Arc::new(snapshot)).0, state, meter }
         });
@@ -171,12 +179,12 @@ mod tests {
     #[test]
     fn listeners_hear_at_once_on_change_and_each_second() {
         let events = Events::default();
-        let mut listener = events.subscribe("demo", state(false));
+        let mut listener = events.subscribe("demo", state(false), Instant::now(), |_| None);
         assert!(listener.has_changed().unwrap(), "at once");
         let first = listener.borrow_and_update().clone();
         assert_eq!(first.for_viewers, r#"{"live":false,"epoch":7,"viewers":3}"#);
         assert!(first.for_publishers.ends_with(
-            r#""received":{"bitrate_bps":0,"loss_ratio":0.0,"keyframe_interval_ms":0,"codec":null}}"#
+            r#""received":{"bitrate_bps":0,"loss_ratio":0.0,"keyframe_interval_ms":0,"codec":"H264"}}"#
         ));
         events.on_change("demo", state(false));
         assert!(!listener.has_changed().unwrap(), "nothing changed");

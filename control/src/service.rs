@@ -11,7 +11,7 @@
 
 use crate::auth::{Claims, SigningKey};
 use crate::engine_link::{EngineLink, LinkFailure};
-use crate::events::{Events, TrackTotals};
+use crate::events::{Events, Snapshot, TrackTotals};
 use crate::policy::rooms::{JoinRequest, Order, PublishPlan, Rooms, RoomState, ViewPlan};
 use crate::policy::{Refusal, ResourceId, SessionNote, admission};
 use crate::shm::{Wake, monotonic_now};
@@ -534,17 +534,24 @@ impl Service {
         }
     }
 
+    /// A room's snapshots from now on.
+    pub fn listen(&self, room: &str) -> watch::Receiver<Arc<Snapshot>> {
+        self.events.subscribe(room, self.state(room), Instant::now(), |track| self.totals(track))
+    }
+
+    /// What a track has received so far; None once another track stands in its place.
+    fn totals(&self, track: TrackId) -> Option<TrackTotals> {
+        let stats = self.link.track_stats(track.index);
+        (stats.generation.load(Ordering::Acquire) == u64::from(track.generation)).then(|| TrackTotals {
+            bytes: stats.bytes.load(Ordering::Relaxed),
+            lost: stats.lost.load(Ordering::Relaxed),
+            expected: stats.expected.load(Ordering::Relaxed),
+            keyframe_interval_ms: stats.keyframe_interval_ms.load(Ordering::Relaxed),
+        })
+    }
+
     fn tell_second(&self) {
-        let totals = |track: TrackId| {
-            let stats = self.link.track_stats(track.index);
-            (stats.generation.load(Ordering::Acquire) == u64::from(track.generation)).then(|| TrackTotals {
-                bytes: stats.bytes.load(Ordering::Relaxed),
-                lost: stats.lost.load(Ordering::Relaxed),
-                expected: stats.expected.load(Ordering::Relaxed),
-                keyframe_interval_ms: stats.keyframe_interval_ms.load(Ordering::Relaxed),
-            })
-        };
-        self.events.on_second(Instant::now(), |room| self.state(room), totals);
+        self.events.on_second(Instant::now(), |room| self.state(room), |track| self.totals(track));
         lock(&self.publishing).retain(|_, one| one.strong_count() > 0);
     }
 

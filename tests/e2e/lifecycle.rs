@@ -4,7 +4,7 @@
 
 use spillway_tests::http::Http;
 use spillway_tests::kernel::{self, Terminal};
-use spillway_tests::node::{Machine, Node, Scratch, Start, Task, spillway, stderr, stdout};
+use spillway_tests::node::{Machine, Node, Scratch, Start, Task, binary, spillway, stderr, stdout};
 use spillway_tests::wait::{seconds, until};
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
@@ -216,6 +216,29 @@ fn mistakes_are_answered_with_what_to_do() {
     let output = node.run(&["play", "demo", "--seconds", "1"]);
     assert_eq!(output.status.code(), Some(5), "{}", stderr(&output));
     assert!(stderr(&output).contains("stream_not_live"), "{}", stderr(&output));
+}
+
+/// Root may lock any memory: that right is taken away first.
+const WITHOUT_LOCKABLE_MEMORY: &str = r#"ulimit -l 0
+if [ "$(id -u)" = 0 ]; then exec setpriv --bounding-set=-ipc_lock "$@"; fi
+exec "$@""#;
+
+#[test]
+fn a_backend_that_was_asked_for_and_cannot_be_had_is_refused_once() {
+    let _machine = Machine::shared();
+    let scratch = Scratch::new();
+    let output = std::process::Command::new("sh")
+        // A node that goes on trying is ended after 20 s: red, not hanging.
+        .args(["-c", WITHOUT_LOCKABLE_MEMORY, "sh", "timeout", "20"])
+        .arg(binary())
+        .args(["serve", "--io", "uring", "--http", "127.0.0.1:0", "--media", "127.0.0.1:0", "--data"])
+        .arg(&scratch.0)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .expect("a shell");
+    let said = format!("{}{}", stdout(&output), stderr(&output));
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert_eq!(said.matches("LimitMEMLOCK").count(), 1, "it says what to do, once: {said}");
 }
 
 #[test]

@@ -33,7 +33,7 @@ pub async fn events(
     service.first_sync().await;
     let publishes = claims.role.may_publish();
     let expiry = claims.exp;
-    let receiver = service.events.subscribe(&room, service.state(&room));
+    let receiver = service.listen(&room);
     let stream = WatchStream::new(receiver)
         // A token opens the room as long as it is valid, and no longer.
         .take_while(move |_| unix_now() < expiry)

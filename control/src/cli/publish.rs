@@ -161,6 +161,7 @@ fn session(
     let duration = clip.duration_ns();
     let mut position = Position::at(clip, clock.unix_ns());
     let mut report_at = Instant::now();
+    let mut began = false;
     let mut buffer = [0; DATAGRAM_SIZE_MAX];
     loop {
         if stop.is_set() {
@@ -169,6 +170,11 @@ fn session(
         }
         let now = clock.unix_ns();
         while let Some((frame, time_ns)) = position.next_due(clip, duration, now) {
+            // Nobody can enter before a keyframe; sound alone would call the room live too early.
+            began |= frame.keyframe && (frame.track == Kind::Video || clip.video.is_none());
+            if !began {
+                continue;
+            }
             if let Some(output) = tracks.iter_mut().find(|output| output.track.codec.kind() == frame.track) {
                 output.send(&session, frame, time_ns);
             }
@@ -247,8 +253,6 @@ struct Output<'c> {
     picture_id: u16,
     packets: u32,
     octets: u32,
-    /// Video before the first keyframe is of no use to anybody.
-    began: bool,
 }
 
 impl<'c> Output<'c> {
@@ -257,7 +261,7 @@ impl<'c> Output<'c> {
         // Sequence numbers begin anywhere; without randomness they begin at 0, which is anywhere too.
         let _ = aws_lc_rs::rand::fill(&mut random);
         let index = u64::from(u16::from_le_bytes(random) >> 1);
-        Output { track, payload_type, ssrc, index, picture_id: 0, packets: 0, octets: 0, began: false }
+        Output { track, payload_type, ssrc, index, picture_id: 0, packets: 0, octets: 0 }
     }
 
     /// A pure function of the clock: after a restart the timestamps go on.
@@ -266,10 +270,6 @@ impl<'c> Output<'c> {
     }
 
     fn send(&mut self, session: &Session<'_>, frame: &Frame, unix_ns: u64) {
-        self.began |= frame.keyframe;
-        if !self.began {
-            return;
-        }
         let timestamp = self.timestamp(unix_ns);
         let codec = self.track.codec;
         let (index, payload_type, ssrc) = (&mut self.index, self.payload_type, self.ssrc);
