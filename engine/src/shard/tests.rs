@@ -404,6 +404,8 @@ fn a_dump_names_everything_and_stale_names_are_refused() {
     let reused = world.remotes[again].session;
     assert_eq!(reused.index, session.index, "the slot is used again");
     assert_ne!(reused.generation, session.generation, "under another name");
+    assert_eq!(world.command(0, &Command::RemoveSession { session }).0, Status::NotFound, "the old name is nobody's");
+    world.done(0, &Command::RemoveSession { session: reused });
 }
 
 #[test]
