@@ -235,5 +235,9 @@ mod tests {
         assert_eq!(taken, [0, 63, 64, 4_095]);
         assert!(bits.is_empty());
         bits.take(|_| panic!("taken twice"));
+        bits.set(1);
+        taken.clear();
+        bits.take(|track| taken.push(track));
+        assert_eq!(taken, [1], "a neighbour that was taken before does not come again");
     }
 }
