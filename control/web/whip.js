@@ -13,7 +13,7 @@ const SILENCE_PUBLISHER_MAX_MS = 6000;
 const WATCH_EVERY_MS = 400;
 /** The server says "not live" for so long, though we send. */
 const UNHEARD_MAX_MS = 1500;
-/** After a goodbye the server's word "live" counts as news only from here on. */
+/** After a goodbye the server's word counts as news only from here on. */
 const GOODBYE_SETTLED_MS = 1200;
 const GOODBYE_MAX_MS = 3000;
 /** A link that lasted so long was a good one: the next trouble starts with short delays again. */
@@ -381,13 +381,15 @@ export class Keeper {
   judgePublisher(link, now) {
     const state = link.pc.connectionState;
     if (link.dtlsState === "closed" || state === "closed") {
-      // The server said goodbye. If the room is live all the same, somebody else holds it now: do not fight.
+      // The server said goodbye. A server that restarts or ends the stream says so by another epoch, and `onServer`
+      // comes back by itself; the same epoch means that somebody else holds the room now: do not fight. Whether
+      // the newcomer is live already says nothing: it may take longer than any patience of ours.
       link.saidGoodbyeAt ??= now;
-      if (this.server?.live && this.serverAt - link.saidGoodbyeAt > GOODBYE_SETTLED_MS) {
+      if (this.server && this.serverAt - link.saidGoodbyeAt > GOODBYE_SETTLED_MS) {
         this.note("taken", "another publisher took over");
         this.halt();
-        this.set("taken", { title: "Taken over", text: "Another publisher with the same token is live in this room now." });
-      } else if (now - link.saidGoodbyeAt > GOODBYE_MAX_MS || this.server?.live === false) {
+        this.set("taken", { title: "Taken over", text: "Another publisher with the same token has this room now." });
+      } else if (now - link.saidGoodbyeAt > GOODBYE_MAX_MS) {
         this.renew("goodbye", { title: "The server closed the session", text: "" });
       }
       return;

@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Backoff, EventParser, Problem, explain, formatBitrate, formatDuration, formatRatio, jittered, readToken, roomFromPath, splitFragment } from "../common.js";
 import { CELLS, FRAMES, cellsOf, frameAt, latencyOf, medianAge, readCells } from "../latency.js";
-import { summarize, withStartBitrate, withStereo } from "../whip.js";
+import { Keeper, summarize, withStartBitrate, withStereo } from "../whip.js";
 
 const SAMPLE = 8;
 
@@ -184,6 +184,38 @@ test("reports of both directions become one set of numbers", () => {
     [17, 1, 150, 5, "H264", 50, 0.5, "AEAD_AES_128_GCM", 12, 7, "UDP host", 10],
   );
   assert.equal(summarize(new Map()).framesDecoded, 0);
+});
+
+/** A publisher's keeper whose server said goodbye at 1,000 ms, without a network. */
+function toldGoodbye() {
+  globalThis.removeEventListener ??= () => {};
+  const keeper = new Keeper({ kind: "whip", room: "demo", token: "t", onChange: () => {} });
+  const link = { pc: { connectionState: "connected" }, dtlsState: "closed", connectedAt: 1, openedAt: 1, close: () => {} };
+  const renewed = [];
+  Object.assign(keeper, { running: true, link, epoch: 7, epochAt: 500, renew: (code) => renewed.push(code) });
+  keeper.judgePublisher(link, 1000);
+  return { keeper, link, renewed };
+}
+
+test("a publisher that was taken over does not fight, however slow the newcomer is to be live", () => {
+  for (const live of [false, true]) {
+    const { keeper, link, renewed } = toldGoodbye();
+    Object.assign(keeper, { server: { live, epoch: 7 }, serverAt: 1900 });
+    keeper.judgePublisher(link, 2000);
+    assert.deepEqual([keeper.state, renewed], ["idle", []], "too early to tell");
+    keeper.serverAt = 2300;
+    keeper.judgePublisher(link, 2400);
+    assert.deepEqual([keeper.state, renewed], ["taken", []]);
+  }
+});
+
+test("a publisher comes back by itself after a goodbye with another epoch, or with no word at all", () => {
+  const restarted = toldGoodbye();
+  restarted.keeper.onServer({ live: false, epoch: 0 });
+  assert.deepEqual(restarted.renewed, ["epoch"]);
+  const alone = toldGoodbye();
+  alone.keeper.judgePublisher(alone.link, 4100);
+  assert.deepEqual([alone.renewed, alone.keeper.state], [["goodbye"], "idle"]);
 });
 
 test("numbers read well", () => {
