@@ -125,8 +125,10 @@ mod tests {
         let media = vec![MediaGroup::bind("127.0.0.1:0".parse().unwrap(), 2).unwrap()];
         let hold = Hold::new(bind_http("127.0.0.1:0".parse().unwrap()).unwrap(), media, 2).unwrap();
         let placement = Placement { shards: vec![2, 3], control: vec![0, 1] };
-        let engine = hold.for_engine(7, IoChoice::Auto, &placement);
-        let control = hold.for_control(8, IoChoice::Auto, &placement);
+        // Numbers that no open file of this process has: a small one may be the listener's own.
+        let (engine_ready, control_ready) = (i32::MAX - 1, i32::MAX);
+        let engine = hold.for_engine(engine_ready, IoChoice::Auto, &placement);
+        let control = hold.for_control(control_ready, IoChoice::Auto, &placement);
         assert_eq!((control.records, control.media.len(), control.reels.len()), (None, 0, 0));
         assert!(!descriptors(&control).contains(&engine.records.unwrap()));
         assert!(!descriptors(&engine).contains(&control.http.unwrap()));
