@@ -252,7 +252,7 @@ impl Service {
         for feed in &plan.feeds {
             let command = Command::AttachFeed { session, track: feed.track, facts: feed.facts() };
             match self.link.command(plan.engine_epoch, plan.shard, command).await? {
-                Answer::Feed { ssrc, .. } => ssrcs.push(ssrc),
+                Answer::Feed { ssrc, rtx_ssrc, .. } => ssrcs.push((ssrc, rtx_ssrc)),
                 _ => return Err(Refusal::EngineBusy),
             }
         }
