@@ -7,6 +7,7 @@
 mod commands;
 mod demux;
 pub mod directory;
+mod estimate;
 mod fanout;
 pub mod mesh;
 pub mod pool;

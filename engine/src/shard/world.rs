@@ -68,6 +68,8 @@ pub struct Remote {
     /// (time, SSRC, NTP, timestamp) of sender reports.
     pub reports: Vec<(Time, u32, u64, u32)>,
     pub keyframe_requests: usize,
+    /// Every compound, as it was opened.
+    pub compounds: Vec<Vec<u8>>,
     pub connected: bool,
     /// Answers no more: its datagrams are lost both ways.
     pub silent: bool,
@@ -192,6 +194,7 @@ impl World {
             seen: Vec::new(),
             reports: Vec::new(),
             keyframe_requests: 0,
+            compounds: Vec::new(),
             connected: false,
             silent: false,
             lands_on: shard,
@@ -322,6 +325,7 @@ impl Remote {
                 });
             }
             Ok(Received::Rtcp(length)) => {
+                self.compounds.push(datagram[..length].to_vec());
                 for packet in rtcp::packets(&datagram[..length]) {
                     match packet {
                         Rtcp::SenderReport { ssrc, ntp, rtp, .. } => self.reports.push((now, ssrc, ntp.0, rtp)),
