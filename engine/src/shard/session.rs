@@ -15,6 +15,7 @@ use spillway_proto::session::record::KeptDatagram;
 use spillway_proto::session::srtp::{Opener, Sealer};
 use spillway_proto::stream::arrivals::Arrivals;
 use spillway_proto::stream::pacer::Pacer;
+use spillway_proto::stream::resend::{Budget, Resends};
 use spillway_proto::time::Time;
 use spillway_proto::wire::rtcp;
 
@@ -44,6 +45,8 @@ pub struct Session {
     /// Where we send: the selected pair.
     pub path: Option<Path>,
     pub feeds: Vec<Feed>,
+    /// What answers to its NACKs may cost.
+    pub answers: Budget,
     /// The tracks this session publishes.
     pub sources: Vec<Source>,
     /// When its packets arrived, of a publisher that negotiated transport-cc.
@@ -62,6 +65,8 @@ pub struct Feed {
     pub live_sent: bool,
     /// A report is due at once, for the first live packet.
     pub report_now: bool,
+    /// What the viewer asked for again.
+    pub resends: Resends,
 }
 
 pub enum Start {
@@ -85,6 +90,7 @@ impl Session {
             sealer: None,
             path: None,
             feeds: Vec::with_capacity(2),
+            answers: Budget::default(),
             sources: Vec::with_capacity(2),
             arrivals: None,
             media_at: now,
