@@ -168,8 +168,14 @@ impl World {
         answer
     }
 
-    /// A session of the engine's and the client at its other end; returns the client's number.
+    /// A session of the engine's and the client at its other end, which begins the handshake; returns the client's
+    /// number.
     pub fn add(&mut self, shard: usize, side: Side) -> usize {
+        self.add_as(shard, side, DtlsRole::Server)
+    }
+
+    /// The engine has this role in the handshake, the client the other.
+    pub fn add_as(&mut self, shard: usize, side: Side, dtls_role: DtlsRole) -> usize {
         let identity = Identity::new().unwrap();
         let number = self.remotes.len();
         let ufrag_random: [u8; UFRAG_RANDOM_CHARS] = *b"abcdefghi";
@@ -177,7 +183,7 @@ impl World {
             shard,
             &Command::AddSession {
                 side,
-                dtls_role: DtlsRole::Server,
+                dtls_role,
                 ufrag_random,
                 pwd: *PWD,
                 fingerprint: identity.fingerprint(),
@@ -190,7 +196,7 @@ impl World {
             remote_ufrag: String::from_utf8(encode_ufrag(session, &ufrag_random).to_vec()).unwrap(),
             remote_pwd: String::from_utf8(PWD.to_vec()).unwrap(),
             remote_fingerprint: self.server_identity.fingerprint(),
-            role: DtlsRole::Client,
+            role: if dtls_role == DtlsRole::Client { DtlsRole::Server } else { DtlsRole::Client },
         };
         let at = self.anchor + self.now.since(Time::from_millis(10_000));
         let client = Client::new(&identity, facts, number as u64, self.now, at).unwrap();
