@@ -3,6 +3,7 @@
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 pub mod demux;
+pub mod dependency_descriptor;
 pub mod payload;
 pub mod rtcp;
 pub mod rtp;
