@@ -98,6 +98,7 @@ fn answered(offered: &PayloadFacts, kind: &MediaKind) -> PayloadFacts {
         ccm_fir: video && offered.feedback.ccm_fir,
         ..super::Feedback::default()
     };
+    payload.fmtp = super::offer::repeated_parameters(&payload.fmtp);
     payload
 }
 
