@@ -57,7 +57,12 @@ impl Timers {
         self.handshakes.retain(|&other| other != slot);
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
+    pub fn sessions_visited(&self) -> usize {
+        self.buckets.iter().map(Vec::len).sum()
+    }
+
+    #[cfg(any(test, feature = "simulation"))]
     pub fn handshakes_running(&self) -> usize {
         self.handshakes.len()
     }

@@ -81,6 +81,19 @@ impl Tracks {
         self.active.is_empty() && self.leaving.is_empty()
     }
 
+    #[cfg(any(test, feature = "simulation"))]
+    pub fn audit(&self, audit: &mut super::audit::Audit) {
+        let tracks = self.tracks.iter().flatten();
+        for track in tracks {
+            audit.tracks += 1;
+            audit.slabs_in_reels += track.reel.slabs_held().count();
+        }
+        for slabs in self.slabs.iter().flatten() {
+            audit.slabs_waiting += slabs.waiting();
+            audit.slabs_held += slabs.held();
+        }
+    }
+
     /// Tracks this shard feeds now.
     pub fn used(&self) -> usize {
         self.active.len()
