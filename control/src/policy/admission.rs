@@ -263,6 +263,7 @@ fn nothing_active(offer: &OfferFacts, reason: &str) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use spillway_proto::sdp::Setup;
     use spillway_proto::sdp::answer::AnswerFacts;
 
     const PUBLISH: &str = include_str!("../../../proto/src/sdp/fixtures/chromium_publish.sdp");

@@ -55,12 +55,13 @@ fn answered(offer: &OfferFacts, publishes: bool) {
             }
             taken.push(&section.kind);
             if publishes {
-                return MediaText::accepted(section, Direction::RecvOnly, &payloads, None);
+                return MediaText::accepted(section, Direction::RecvOnly, &payloads, &[], None);
             }
             // A room's name has at most 64 characters.
             let name = "r".repeat(64);
             let msid = (name.clone(), format!("{name}-{}", section.kind));
-            MediaText::accepted(section, Direction::SendOnly, &payloads, Some(SourceText { ssrc: 77, cname: name, msid }))
+            let source = SourceText { ssrc: 77, rtx_ssrc: 78, cname: name, msid };
+            MediaText::accepted(section, Direction::SendOnly, &payloads, &[], Some(source))
         })
         .collect();
     let candidates = (0..CANDIDATES_MAX as u16).map(|n| SocketAddr::from(([0x2001, 0xDB8, 1, 2, 3, 4, 5, n], 7_081)));

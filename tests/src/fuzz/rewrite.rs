@@ -23,6 +23,7 @@ fn feed(ssrc: u32, payload_types: [u8; Codec::COUNT]) -> FeedRecord {
         rtx_ssrc: 0,
         layer: 0,
         mappings: 0,
+        dependency_descriptor: 0,
         reserved: 0,
         payload_types,
         rtx_payload_types: [0; Codec::COUNT],
