@@ -16,6 +16,8 @@ mod timers;
 mod track;
 
 #[cfg(test)]
+mod handshake_tests;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod tests;
