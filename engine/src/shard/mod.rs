@@ -22,6 +22,8 @@ pub mod audit;
 #[cfg(test)]
 mod healing;
 #[cfg(test)]
+mod handshake_tests;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod tests;
