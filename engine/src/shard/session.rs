@@ -13,7 +13,7 @@ use spillway_proto::link::event::{CloseReason, Event};
 use spillway_proto::session::dtls::{DtlsError, DtlsOutput, Handshake, SrtpKeys};
 use spillway_proto::session::record::KeptDatagram;
 use spillway_proto::session::srtp::{Opener, Sealer};
-use spillway_proto::stream::pacer::Pacer;
+use spillway_proto::stream::start::Start;
 use spillway_proto::time::Time;
 use spillway_proto::wire::rtcp;
 
@@ -43,6 +43,8 @@ pub struct Session {
     /// Where we send: the selected pair.
     pub path: Option<Path>,
     pub feeds: Vec<Feed>,
+    /// What its replays were sent is paid for until then (`Pacer`).
+    pub replay_paid_until: Time,
     /// The tracks this session publishes.
     pub sources: Vec<Source>,
     /// Last authenticated packet: a publisher that sends no checks lives by its media.
@@ -61,13 +63,6 @@ pub struct Feed {
     pub report_now: bool,
 }
 
-pub enum Start {
-    /// The session is not connected, or the reel has no keyframe yet.
-    Waiting,
-    /// From the newest keyframe to the head faster than live, then live for ever.
-    Running(Pacer),
-}
-
 impl Session {
     pub fn new(id: SessionId, side: Side, now: Time) -> Session {
         Session {
@@ -82,6 +77,7 @@ impl Session {
             sealer: None,
             path: None,
             feeds: Vec::with_capacity(2),
+            replay_paid_until: Time::ZERO,
             sources: Vec::with_capacity(2),
             media_at: now,
         }

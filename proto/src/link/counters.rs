@@ -96,6 +96,12 @@ counter_table! {
     SessionsRemoved = 45, "sessions_removed", Counter, "sessions", "Sessions removed, whatever the reason";
     TickNsMax = 46, "tick_ns_max", Gauge, "ns", "Longest pass of the shard's loop in the last second";
     BusyNs = 47, "busy_ns", Counter, "ns", "Time the shard's loop was not asleep";
+    StartsByReplay = 56, "starts_by_replay", Counter, "feeds", "Video feeds that began with a replay from the newest keyframe";
+    StartsByKeyframe = 57, "starts_by_keyframe", Counter, "feeds", "Video feeds that began with the newest keyframe alone";
+    ReplaysRestarted = 58, "replays_restarted", Counter, "feeds", "Keyframe requests of viewers answered from the reel";
+    ReplaysAborted = 59, "replays_aborted", Counter, "feeds", "Replays given up because the path did not carry them";
+    KeyframeRequestsWithheld = 60, "keyframe_requests_withheld", Counter, "requests", "Keyframe requests not sent because keyframes took their share of the bitrate";
+    TracksDeaf = 61, "tracks_deaf", Gauge, "tracks", "Video tracks whose publisher answers no keyframe requests";
 }
 
 /// The counters of one shard.

@@ -7,3 +7,4 @@ pub mod pacer;
 pub mod reel;
 mod reel_memory;
 pub mod rewrite;
+pub mod start;
