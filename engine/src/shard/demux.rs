@@ -209,7 +209,7 @@ impl Core {
         }
     }
 
-    /// A viewer's requests. What a viewer lost is answered from the reel (the next issue), never upstream.
+    /// A viewer's requests. What a viewer lost is answered from the reel, never upstream.
     fn hear_viewer(&mut self, session: &mut super::session::Session, packet: &Rtcp<'_>) {
         match packet {
             Rtcp::Pli { media, .. } => self.hear_keyframe_request(session, *media),
@@ -219,7 +219,7 @@ impl Core {
             }
             Rtcp::Nack { media, losses, .. } => {
                 self.hear_replay_losses(session, *media, losses.clone());
-                self.tally.add(CounterId::NacksReceived, 1);
+                self.hear_nack(session, *media, losses.clone());
             }
             _ => {}
         }

@@ -16,6 +16,7 @@ use spillway_proto::link::counters::CounterId;
 use spillway_proto::stream::pacer::Pace;
 use spillway_proto::stream::feedback;
 use spillway_proto::stream::reel::{ReelReader, SlotFlags};
+use spillway_proto::stream::resend::Resends;
 use spillway_proto::stream::rewrite;
 use spillway_proto::stream::start::{Stage, Start};
 use spillway_proto::time::Time;
@@ -61,11 +62,24 @@ struct Place {
     paced_until: Time,
 }
 
-enum Served {
+pub(super) enum Served {
     Done,
     More,
     Paced(Time),
     Blocked,
+}
+
+impl Served {
+    /// What holds for both parts of a turn.
+    fn and(self, other: Served) -> Served {
+        match (self, other) {
+            (Served::Blocked, _) | (_, Served::Blocked) => Served::Blocked,
+            (Served::More, _) | (_, Served::More) => Served::More,
+            (Served::Paced(one), Served::Paced(other)) => Served::Paced(one.min(other)),
+            (Served::Done, other) => other,
+            (paced, Served::Done) => paced,
+        }
+    }
 }
 
 /// What a round left over.
@@ -204,6 +218,7 @@ impl Core {
                 start: Start::WAITING,
                 live_sent: false,
                 report_now: false,
+                resends: Resends::new(codec.kind()),
             });
         }
         self.start_feeds(slot);
@@ -322,17 +337,12 @@ impl Core {
     fn serve(&mut self, io: &mut impl Io, session: &mut Session) -> Served {
         let mut served = Served::Done;
         for at in 0..session.feeds.len() {
-            match self.serve_feed(io, session, at) {
-                Served::Done => {}
-                Served::Blocked => return Served::Blocked,
-                Served::More => served = Served::More,
-                Served::Paced(at) => {
-                    served = match served {
-                        Served::Done => Served::Paced(at),
-                        Served::Paced(other) => Served::Paced(at.min(other)),
-                        more => more,
-                    }
-                }
+            served = served.and(self.serve_resends(io, session, at));
+            if !matches!(served, Served::Blocked) {
+                served = served.and(self.serve_feed(io, session, at));
+            }
+            if matches!(served, Served::Blocked) {
+                return served;
             }
         }
         if session.feeds.iter().any(|feed| feed.report_now) {
@@ -430,6 +440,7 @@ impl Core {
             }
             record.packets += count as u64;
             record.octets += octets as u64;
+            session.answers.earn(length);
             self.tally.add(CounterId::PacketsSent, count as u64);
             self.tally.add(CounterId::BytesSent, length as u64);
             self.tally.add(CounterId::Sends, u64::from(count > 0));

@@ -10,12 +10,15 @@ pub mod directory;
 mod fanout;
 pub mod mesh;
 pub mod pool;
+mod resend;
 mod session;
 mod start;
 pub mod table;
 mod timers;
 mod track;
 
+#[cfg(test)]
+mod healing;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]

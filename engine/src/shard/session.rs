@@ -13,6 +13,7 @@ use spillway_proto::link::event::{CloseReason, Event};
 use spillway_proto::session::dtls::{DtlsError, DtlsOutput, Handshake, SrtpKeys};
 use spillway_proto::session::record::KeptDatagram;
 use spillway_proto::session::srtp::{Opener, Sealer};
+use spillway_proto::stream::resend::{Budget, Resends};
 use spillway_proto::stream::start::Start;
 use spillway_proto::time::Time;
 use spillway_proto::wire::rtcp;
@@ -45,6 +46,8 @@ pub struct Session {
     pub feeds: Vec<Feed>,
     /// What its replays were sent is paid for until then (`Pacer`).
     pub replay_paid_until: Time,
+    /// What answers to its NACKs may cost.
+    pub answers: Budget,
     /// The tracks this session publishes.
     pub sources: Vec<Source>,
     /// Last authenticated packet: a publisher that sends no checks lives by its media.
@@ -61,6 +64,8 @@ pub struct Feed {
     pub live_sent: bool,
     /// A report is due at once, for the first live packet.
     pub report_now: bool,
+    /// What the viewer asked for again.
+    pub resends: Resends,
 }
 
 impl Session {
@@ -78,6 +83,7 @@ impl Session {
             path: None,
             feeds: Vec::with_capacity(2),
             replay_paid_until: Time::ZERO,
+            answers: Budget::default(),
             sources: Vec::with_capacity(2),
             media_at: now,
         }

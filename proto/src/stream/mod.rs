@@ -6,5 +6,6 @@ pub mod keyframe;
 pub mod pacer;
 pub mod reel;
 mod reel_memory;
+pub mod resend;
 pub mod rewrite;
 pub mod start;

@@ -25,14 +25,14 @@ pub fn header(feed: &FeedRecord, slot: &SlotMeta) -> Option<([u8; HEADER_BYTES],
 
 /// Where the packet with SRTP index `index` stands: the mapping that gave it this number, and its index in the
 /// reel. None if it was not sent, or no mapping reaches it any more. `header_in` of both makes the same bytes again.
-pub fn sent_as(feed: &FeedRecord, index: u64) -> Option<(&Mapping, u64)> {
+pub fn sent_as(feed: &FeedRecord, index: u64) -> Option<(Mapping, u64)> {
     let cursor = feed.cursor.load(Relaxed);
     let in_use = mappings(feed);
     in_use.iter().enumerate().rev().find_map(|(at, mapping)| {
         let reel = index.wrapping_sub(mapping.sequence_offset) & SRTP_INDEX_MASK;
         // What stands at the cursor or beyond may still get another number.
         let sent = at + 1 < in_use.len() || reel < cursor;
-        (sent && covers(mapping, reel)).then_some((mapping, reel))
+        (sent && covers(mapping, reel)).then_some((*mapping, reel))
     })
 }
 
@@ -260,11 +260,15 @@ mod tests {
                 match header(&copy, slot) {
                     Some(again) => {
                         assert_eq!(again, (*bytes, *index));
+                        let (mapping, back) = sent_as(&feed, *index).unwrap();
+                        assert_eq!((back, header_in(&copy, &mapping, slot)), (slot.index, Some(again)), "the way back");
                         sent_again += 1;
                     }
                     None => assert!(slot.index < feed.mapping[0].first_index, "only what no mapping reaches"),
                 }
                 assert_eq!(header(&feed, slot), header(&copy, slot));
+                let below = feed.mapping[0].first_index.wrapping_add(feed.mapping[0].sequence_offset);
+                assert!(sent_as(&feed, *index).is_some() || *index < below & SRTP_INDEX_MASK);
             }
             // Never one index for two packets.
             assert!(sent.windows(2).all(|pair| pair[0].2 < pair[1].2));
