@@ -14,8 +14,8 @@ use spillway_proto::session::dtls::{DtlsError, DtlsOutput, Handshake, SrtpKeys};
 use spillway_proto::session::record::KeptDatagram;
 use spillway_proto::session::srtp::{Opener, Sealer};
 use spillway_proto::stream::arrivals::Arrivals;
-use spillway_proto::stream::pacer::Pacer;
 use spillway_proto::stream::resend::{Budget, Resends};
+use spillway_proto::stream::start::Start;
 use spillway_proto::time::Time;
 use spillway_proto::wire::rtcp;
 
@@ -45,6 +45,8 @@ pub struct Session {
     /// Where we send: the selected pair.
     pub path: Option<Path>,
     pub feeds: Vec<Feed>,
+    /// What its replays were sent is paid for until then (`Pacer`).
+    pub replay_paid_until: Time,
     /// What answers to its NACKs may cost.
     pub answers: Budget,
     /// The tracks this session publishes.
@@ -69,13 +71,6 @@ pub struct Feed {
     pub resends: Resends,
 }
 
-pub enum Start {
-    /// The session is not connected, or the reel has no keyframe yet.
-    Waiting,
-    /// From the newest keyframe to the head faster than live, then live for ever.
-    Running(Pacer),
-}
-
 impl Session {
     pub fn new(id: SessionId, side: Side, now: Time) -> Session {
         Session {
@@ -90,6 +85,7 @@ impl Session {
             sealer: None,
             path: None,
             feeds: Vec::with_capacity(2),
+            replay_paid_until: Time::ZERO,
             answers: Budget::default(),
             sources: Vec::with_capacity(2),
             arrivals: None,

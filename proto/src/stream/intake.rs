@@ -37,6 +37,8 @@ pub struct Accepted {
     pub entry: Option<u64>,
     /// True with the first `entry` of a picture: a keyframe arrived.
     pub entry_is_new: bool,
+    /// Of the newest entry picture.
+    pub of_entry: bool,
 }
 
 /// Why a packet is dropped before the reel.
@@ -179,7 +181,8 @@ impl Intake {
         if entry_is_new {
             self.on_keyframe(now);
         }
-        Ok(Accepted { meta, entry, entry_is_new })
+        let of_entry = self.picture.entry.is_some_and(|(of, _)| of == timestamp);
+        Ok(Accepted { meta, entry, entry_is_new, of_entry })
     }
 
     /// Another publisher feeds the track from the next packet on: it goes on at the head without a hole.

@@ -6,7 +6,7 @@
 
 use super::reel::{SlotFlags, SlotMeta};
 use crate::id::Kind;
-use crate::session::record::{FeedRecord, MAPPINGS, Mapping};
+use crate::session::record::{FeedRecord, LEAD_WHOLE, MAPPINGS, Mapping};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// SRTP's packet index: 32 bits of rollover counter, 16 of sequence number (RFC 3711 section 3.3.1).
@@ -16,17 +16,42 @@ const MARKER: u8 = 0x80;
 
 pub const HEADER_BYTES: usize = 12;
 
-/// The RTP header of `slot` as `feed` sends it, and its 48-bit SRTP index. None if the viewer has no payload type
-/// for the codec, or no mapping reaches that packet.
+/// The RTP header of `slot` as `feed` sends it now, and its 48-bit SRTP index. None if the viewer has no payload
+/// type for the codec, or no mapping reaches that packet. Of two mappings the newer one holds.
 pub fn header(feed: &FeedRecord, slot: &SlotMeta) -> Option<([u8; HEADER_BYTES], u64)> {
-    let in_use = feed.mapping.get(..usize::from(feed.mappings))?;
-    let mapping = in_use.iter().find(|mapping| (mapping.first_index..mapping.end_index).contains(&slot.index))?;
+    let mapping = mappings(feed).iter().rev().find(|mapping| covers(mapping, slot.index))?;
+    header_in(feed, mapping, slot)
+}
+
+/// Where the packet with SRTP index `index` stands: the mapping that gave it this number, and its index in the
+/// reel. None if it was not sent, or no mapping reaches it any more. `header_in` of both makes the same bytes again.
+pub fn sent_as(feed: &FeedRecord, index: u64) -> Option<(Mapping, u64)> {
+    let cursor = feed.cursor.load(Relaxed);
+    let in_use = mappings(feed);
+    in_use.iter().enumerate().rev().find_map(|(at, mapping)| {
+        let reel = index.wrapping_sub(mapping.sequence_offset) & SRTP_INDEX_MASK;
+        // What stands at the cursor or beyond may still get another number.
+        let sent = at + 1 < in_use.len() || reel < cursor;
+        (sent && covers(mapping, reel)).then_some((*mapping, reel))
+    })
+}
+
+fn mappings(feed: &FeedRecord) -> &[Mapping] {
+    feed.mapping.get(..usize::from(feed.mappings)).unwrap_or_default()
+}
+
+fn covers(mapping: &Mapping, index: u64) -> bool {
+    (mapping.first_index..mapping.end_index).contains(&index)
+}
+
+/// The header of `slot` under one mapping of the feed.
+pub fn header_in(feed: &FeedRecord, mapping: &Mapping, slot: &SlotMeta) -> Option<([u8; HEADER_BYTES], u64)> {
     let payload_type = *feed.payload_types.get(slot.codec as usize)?;
     if payload_type == 0 || payload_type >= MARKER {
         return None;
     }
     let index = slot.index.wrapping_add(mapping.sequence_offset) & SRTP_INDEX_MASK;
-    let timestamp = slot.timestamp.wrapping_add(mapping.timestamp_offset);
+    let timestamp = timestamp(mapping, slot.timestamp);
     let marker = match slot.codec.kind() {
         Kind::Video => slot.flags.contains(SlotFlags::FRAME_END),
         // RFC 7587 section 4.1 leaves it to the sender: the start of talk, if it says so.
@@ -41,23 +66,40 @@ pub fn header(feed: &FeedRecord, slot: &SlotMeta) -> Option<([u8; HEADER_BYTES],
     Some((bytes, index))
 }
 
-/// The reel's packet that has the SRTP index `index` in this feed: `header`'s inverse. None if no mapping gives it.
-pub fn reel_index(feed: &FeedRecord, index: u64) -> Option<u64> {
-    let in_use = feed.mapping.get(..usize::from(feed.mappings))?;
-    in_use.iter().find_map(|mapping| {
-        let reel = index.wrapping_sub(mapping.sequence_offset) & SRTP_INDEX_MASK;
-        (mapping.first_index..mapping.end_index).contains(&reel).then_some(reel)
-    })
+/// The timestamp that a mapping gives to one of the reel.
+pub fn timestamp(mapping: &Mapping, of_reel: u32) -> u32 {
+    let left = mapping.meet.wrapping_sub(of_reel) as i32;
+    let lead = if left > 0 { (left as u64 * u64::from(mapping.lead.min(LEAD_WHOLE))) >> 16 } else { 0 };
+    of_reel.wrapping_add(mapping.timestamp_offset).wrapping_add(lead as u32)
 }
 
-/// A mapping that gives the reel's packet `first_index` the SRTP index `first_sequence`.
+/// The SRTP index of the packet the cursor stands at, if the newest mapping goes on.
+pub fn next_sequence(feed: &FeedRecord) -> Option<u64> {
+    let newest = mappings(feed).last()?;
+    Some(feed.cursor.load(Relaxed).wrapping_add(newest.sequence_offset) & SRTP_INDEX_MASK)
+}
+
+/// The newest mapping; all zeros before the first.
+pub fn newest(feed: &FeedRecord) -> Mapping {
+    mappings(feed).last().copied().unwrap_or_default()
+}
+
+/// Nothing that was sent so far can be sent again; the sequence goes on.
+pub fn forget(feed: &mut FeedRecord) {
+    if feed.mappings > 0 {
+        feed.mapping[0] = Mapping { first_index: feed.cursor.load(Relaxed), end_index: u64::MAX, ..newest(feed) };
+        feed.mappings = 1;
+    }
+}
+
+/// A mapping that gives the reel's packet `first_index` the SRTP index `first_sequence`, on the true timeline.
 ///
 /// For a feed's first one that is a random number of 15 bits: the rollover counter starts at 0, and 2^15 packets
 /// may go by before it turns, so that a viewer that missed the first ones still guesses it right. For a later
 /// one it is the feed's next index: no hole.
 pub fn start_mapping(first_index: u64, reel: u32, first_sequence: u64, timestamp_offset: u32) -> Mapping {
     let sequence_offset = first_sequence.wrapping_sub(first_index);
-    Mapping { first_index, end_index: u64::MAX, sequence_offset, timestamp_offset, reel }
+    Mapping { first_index, end_index: u64::MAX, sequence_offset, timestamp_offset, meet: 0, lead: 0, reel }
 }
 
 /// Makes `mapping` the newest of the feed; the oldest goes when all places are taken. The one before it ends at
@@ -218,14 +260,15 @@ mod tests {
                 match header(&copy, slot) {
                     Some(again) => {
                         assert_eq!(again, (*bytes, *index));
-                        assert_eq!(reel_index(&feed, *index), Some(slot.index), "the way back");
+                        let (mapping, back) = sent_as(&feed, *index).unwrap();
+                        assert_eq!((back, header_in(&copy, &mapping, slot)), (slot.index, Some(again)), "the way back");
                         sent_again += 1;
                     }
                     None => assert!(slot.index < feed.mapping[0].first_index, "only what no mapping reaches"),
                 }
                 assert_eq!(header(&feed, slot), header(&copy, slot));
                 let below = feed.mapping[0].first_index.wrapping_add(feed.mapping[0].sequence_offset);
-                assert!(reel_index(&feed, *index).is_some() || *index < below & SRTP_INDEX_MASK);
+                assert!(sent_as(&feed, *index).is_some() || *index < below & SRTP_INDEX_MASK);
             }
             // Never one index for two packets.
             assert!(sent.windows(2).all(|pair| pair[0].2 < pair[1].2));
