@@ -76,6 +76,10 @@ pub const NACK_WINDOW: Duration = Duration::from_secs(1);
 /// Replay runs at this multiple of live.
 pub const REPLAY_SPEED: u64 = 10;
 pub const REPLAY_BPS_MAX: u64 = 16_000_000;
+/// Once nothing is lost or cut off any more, every admitted viewer has a decodable frame within this; the simulator
+/// holds the engine to it. A keyframe request and its repeat (1.5 s), or a keyframe interval of a publisher that hears
+/// none (2.3 s), and a join anew (0.7 s).
+pub const DECODABLE_WITHIN: Duration = Duration::from_secs(3);
 
 // ---- requests ----
 /// Keyframe requests to one track: at most one per this span (threats.md row 7).
