@@ -1,5 +1,5 @@
-//! What every end-to-end test needs: a node of its own, an HTTP client, a browser. And `tidy`, which reads
-//! the project's own text.
+//! What every end-to-end test needs: a node of its own, an HTTP client, a browser. The simulator (`sim`). And
+//! `tidy`, which reads the project's own text.
 //!
 //! Nothing here decides what is right; the tests do.
 
@@ -8,6 +8,7 @@ pub mod fuzz;
 pub mod http;
 pub mod kernel;
 pub mod node;
+pub mod sim;
 pub mod wait;
 
 #[cfg(test)]

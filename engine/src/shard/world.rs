@@ -21,7 +21,7 @@ use spillway_proto::session::client::{Client, ClientFacts, Received};
 use spillway_proto::session::dtls::{Dtls, Handshake, Identity};
 use spillway_proto::session::ice::encode_ufrag;
 use spillway_proto::session::record::RECORDS_BYTES;
-use spillway_proto::stream::reel::STREAM_FILE_BYTES;
+use spillway_proto::stream::reel::{STREAM_FILE_BYTES, slab_offset};
 use spillway_proto::time::Time;
 use spillway_proto::wire::demux::{Class, classify};
 use spillway_proto::wire::rtcp::{self, Rtcp};
@@ -381,6 +381,16 @@ impl World {
         let core = &mut self.shards[shard].core;
         core.shared.epochs.leave(core.index);
         core.next_deadline()
+    }
+
+    /// The next sends of a shard find no room in its sockets.
+    pub fn block(&mut self, shard: usize, sends: usize) {
+        self.shards[shard].io.block(sends);
+    }
+
+    /// What the streams' files hold beside slabs: at most this.
+    pub fn reel_overhead(&self) -> usize {
+        self.shards[0].core.shared.reel_files.len() * slab_offset(0)
     }
 
     /// Other shards left something for this one.
