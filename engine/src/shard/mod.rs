@@ -21,6 +21,10 @@ pub mod audit;
 mod hostile;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod threats;
+#[cfg(test)]
+mod threats_media;
 #[cfg(any(test, feature = "simulation"))]
 pub mod world;
 

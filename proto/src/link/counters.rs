@@ -96,6 +96,7 @@ counter_table! {
     SessionsRemoved = 45, "sessions_removed", Counter, "sessions", "Sessions removed, whatever the reason";
     TickNsMax = 46, "tick_ns_max", Gauge, "ns", "Longest pass of the shard's loop in the last second";
     BusyNs = 47, "busy_ns", Counter, "ns", "Time the shard's loop was not asleep";
+    PacketsRefusedFlood = 80, "packets_refused_flood", Counter, "packets", "Packets refused: their publisher sends more than a publisher may";
 }
 
 /// The counters of one shard.
