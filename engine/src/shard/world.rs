@@ -226,8 +226,9 @@ impl World {
             role: DtlsRole::Client,
         };
         let client = make(facts, number as u64);
+        let address = self.next_address();
         self.remotes.push(Remote {
-            address: self.next_address(),
+            address,
             session,
             client,
             seen: Vec::new(),
