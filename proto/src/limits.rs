@@ -58,6 +58,13 @@ pub const UFRAG_CHARS: usize = 7 + UFRAG_RANDOM_CHARS;
 pub const ICE_PWD_CHARS: usize = 24;
 /// SSRCs one remote may send from before the rest is dropped.
 pub const SSRCS_PER_SESSION_MAX: usize = 16;
+/// What one publisher may send: 20 times a good 1080p, so that nobody honest meets it, and a tenth of what a shard
+/// opens and stores. What is beyond is dropped before it costs a decryption (threats.md row 9).
+pub const PUBLISHER_BPS_MAX: u64 = 50_000_000;
+/// The same in packets: 50 Mbit/s in packets of 625 bytes.
+pub const PUBLISHER_PACKETS_PER_SECOND_MAX: u64 = 10_000;
+/// How far ahead of that it may be: a keyframe of 1.5 MB at once.
+pub const PUBLISHER_BURST: Duration = Duration::from_millis(250);
 
 // ---- reel ----
 /// Slots of a reel: 15 seconds at 260 packets a second; a power of two.

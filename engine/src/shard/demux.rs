@@ -169,10 +169,14 @@ impl Core {
             self.tally.add(CounterId::DatagramsUnknown, 1);
             return;
         }
+        let now = self.now;
         let Some(mut session) = self.sessions.get_mut(slot as usize).and_then(Option::take) else { return };
-        if let Some(opener) = session.opener.as_mut().filter(|_| session.side == Side::Publisher) {
+        if !session.flood.is_open(now) {
+            self.tally.add(CounterId::PacketsRefusedFlood, 1);
+        } else if let Some(opener) = session.opener.as_mut().filter(|_| session.side == Side::Publisher) {
             match opener.open_rtp(datagram) {
                 Ok(opened) => {
+                    session.flood.on_packet(now, datagram.len());
                     let window = opener.window(opened.ssrc).copied();
                     self.take_in(&mut session, &opened, window, datagram);
                 }

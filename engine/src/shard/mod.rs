@@ -28,6 +28,10 @@ mod handshake_tests;
 mod hostile;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod threats;
+#[cfg(test)]
+mod threats_media;
 #[cfg(any(test, feature = "simulation"))]
 pub mod world;
 

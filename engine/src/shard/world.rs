@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-const PWD: &[u8; 24] = b"0123456789abcdefghijklmn";
+pub const PWD: &[u8; 24] = b"0123456789abcdefghijklmn";
 pub const SERVER: &str = "198.51.100.1:7081";
 const STREAMS: usize = 4;
 /// Where every world's time begins.
@@ -99,6 +99,12 @@ pub struct World {
     events: Vec<EventReader>,
     pub heard: Vec<Event>,
     pub remotes: Vec<Remote>,
+    /// Where `track` puts the next one.
+    pub stream: StreamId,
+    /// What went to addresses of no remote.
+    pub to_strangers: Vec<SentDatagram>,
+    /// Remotes there ever were: each has an address of its own, also where others went.
+    added: u32,
     /// None where the handshakes are somebody else's.
     server_identity: Option<Arc<Identity>>,
     epoch: u64,
@@ -165,6 +171,9 @@ impl World {
             events: (0..shards).map(|shard| link.events_reader(shard)).collect(),
             heard: Vec::new(),
             remotes: Vec::new(),
+            stream: StreamId::new(1, 1),
+            to_strangers: Vec::new(),
+            added: 0,
             server_identity: None,
             epoch,
             _records: records,
@@ -206,6 +215,36 @@ impl World {
         identity: &Identity,
         fingerprint: Fingerprint,
     ) -> usize {
+        let (now, at) = (self.now, self.anchor + self.now.since(BEGIN));
+        let make = |facts, seed| Client::new(identity, facts, seed, now, at).unwrap();
+        self.add_made(shard, side, dtls_role, fingerprint, make)
+    }
+
+    fn next_address(&mut self) -> SocketAddr {
+        let number = self.added;
+        self.added += 1;
+        SocketAddr::from(([192, 0, 2 + (number / 50_000 % 250) as u8, 1], 5_000 + (number % 50_000) as u16))
+    }
+
+    /// The same with a promise and a client of the caller's, who is given what the answer says and a seed.
+    pub fn add_with(
+        &mut self,
+        shard: usize,
+        side: Side,
+        fingerprint: Fingerprint,
+        make: impl FnOnce(ClientFacts, u64) -> Client,
+    ) -> usize {
+        self.add_made(shard, side, DtlsRole::Server, fingerprint, make)
+    }
+
+    fn add_made(
+        &mut self,
+        shard: usize,
+        side: Side,
+        dtls_role: DtlsRole,
+        fingerprint: Fingerprint,
+        make: impl FnOnce(ClientFacts, u64) -> Client,
+    ) -> usize {
         let number = self.remotes.len();
         let ufrag_random: [u8; UFRAG_RANDOM_CHARS] = *b"abcdefghi";
         let answer = self.done(
@@ -224,13 +263,13 @@ impl World {
             local_ufrag: "client".into(),
             remote_ufrag: String::from_utf8(encode_ufrag(session, &ufrag_random).to_vec()).unwrap(),
             remote_pwd: String::from_utf8(PWD.to_vec()).unwrap(),
-            remote_fingerprint: self.server_identity.as_ref().expect("a world with handshakes").fingerprint(),
+            remote_fingerprint: self.server_identity.as_ref().map_or(Fingerprint([0; 32]), |identity| identity.fingerprint()),
             role: if dtls_role == DtlsRole::Client { DtlsRole::Server } else { DtlsRole::Client },
         };
-        let at = self.anchor + self.now.since(BEGIN);
-        let client = Client::new(identity, facts, number as u64, self.now, at).unwrap();
+        let client = make(facts, number as u64);
+        let address = self.next_address();
         self.remotes.push(Remote {
-            address: SocketAddr::from(([192, 0, 2, 1], 5_000 + number as u16)),
+            address,
             session,
             client,
             seen: Vec::new(),
@@ -257,7 +296,7 @@ impl World {
     pub fn track_with(&mut self, shard: usize, publisher: usize, takeover: TrackId, facts: TrackFacts) -> TrackId {
         let command = Command::AttachTrack {
             session: self.remotes[publisher].session,
-            stream: StreamId::new(1, 1),
+            stream: self.stream,
             track: takeover,
             facts,
             note: [9; 64],
@@ -325,6 +364,8 @@ impl World {
                 assert_eq!(sent.path.local, server, "answered from another address than was asked");
                 if let Some(remote) = self.remotes.iter_mut().find(|remote| remote.address == sent.path.remote) {
                     remote.take(self.now, sent.bytes);
+                } else {
+                    self.to_strangers.push(sent);
                 }
             }
             while let Some(event) = self.events[index].pop() {
@@ -502,13 +543,18 @@ impl Source {
         datagrams
     }
 
+    /// One frame, and time for it.
+    pub fn play_for(&mut self, world: &mut World, packets: usize, span: Duration) {
+        for datagram in self.frame(world, packets) {
+            world.push(self.remote, datagram);
+        }
+        world.run(span);
+    }
+
     /// `frames` frames at 30 a second.
     pub fn play(&mut self, world: &mut World, frames: usize, packets: usize) {
         for _ in 0..frames {
-            for datagram in self.frame(world, packets) {
-                world.push(self.remote, datagram);
-            }
-            world.run(Duration::from_millis(33));
+            self.play_for(world, packets, Duration::from_millis(33));
         }
     }
 }

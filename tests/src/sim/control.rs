@@ -516,16 +516,14 @@ impl Join {
                     session,
                     stream: plan.stream,
                     track: planned.track,
-                    codec: planned.sent.codec,
-                    payload_type: planned.sent.payload.payload_type,
-                    ssrc: planned.sent.ssrc,
+                    facts: planned.sent.facts(),
                     note: planned.note.write(),
                 };
                 Some((plan.shard, command))
             }
             Plan::View(plan) => {
                 let feed = plan.feeds.get(self.feeds.len())?;
-                let command = Command::AttachFeed { session, track: feed.track, payload_types: feed.payload_types };
+                let command = Command::AttachFeed { session, track: feed.track, facts: feed.facts() };
                 Some((plan.shard, command))
             }
         }
