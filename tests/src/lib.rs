@@ -7,6 +7,7 @@ pub mod browser;
 pub mod http;
 pub mod kernel;
 pub mod node;
+pub mod proxy;
 pub mod wait;
 
 #[cfg(test)]
