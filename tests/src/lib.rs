@@ -8,6 +8,9 @@ pub mod http;
 pub mod kernel;
 pub mod node;
 pub mod proxy;
+pub mod publisher;
+pub mod remote;
+pub mod viewer;
 pub mod wait;
 
 #[cfg(test)]

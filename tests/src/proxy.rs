@@ -37,6 +37,8 @@ pub struct Profile {
     pub jitter: Duration,
     /// All wait this long.
     pub delay: Duration,
+    /// Checks and handshakes pass untouched: a way so bad that nobody would connect otherwise.
+    pub media_only: bool,
     /// What the line carries; the rest queues, and is lost when the queue is half a second long.
     pub bits_per_second: Option<u64>,
 }
@@ -280,7 +282,10 @@ impl Line {
         let class = classify(&heard.bytes);
         let rules = Arc::clone(&self.rules);
         let mut rules = locked(&rules);
-        let profile = rules.profiles[direction as usize];
+        let mut profile = rules.profiles[direction as usize];
+        if profile.media_only && !matches!(class, Class::Rtp | Class::Rtcp) {
+            profile = Profile::default();
+        }
         let lane = &mut self.flow(heard.remote).lanes[direction as usize];
         let datagram = Datagram { direction, class, bytes: &heard.bytes };
         let filtered = rules.filter.as_mut().is_some_and(|filter| filter(&datagram));
