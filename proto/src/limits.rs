@@ -77,6 +77,9 @@ pub const NACK_WINDOW: Duration = Duration::from_secs(1);
 pub const REPLAY_SPEED: u64 = 10;
 pub const REPLAY_BPS_MAX: u64 = 16_000_000;
 
+/// Parameter sets from SDP: those of H264 have some 40 bytes, of H265 some 100; a command's body holds 488.
+pub const PARAMETER_SETS_BYTES_MAX: usize = 400;
+
 // ---- requests ----
 /// Keyframe requests to one track: at most one per this span (threats.md row 7).
 pub const KEYFRAME_REQUEST_INTERVAL: Duration = Duration::from_millis(500);

@@ -283,6 +283,7 @@ fn media_text(mid: usize, section: &Section) -> MediaText {
     let kind = section.codecs.first().map_or(Kind::Video, |(codec, _)| codec.kind());
     let source = (section.ssrc != 0).then(|| SourceText {
         ssrc: section.ssrc,
+        rtx_ssrc: 0,
         cname: "spillway-cli".to_owned(),
         msid: ("spillway".to_owned(), format!("track-{mid}")),
     });
@@ -292,7 +293,14 @@ fn media_text(mid: usize, section: &Section) -> MediaText {
         mid: mid.to_string(),
         protocol: "UDP/TLS/RTP/SAVPF".to_owned(),
         format_first: payloads.first().map_or_else(String::new, |payload| payload.payload_type.to_string()),
-        accepted: Some(AcceptedText { direction: section.direction, payloads, rtcp_rsize: true, source }),
+        accepted: Some(AcceptedText {
+            direction: section.direction,
+            payloads,
+            extensions: Vec::new(),
+            extmap_allow_mixed: false,
+            rtcp_rsize: true,
+            source,
+        }),
     }
 }
 

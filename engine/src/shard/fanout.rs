@@ -11,7 +11,7 @@ use super::session::{Feed, Session, Start};
 use crate::io::{Io, Sent};
 use spillway_proto::id::{Codec, FeedId, Kind, TrackId};
 use spillway_proto::limits::{PACKETS_PER_ROUND_MAX, SESSIONS_MAX, TRACKS_MAX, TRACKS_PER_STREAM_MAX};
-use spillway_proto::link::command::{Answer, Status};
+use spillway_proto::link::command::{Answer, FeedFacts, Status};
 use spillway_proto::link::counters::CounterId;
 use spillway_proto::stream::pacer::{Pace, Pacer};
 use spillway_proto::session::record::{FeedRecord, Mapping};
@@ -166,7 +166,7 @@ impl Fanout {
 }
 
 impl Core {
-    pub fn attach_feed(&mut self, slot: u32, track: TrackId, payload_types: &[u8]) -> Result<Answer, Status> {
+    pub fn attach_feed(&mut self, slot: u32, track: TrackId, facts: &FeedFacts) -> Result<Answer, Status> {
         if !self.session_mut(slot).ok_or(Status::NotFound)?.has_room_for_feed() {
             return Err(Status::Full);
         }
@@ -176,6 +176,9 @@ impl Core {
         // From a counter, never again in this session; 1 is the source of our own reports.
         record.ssrc_next = record.ssrc_next.max(super::session::REPORT_SSRC) + 1;
         let ssrc = record.ssrc_next;
+        let has_rtx = facts.rtx_payload_types.iter().any(|payload_type| *payload_type != 0);
+        record.ssrc_next += u32::from(has_rtx);
+        let rtx_ssrc = if has_rtx { record.ssrc_next } else { 0 };
         let next = record.feed_first;
         let Some((feed, record)) = self.table.add_feed() else {
             self.fanout.unsubscribe(&self.shared, self.index, track.index, slot);
@@ -184,9 +187,11 @@ impl Core {
         record.session = slot;
         record.track = track.index;
         record.track_generation = track.generation;
-        record.ssrc = ssrc;
+        (record.ssrc, record.rtx_ssrc) = (ssrc, rtx_ssrc);
         record.next = next;
-        record.payload_types.copy_from_slice(payload_types);
+        record.payload_types = facts.payload_types;
+        record.rtx_payload_types = facts.rtx_payload_types;
+        record.dependency_descriptor = facts.extensions.dependency_descriptor;
         if let Some(record) = self.table.session(slot) {
             record.feed_first = feed.index;
         }
@@ -202,7 +207,7 @@ impl Core {
             });
         }
         self.start_feeds(slot);
-        Ok(Answer::Feed { feed, ssrc, rtx_ssrc: 0 })
+        Ok(Answer::Feed { feed, ssrc, rtx_ssrc })
     }
 
     fn subscribe(&mut self, track: TrackId, slot: u32) -> Result<(), Status> {

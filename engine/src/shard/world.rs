@@ -11,7 +11,7 @@ use crate::io::{Io, Path};
 use crate::shm::Mapping;
 use spillway_proto::id::{Codec, FeedId, SessionId, Side, StreamId, TrackId};
 use spillway_proto::limits::UFRAG_RANDOM_CHARS;
-use spillway_proto::link::command::{Answer, Command, DtlsRole, Status};
+use spillway_proto::link::command::{Answer, Command, DtlsRole, FeedFacts, Status, TrackFacts};
 use spillway_proto::link::counters::CounterId;
 use spillway_proto::link::event::Event;
 use spillway_proto::link::layout::{LINK_BYTES, Link};
@@ -200,13 +200,16 @@ impl World {
     }
 
     pub fn track(&mut self, shard: usize, publisher: usize, takeover: TrackId, codec: Codec, ssrc: u32) -> TrackId {
+        let payload_type = if codec == Codec::Opus { 111 } else { 96 };
+        self.track_with(shard, publisher, takeover, TrackFacts::new(codec, payload_type, ssrc))
+    }
+
+    pub fn track_with(&mut self, shard: usize, publisher: usize, takeover: TrackId, facts: TrackFacts) -> TrackId {
         let command = Command::AttachTrack {
             session: self.remotes[publisher].session,
             stream: StreamId::new(1, 1),
             track: takeover,
-            codec,
-            payload_type: if codec == Codec::Opus { 111 } else { 96 },
-            ssrc,
+            facts,
             note: [9; 64],
         };
         match self.done(shard, &command) {
@@ -220,9 +223,15 @@ impl World {
         payload_types[Codec::H264 as usize] = 102;
         payload_types[Codec::Vp8 as usize] = 103;
         payload_types[Codec::Opus as usize] = 104;
-        let command = Command::AttachFeed { session: self.remotes[viewer].session, track, payload_types };
+        let (feed, ssrc, _) = self.feed_with(shard, viewer, track, FeedFacts { payload_types, ..FeedFacts::default() });
+        (feed, ssrc)
+    }
+
+    /// The feed, its SSRC and that of its retransmissions.
+    pub fn feed_with(&mut self, shard: usize, viewer: usize, track: TrackId, facts: FeedFacts) -> (FeedId, u32, u32) {
+        let command = Command::AttachFeed { session: self.remotes[viewer].session, track, facts };
         match self.done(shard, &command) {
-            Answer::Feed { feed, ssrc, .. } => (feed, ssrc),
+            Answer::Feed { feed, ssrc, rtx_ssrc } => (feed, ssrc, rtx_ssrc),
             other => panic!("{other:?}"),
         }
     }

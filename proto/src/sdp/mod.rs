@@ -95,6 +95,11 @@ impl fmt::Display for MediaKind {
     }
 }
 
+/// Header extensions that Spillway knows by their URI (RFC 8285).
+pub const TRANSPORT_CC_URI: &str = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01";
+pub const DEPENDENCY_DESCRIPTOR_URI: &str =
+    "https://aomediacodec.github.io/av1-rtp-spec/#dependency-descriptor-rtp-header-extension";
+
 /// RTCP feedback a payload type may use (RFC 4585, RFC 5104).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Feedback {
@@ -103,4 +108,17 @@ pub struct Feedback {
     pub ccm_fir: bool,
     pub transport_cc: bool,
     pub remb: bool,
+}
+
+impl Feedback {
+    /// What both sides know (RFC 4585 section 4.2: an answer is a subset of its offer).
+    pub fn and(self, other: Feedback) -> Feedback {
+        Feedback {
+            nack: self.nack && other.nack,
+            nack_pli: self.nack_pli && other.nack_pli,
+            ccm_fir: self.ccm_fir && other.ccm_fir,
+            transport_cc: self.transport_cc && other.transport_cc,
+            remb: self.remb && other.remb,
+        }
+    }
 }

@@ -42,8 +42,9 @@ pub struct MediaFacts {
     pub rtcp_mux: bool,
     pub rtcp_rsize: bool,
     pub payloads: Vec<PayloadFacts>,
-    /// Id and URI (RFC 8285).
-    pub extensions: Vec<(u8, String)>,
+    pub extensions: Vec<ExtensionFacts>,
+    /// One-byte and two-byte forms may stand in one stream (RFC 8285 section 6).
+    pub extmap_allow_mixed: bool,
     pub ssrcs: Vec<SsrcFacts>,
     /// `ssrc-group:FID`: media and its retransmissions (RFC 5576 section 4.2, RFC 4588).
     pub fid_groups: Vec<(u32, u32)>,
@@ -62,6 +63,15 @@ pub struct PayloadFacts {
     /// Parameters as written, empty if there were none.
     pub fmtp: String,
     pub feedback: Feedback,
+}
+
+/// An RTP header extension (RFC 8285 section 5).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ExtensionFacts {
+    pub id: u8,
+    pub uri: String,
+    /// Without a word: that of the section.
+    pub direction: Option<Direction>,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -126,6 +136,26 @@ impl MediaFacts {
         self.port != 0 || self.bundle_only
     }
 
+    /// The retransmissions of this payload type (RFC 4588 section 8.1), if it has some.
+    pub fn rtx_of(&self, payload: &PayloadFacts) -> Option<&PayloadFacts> {
+        self.payloads.iter().find(|rtx| {
+            rtx.name.eq_ignore_ascii_case("rtx")
+                && rtx.clock_rate == payload.clock_rate
+                && rtx.parameter("apt").and_then(|apt| apt.parse::<u8>().ok()) == Some(payload.payload_type)
+        })
+    }
+
+    /// The SSRC that carries the retransmissions of `ssrc`, or 0: the offer does not say.
+    pub fn rtx_ssrc_of(&self, ssrc: u32) -> u32 {
+        self.fid_groups.iter().find(|(media, _)| *media == ssrc && ssrc != 0).map_or(0, |(_, repair)| *repair)
+    }
+
+    /// The extension of this URI, if the remote puts it on what it sends.
+    pub fn extension_sent(&self, uri: &str) -> Option<&ExtensionFacts> {
+        let sends = |extension: &ExtensionFacts| extension.direction.unwrap_or(Direction::SendRecv).sends();
+        self.extensions.iter().find(|extension| extension.id != 0 && extension.uri == uri && sends(extension))
+    }
+
     fn new(line: Line<'_>) -> Result<MediaFacts, SdpError> {
         let mut words = line.value().split(' ').filter(|word| !word.is_empty());
         let (Some(kind), Some(port), Some(protocol)) = (words.next(), words.next(), words.next()) else {
@@ -161,6 +191,7 @@ impl MediaFacts {
             rtcp_rsize: false,
             payloads: Vec::new(),
             extensions: Vec::new(),
+            extmap_allow_mixed: false,
             ssrcs: Vec::new(),
             fid_groups: Vec::new(),
             msid: String::new(),
@@ -315,6 +346,7 @@ struct Reader {
     direction: Option<Direction>,
     bundle: Option<Vec<String>>,
     ice_lite: bool,
+    extmap_allow_mixed: bool,
     candidates: Vec<CandidateFacts>,
     /// A fingerprint of another hash: its error, unless a SHA-256 stands beside it.
     foreign_fingerprint: Option<SdpError>,
@@ -377,6 +409,9 @@ impl Reader {
                     }
                 } else if let Some((media, _, _)) = self.media.last_mut() {
                     take_media_attribute(media, line, name, value)?;
+                } else {
+                    // For every section (RFC 8285 section 6).
+                    self.extmap_allow_mixed |= name == "extmap-allow-mixed";
                 }
             }
         }
@@ -384,11 +419,13 @@ impl Reader {
     }
 
     fn finish(self, last: Line<'_>) -> Result<OfferFacts, SdpError> {
-        let Reader { session, media: sections, direction, bundle, ice_lite, candidates, foreign_fingerprint } = self;
+        let Reader { session, media: sections, direction, bundle, .. } = self;
+        let Reader { ice_lite, extmap_allow_mixed, candidates, foreign_fingerprint, .. } = self;
         let mut media = Vec::with_capacity(sections.len());
         let mut transport: Option<Transport> = None;
         for (mut facts, own, own_direction) in sections {
             facts.direction = own_direction.or(direction).unwrap_or(Direction::SendRecv);
+            facts.extmap_allow_mixed |= extmap_allow_mixed;
             facts.bundled = bundle.as_ref().is_some_and(|mids| !facts.mid.is_empty() && mids.contains(&facts.mid));
             // RFC 8843 section 7.2: the first section that is used carries the transport of the bundle.
             if transport.is_none() && matches!(facts.kind, MediaKind::Rtp(_)) && facts.is_offered() {
@@ -440,6 +477,7 @@ fn take_media_attribute(media: &mut MediaFacts, line: Line<'_>, name: &str, valu
         "bundle-only" => media.bundle_only = true,
         "rtcp-mux" => media.rtcp_mux = true,
         "rtcp-rsize" => media.rtcp_rsize = true,
+        "extmap-allow-mixed" => media.extmap_allow_mixed = true,
         "msid" => media.msid = value.to_owned(),
         "simulcast" => media.simulcast = true,
         "rid" => {
@@ -471,13 +509,17 @@ fn take_media_attribute(media: &mut MediaFacts, line: Line<'_>, name: &str, valu
         "rtcp-fb" => take_feedback(media, line, value)?,
         "extmap" => {
             let mut words = value.split(' ').filter(|word| !word.is_empty());
-            let id = words.next().and_then(|id| id.split('/').next()).and_then(|id| id.parse::<u16>().ok());
-            let (Some(id), Some(uri)) = (id, words.next()) else {
+            let (id, direction) = words.next().map_or(("", None), |word| match word.split_once('/') {
+                Some((id, direction)) => (id, Some(direction)),
+                None => (word, None),
+            });
+            let (Ok(id), Some(uri)) = (id.parse::<u16>(), words.next()) else {
                 return Err(line.refuse("a=extmap is \"<id> <uri>\""));
             };
+            let direction = direction.map(|name| Direction::of(name).unwrap_or(Direction::Inactive));
             // Ids above 255 are only placeholders for a negotiation (RFC 8285 section 6).
             if let Ok(id) = u8::try_from(id) {
-                media.extensions.push((id, uri.to_owned()));
+                media.extensions.push(ExtensionFacts { id, uri: uri.to_owned(), direction });
             }
         }
         "ssrc" => {

@@ -88,6 +88,7 @@ mod tests {
             rtx_ssrc: 0,
             layer: 0,
             mappings: 0,
+            dependency_descriptor: 0,
             reserved: 0,
             payload_types,
             rtx_payload_types: [0; Codec::COUNT],

@@ -3,6 +3,7 @@
 use super::*;
 use crate::id::Codec;
 use crate::rng::Rng;
+use crate::sdp::TRANSPORT_CC_URI;
 use std::time::{Duration, Instant};
 
 pub(crate) const CHROMIUM_PUBLISH: &str = include_str!("../fixtures/chromium_publish.sdp");
@@ -42,7 +43,16 @@ fn chromium_publishes() {
     assert_eq!(video.fid_groups, [(1301920455, 3382911042)]);
     assert_eq!((video.ssrcs[0].ssrc, video.ssrcs[0].cname.as_str()), (1301920455, "u3Gq1kP0vZx"));
     assert_eq!(video.ssrcs[0].msid, "stream1 video1");
-    assert_eq!(video.extensions[3], (4, "urn:ietf:params:rtp-hdrext:sdes:mid".to_owned()));
+    let mid = ExtensionFacts { id: 4, uri: "urn:ietf:params:rtp-hdrext:sdes:mid".into(), direction: None };
+    assert_eq!((&video.extensions[3], video.extmap_allow_mixed), (&mid, true));
+    assert_eq!(video.rtx_of(&video.payloads[0]).map(|rtx| rtx.payload_type), Some(97));
+    assert_eq!(video.rtx_of(&video.payloads[1]), None, "nothing repairs the repairs");
+    assert_eq!((video.rtx_ssrc_of(1301920455), video.rtx_ssrc_of(3382911042), video.rtx_ssrc_of(0)), (3382911042, 0, 0));
+    assert_eq!(video.extension_sent(TRANSPORT_CC_URI).map(|extension| extension.id), Some(3));
+    for (direction, sent) in [("/sendonly", true), ("/sendrecv", true), ("/recvonly", false), ("/inactive", false), ("/x", false)] {
+        let text = CHROMIUM_PUBLISH.replace("a=extmap:3 ", &format!("a=extmap:3{direction} "));
+        assert_eq!(parse(&text).media[1].extension_sent(TRANSPORT_CC_URI).is_some(), sent, "{direction}");
+    }
     let audio = facts.section(Kind::Audio).unwrap();
     assert_eq!(audio.payload_to_receive(Codec::Opus).unwrap().payload_type, 111);
     assert_eq!(audio.codec_names(), ["opus", "G722", "PCMU", "PCMA"]);
