@@ -10,11 +10,14 @@ pub mod directory;
 mod fanout;
 pub mod mesh;
 pub mod pool;
+mod resend;
 mod session;
 pub mod table;
 mod timers;
 mod track;
 
+#[cfg(test)]
+mod healing;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]

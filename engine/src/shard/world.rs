@@ -22,6 +22,7 @@ use spillway_proto::session::ice::encode_ufrag;
 use spillway_proto::session::record::RECORDS_BYTES;
 use spillway_proto::stream::reel::STREAM_FILE_BYTES;
 use spillway_proto::time::Time;
+use spillway_proto::wire::demux::{Class, classify};
 use spillway_proto::wire::rtcp::{self, Rtcp};
 use spillway_proto::wire::rtp::{Rtp, write_header};
 use std::fs::File;
@@ -73,6 +74,12 @@ pub struct Remote {
     pub silent: bool,
     /// The shard the kernel would give its datagrams to.
     pub lands_on: usize,
+    /// What the network does to datagrams on their way to this remote.
+    pub path_down: Option<Box<dyn FnMut(&[u8]) -> bool>>,
+    /// SRTP as it was on the wire towards this remote, lost ones too, if somebody wants to see it.
+    pub wire: Option<Vec<Vec<u8>>>,
+    /// What this remote was asked to send again, as 16-bit numbers of an SSRC.
+    pub asked_again: Vec<(Time, u32, u16)>,
 }
 
 pub struct World {
@@ -195,6 +202,9 @@ impl World {
             connected: false,
             silent: false,
             lands_on: shard,
+            path_down: None,
+            wire: None,
+            asked_again: Vec::new(),
         });
         number
     }
@@ -307,6 +317,13 @@ impl Remote {
         if self.silent {
             return;
         }
+        if classify(&datagram) == Class::Rtp {
+            self.wire.iter_mut().for_each(|wire| wire.push(datagram.clone()));
+        }
+        // True: it arrives.
+        if self.path_down.as_mut().is_some_and(|path| !path(&datagram)) {
+            return;
+        }
         match self.client.handle_datagram(now, &mut datagram) {
             Ok(Received::Connected(_)) => self.connected = true,
             Ok(Received::Rtp(length)) => {
@@ -326,6 +343,9 @@ impl Remote {
                     match packet {
                         Rtcp::SenderReport { ssrc, ntp, rtp, .. } => self.reports.push((now, ssrc, ntp.0, rtp)),
                         Rtcp::Pli { .. } => self.keyframe_requests += 1,
+                        Rtcp::Nack { media, losses, .. } => {
+                            self.asked_again.extend(losses.map(|sequence| (now, media, sequence)));
+                        }
                         _ => {}
                     }
                 }
