@@ -85,6 +85,12 @@ pub const PARAMETER_SETS_BYTES_MAX: usize = 400;
 pub const KEYFRAME_REQUEST_INTERVAL: Duration = Duration::from_millis(500);
 /// Losses read from one NACK: four seconds of video; who lost more needs a keyframe, not resends.
 pub const LOSSES_PER_NACK_MAX: usize = 1_024;
+/// Transport-wide feedback goes to a publisher this often: libwebrtc's own receivers take 50 to 250 ms.
+pub const TRANSPORT_CC_INTERVAL: Duration = Duration::from_millis(50);
+/// Packets of a publisher whose arrival is remembered for it: at 50 Mbit/s a good half second.
+pub const ARRIVALS_WINDOW: usize = 4_096;
+/// What a publisher that knows only REMB is told: no estimate of ours (it has its own, of losses), only a bound.
+pub const REMB_BPS: u64 = 50_000_000;
 pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 // ---- answers to viewers' NACKs (threats.md row 8) ----
@@ -124,6 +130,7 @@ pub const SDP_MEDIA_MAX: usize = 16;
 pub const ROOM_NAME_CHARS_MAX: usize = 64;
 
 const _: () = assert!(REEL_SLOTS.is_power_of_two());
+const _: () = assert!(ARRIVALS_WINDOW.is_power_of_two());
 const _: () = assert!(COMMAND_SLOTS.is_power_of_two() && EVENT_SLOTS.is_power_of_two());
 const _: () = assert!(PACKET_SIZE_MAX + SEAL_OVERHEAD_MAX < DATAGRAM_SIZE_MAX);
 const _: () = assert!(SESSIONS_MAX <= 1 << 24, "a ufrag names the index in four characters of six bits");

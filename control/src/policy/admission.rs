@@ -6,7 +6,7 @@ use spillway_proto::link::command::{Extensions, FeedFacts, TrackFacts, TrackFeed
 use spillway_proto::sdp::answer::{MediaText, SourceText};
 use spillway_proto::sdp::codec::H264Profile;
 use spillway_proto::sdp::offer::{ExtensionFacts, MediaFacts, OfferFacts, PayloadFacts};
-use spillway_proto::sdp::{DEPENDENCY_DESCRIPTOR_URI, Direction, Feedback, SdpError, Setup, TRANSPORT_CC_URI};
+use spillway_proto::sdp::{DEPENDENCY_DESCRIPTOR_URI, Direction, Feedback, SdpError, TRANSPORT_CC_URI};
 
 /// What Spillway forwards, as a refusal names it.
 const AUDIO_CODECS: [Codec; 1] = [Codec::Opus];
@@ -91,7 +91,6 @@ pub struct LiveTrack {
 
 /// What a publisher's offer becomes.
 pub fn choose_sent(offer: &OfferFacts) -> Result<Vec<SentTrack>, Refusal> {
-    refuse_passive(offer)?;
     let mut chosen = Vec::new();
     for (kind, name) in [(Kind::Audio, "audio"), (Kind::Video, "video")] {
         let mut sections = offer.sections(kind).filter(|section| section.direction != Direction::Inactive);
@@ -131,7 +130,6 @@ pub fn choose_sent(offer: &OfferFacts) -> Result<Vec<SentTrack>, Refusal> {
 
 /// What a viewer's offer becomes, for a stream with these tracks.
 pub fn choose_received(offer: &OfferFacts, tracks: &[LiveTrack]) -> Result<Vec<ReceivedTrack>, Refusal> {
-    refuse_passive(offer)?;
     let mut chosen = Vec::new();
     let mut asked = false;
     for kind in [Kind::Audio, Kind::Video] {
@@ -238,11 +236,6 @@ fn sections(offer: &OfferFacts, accept: impl Fn(usize, &MediaFacts) -> Option<Me
     offer.media.iter().enumerate().map(section).collect()
 }
 
-/// RFC 8842 section 5.3: who offers passive wants the answerer to begin.
-fn refuse_passive(offer: &OfferFacts) -> Result<(), Refusal> {
-    if offer.setup == Setup::Passive { Err(Refusal::DtlsRoleUnsupported) } else { Ok(()) }
-}
-
 fn possible(kind: Kind) -> Vec<String> {
     let names = |codecs: &[Codec]| codecs.iter().map(|codec| codec.sdp_name().to_owned()).collect();
     match kind {
@@ -338,7 +331,9 @@ mod tests {
 
     #[test]
     fn directions_roles_and_numbers_of_tracks_are_checked() {
-        assert_eq!(choose_sent(&offer(FFMPEG)).unwrap_err(), Refusal::DtlsRoleUnsupported);
+        let ffmpeg = choose_sent(&offer(FFMPEG)).unwrap();
+        let facts: Vec<_> = ffmpeg.iter().map(|t| (t.codec, t.payload.payload_type, t.ssrc)).collect();
+        assert_eq!(facts, [(Codec::Opus, 111, 100), (Codec::H264, 106, 101)], "its role is no reason to refuse");
         assert!(matches!(choose_sent(&offer(VIEW)), Err(Refusal::Sdp(error)) if error.reason.contains("sendonly")));
         assert!(matches!(choose_received(&offer(PUBLISH), &tracks(Codec::Vp8)), Err(Refusal::Sdp(_))));
         let inactive = VIEW.replace("a=recvonly", "a=inactive");

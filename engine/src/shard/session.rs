@@ -13,6 +13,7 @@ use spillway_proto::link::event::{CloseReason, Event};
 use spillway_proto::session::dtls::{DtlsError, DtlsOutput, Handshake, SrtpKeys};
 use spillway_proto::session::record::KeptDatagram;
 use spillway_proto::session::srtp::{Opener, Sealer};
+use spillway_proto::stream::arrivals::Arrivals;
 use spillway_proto::stream::pacer::Pacer;
 use spillway_proto::stream::resend::{Budget, Resends};
 use spillway_proto::time::Time;
@@ -48,6 +49,8 @@ pub struct Session {
     pub answers: Budget,
     /// The tracks this session publishes.
     pub sources: Vec<Source>,
+    /// When its packets arrived, of a publisher that negotiated transport-cc.
+    pub arrivals: Option<Box<Arrivals>>,
     /// Last authenticated packet: a publisher that sends no checks lives by its media.
     pub media_at: Time,
 }
@@ -89,6 +92,7 @@ impl Session {
             feeds: Vec::with_capacity(2),
             answers: Budget::default(),
             sources: Vec::with_capacity(2),
+            arrivals: None,
             media_at: now,
         }
     }

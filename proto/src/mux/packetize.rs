@@ -167,8 +167,8 @@ mod tests {
         assert_eq!(units_of(&packets), nals);
         assert_eq!(packets.len(), 1 + 5);
         assert_eq!(packets[0].0[0], 0x78, "STAP-A with the highest NRI of its units");
-        assert_eq!(facts::facts(&packets[0].0), PayloadFacts { keyframe: false, parameter_sets: true });
-        assert_eq!(facts::facts(&packets[1].0), PayloadFacts { keyframe: true, parameter_sets: false });
+        assert_eq!(facts::facts(&packets[0].0), PayloadFacts { parameter_sets: true, ..PayloadFacts::NONE });
+        assert_eq!(facts::facts(&packets[1].0), PayloadFacts { keyframe: true, ..PayloadFacts::NONE });
         assert!(packets[2..].iter().all(|(payload, _)| facts::facts(payload) == PayloadFacts::default()));
         let lengths: Vec<usize> = packets[1..].iter().map(|(payload, _)| payload.len()).collect();
         assert!(lengths.iter().max().unwrap() - lengths.iter().min().unwrap() <= 1, "{lengths:?}");

@@ -104,7 +104,8 @@ impl MediaText {
 impl PayloadFacts {
     /// As an answer repeats it: of its feedback only what the answerer wants too.
     pub fn answered(&self, wanted: Feedback) -> PayloadFacts {
-        PayloadFacts { feedback: self.feedback.and(wanted), ..self.clone() }
+        let fmtp = super::offer::repeated_parameters(&self.fmtp);
+        PayloadFacts { feedback: self.feedback.and(wanted), fmtp, ..self.clone() }
     }
 
     /// Retransmissions of `payload_type` (RFC 4588 section 8.6). The answer leaves out an `rtx-time`: it is a

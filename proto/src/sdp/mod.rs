@@ -13,6 +13,8 @@ use std::fmt;
 
 /// How much of an offending line an error repeats.
 const QUOTED_CHARS_MAX: usize = 80;
+/// Ours are shorter than half of this; a remote's word in one is cut off.
+const REASON_CHARS_MAX: usize = 160;
 
 /// Why a description was refused: the line (counted from 1), its text, and what is wrong with it.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -25,8 +27,9 @@ pub struct SdpError {
 
 impl SdpError {
     pub(crate) fn new(line: usize, text: &str, reason: impl Into<String>) -> SdpError {
-        let text = text.chars().take(QUOTED_CHARS_MAX).map(|c| if c.is_control() { '?' } else { c }).collect();
-        SdpError { line, text, reason: reason.into() }
+        // Both go into logs and replies, and a reason may repeat a word of the line.
+        let clean = |text: &str, most: usize| text.chars().take(most).map(|c| if c.is_control() { '?' } else { c }).collect();
+        SdpError { line, text: clean(text, QUOTED_CHARS_MAX), reason: clean(&reason.into(), REASON_CHARS_MAX) }
     }
 }
 

@@ -10,6 +10,13 @@ use std::net::IpAddr;
 const PAYLOADS_MAX: usize = 128;
 /// Identifiers that an answer repeats: longer ones are no honest client's, and the answer stays small.
 const TOKEN_CHARS_MAX: usize = 64;
+/// The same for kind, protocol and formats of a section, which a refused one repeats: with 16 sections an answer
+/// stays near the 8 KB that ffmpeg reads. "webrtc-datachannel" has 18.
+const WORD_CHARS_MAX: usize = 32;
+/// Codec parameters that an answer repeats. Chromium's longest have 80 characters.
+const PARAMETERS_CHARS_MAX: usize = 256;
+/// With the parameter sets (`sprop-...`), which an answer does not repeat: those of H265 have some 300.
+const PARAMETERS_CHARS_ALL_MAX: usize = 2_048;
 
 /// What a remote's description says, as far as a server needs it.
 #[derive(Clone, PartialEq, Debug)]
@@ -161,7 +168,8 @@ impl MediaFacts {
         let (Some(kind), Some(port), Some(protocol)) = (words.next(), words.next(), words.next()) else {
             return Err(line.refuse("a media line is \"m=<kind> <port> <protocol> <formats>\""));
         };
-        if !is_token(kind) || !protocol.split('/').all(is_token) || protocol.len() > TOKEN_CHARS_MAX {
+        let is_word = |text: &str| is_token(text) && text.len() <= WORD_CHARS_MAX;
+        if !is_word(kind) || !protocol.split('/').all(is_token) || protocol.len() > WORD_CHARS_MAX {
             return Err(line.refuse("kind and protocol must be plain words"));
         }
         let port = port.split('/').next().and_then(|port| port.parse::<u16>().ok());
@@ -169,7 +177,7 @@ impl MediaFacts {
             return Err(line.refuse("the port must be a number up to 65535"));
         };
         let formats: Vec<&str> = words.collect();
-        if formats.is_empty() || formats.len() > PAYLOADS_MAX || !formats.iter().all(|format| is_token(format)) {
+        if formats.is_empty() || formats.len() > PAYLOADS_MAX || !formats.iter().all(|format| is_word(format)) {
             return Err(line.refuse("the format list must have 1 to 128 plain words"));
         }
         let kind = match kind {
@@ -502,6 +510,9 @@ fn take_media_attribute(media: &mut MediaFacts, line: Line<'_>, name: &str, valu
         }
         "fmtp" => {
             let (payload_type, parameters) = payload_and_rest(line, value)?;
+            if parameters.len() > PARAMETERS_CHARS_ALL_MAX || repeated_parameters(parameters).len() > PARAMETERS_CHARS_MAX {
+                return Err(line.refuse(format!("more than {PARAMETERS_CHARS_MAX} characters of parameters")));
+            }
             if let Some(payload) = media.payload(payload_type) {
                 payload.fmtp = parameters.to_owned();
             }
@@ -633,6 +644,16 @@ fn candidate(line: Line<'_>, value: &str) -> Result<CandidateFacts, SdpError> {
         port,
         host: kind == "host",
     })
+}
+
+/// What an answer repeats of an `a=fmtp`: `sprop-...` describes the offerer's own stream (RFC 6184 section 8.2.2:
+/// in an answer it would be the answerer's).
+pub(super) fn repeated_parameters(parameters: &str) -> String {
+    if !parameters.contains("sprop-") {
+        return parameters.to_owned();
+    }
+    let kept = parameters.split(';').map(str::trim).filter(|part| !part.starts_with("sprop-"));
+    kept.collect::<Vec<_>>().join(";")
 }
 
 /// A token of RFC 8866 section 9, bounded: it may be repeated in an answer.

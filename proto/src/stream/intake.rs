@@ -152,7 +152,7 @@ impl Intake {
             return Err(IntakeError::Duplicate);
         }
         let timestamp = timestamp.wrapping_add(self.timestamp_offset);
-        let frame_start = self.starts_frame(index, timestamp);
+        let frame_start = facts.frame_start.unwrap_or_else(|| self.starts_frame(index, timestamp));
         if index >= self.head {
             self.stats.frames += u64::from(frame_start || timestamp != self.head_timestamp);
             self.advance(index + 1);
@@ -171,7 +171,7 @@ impl Intake {
         let flags = SlotFlags::NONE
             .with_if(frame_start, SlotFlags::FRAME_START)
             // RFC 7587 section 4.2: a packet is a whole Opus frame.
-            .with_if(marker || !video, SlotFlags::FRAME_END)
+            .with_if(marker || facts.frame_end || !video, SlotFlags::FRAME_END)
             .with_if(marker, SlotFlags::MARKER)
             .with_if(facts.parameter_sets, SlotFlags::PARAMETER_SETS);
         let meta = SlotMeta { index, timestamp, arrival: now, flags, codec: self.codec, layer: self.layer };

@@ -1,5 +1,6 @@
 //! One stream: from a publisher's packets to the packets of each feed.
 
+pub mod arrivals;
 pub mod feedback;
 pub mod intake;
 pub mod keyframe;

@@ -139,6 +139,32 @@ fn sections_and_formats_of_other_kinds_are_kept_for_their_refusal() {
     assert!(parse(&closed).section(Kind::Video).is_none());
 }
 
+/// What a stranger wrote long comes back short: in a refusal's reason, and in an answer.
+#[test]
+fn what_is_repeated_is_bounded() {
+    let hash = format!("a=fingerprint:{}\u{7} ", "x".repeat(50_000));
+    let error = broken(FIREFOX_VIEW, "a=fingerprint:sha-256 ", &hash);
+    assert!(error.reason.contains("hash is xxxx"), "{error}");
+    assert!(error.to_string().len() < 1_000 && !error.to_string().contains('\u{7}'), "{error}");
+
+    let parameters = "a=fmtp:126 profile-level-id=42e01f;";
+    let error = broken(FIREFOX_VIEW, parameters, &format!("{parameters}x={};", "y".repeat(256)));
+    assert!(error.reason.contains("more than 256 characters"), "{error}");
+    // Parameter sets are long, and not for an answer.
+    let with_sets = FIREFOX_VIEW.replacen(parameters, &format!("{parameters}sprop-parameter-sets={};", "Z".repeat(1_000)), 1);
+    let facts = parse(&with_sets);
+    let payload = facts.section(Kind::Video).unwrap().payload_to_send(Codec::H264, None).unwrap();
+    assert_eq!(payload.parameter("sprop-parameter-sets").map(str::len), Some(1_000));
+    let answered = repeated_parameters(&payload.fmtp);
+    assert!(answered.contains("profile-level-id=42e01f") && !answered.contains("sprop"), "{answered}");
+    let kind = format!("m={} ", "v".repeat(33));
+    let protocol = format!("{}/SAVPF", "X".repeat(27));
+    for (from, to) in [("m=video ", kind), ("UDP/TLS/RTP/SAVPF", protocol)] {
+        let error = broken(CHROMIUM_VIEW, from, &to);
+        assert_eq!(error.reason, "kind and protocol must be plain words");
+    }
+}
+
 #[test]
 fn bombs_are_refused_quickly() {
     let started = Instant::now();

@@ -4,9 +4,9 @@ use super::*;
 use crate::rng::Rng;
 use std::collections::BTreeSet;
 
-const NO: PayloadFacts = PayloadFacts { keyframe: false, parameter_sets: false };
-const SPS: PayloadFacts = PayloadFacts { keyframe: false, parameter_sets: true };
-const IDR: PayloadFacts = PayloadFacts { keyframe: true, parameter_sets: false };
+const NO: PayloadFacts = PayloadFacts::NONE;
+const SPS: PayloadFacts = PayloadFacts { parameter_sets: true, ..PayloadFacts::NONE };
+const IDR: PayloadFacts = PayloadFacts { keyframe: true, ..PayloadFacts::NONE };
 
 fn at(ms: u64) -> Time {
     Time::from_millis(ms)
@@ -145,7 +145,7 @@ fn a_picture_is_entered_at_its_parameter_sets() {
     assert_eq!((idr.entry, idr.entry_is_new), (Some(sps.meta.index), true));
     assert_eq!(video.packet(14, 200, true, IDR).entry, None, "the same picture");
     // All in one packet.
-    let one = video.packet(15, 300, true, PayloadFacts { keyframe: true, parameter_sets: true });
+    let one = video.packet(15, 300, true, PayloadFacts { keyframe: true, parameter_sets: true, ..PayloadFacts::NONE });
     assert_eq!((one.entry, one.entry_is_new), (Some(one.meta.index), true));
     // An IDR alone; the parameter sets of another picture are not its own.
     video.packet(16, 400, true, SPS);

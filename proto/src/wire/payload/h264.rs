@@ -14,7 +14,7 @@ pub const fn nal_type(first: u8) -> u8 {
 }
 
 pub fn facts(payload: &[u8]) -> PayloadFacts {
-    let mut facts = PayloadFacts::default();
+    let mut facts = PayloadFacts::NONE;
     let Some((first, rest)) = payload.split_first() else {
         return facts;
     };
@@ -62,10 +62,10 @@ mod tests {
     use super::*;
     use crate::wire::torture::torture;
 
-    const NOTHING: PayloadFacts = PayloadFacts { keyframe: false, parameter_sets: false };
-    const KEYFRAME: PayloadFacts = PayloadFacts { keyframe: true, parameter_sets: false };
-    const SETS: PayloadFacts = PayloadFacts { keyframe: false, parameter_sets: true };
-    const BOTH: PayloadFacts = PayloadFacts { keyframe: true, parameter_sets: true };
+    const NOTHING: PayloadFacts = PayloadFacts::NONE;
+    const KEYFRAME: PayloadFacts = PayloadFacts { keyframe: true, ..PayloadFacts::NONE };
+    const SETS: PayloadFacts = PayloadFacts { parameter_sets: true, ..PayloadFacts::NONE };
+    const BOTH: PayloadFacts = PayloadFacts { keyframe: true, parameter_sets: true, ..PayloadFacts::NONE };
 
     #[test]
     fn single_units() {

@@ -65,13 +65,16 @@ impl Descriptor {
 }
 
 pub fn facts(payload: &[u8]) -> PayloadFacts {
-    let keyframe = Descriptor::parse(payload).is_some_and(|descriptor| {
-        descriptor.start
-            && descriptor.partition == 0
-            // P, the lowest bit of the frame's first byte, is 0 in a key frame (RFC 7741 section 4.3).
-            && payload.get(descriptor.length).is_some_and(|byte| byte & 1 == 0)
-    });
-    PayloadFacts { keyframe, parameter_sets: false }
+    let Some(descriptor) = Descriptor::parse(payload).filter(|descriptor| descriptor.length < payload.len()) else {
+        return PayloadFacts::NONE;
+    };
+    let frame_start = descriptor.start && descriptor.partition == 0;
+    PayloadFacts {
+        // P, the lowest bit of the frame's first byte, is 0 in a key frame (RFC 7741 section 4.3).
+        keyframe: frame_start && payload.get(descriptor.length).is_some_and(|byte| byte & 1 == 0),
+        frame_start: Some(frame_start),
+        ..PayloadFacts::NONE
+    }
 }
 
 #[cfg(test)]
@@ -115,6 +118,8 @@ mod tests {
         assert!(!facts(&[0x11, 0x50]).keyframe, "partition 1");
         assert!(!facts(&[0x10]).keyframe, "no frame behind the descriptor");
         assert!(!facts(&[]).keyframe);
+        let starts = [&[0x10, 0x51][..], &[0x11, 0x51], &[0x00, 0x51], &[0x10]].map(|payload| facts(payload).frame_start);
+        assert_eq!(starts, [Some(true), Some(false), Some(false), None]);
     }
 
     #[test]
