@@ -6,8 +6,11 @@ mod answers;
 mod browser;
 mod first_picture;
 mod lifecycle;
+mod loss;
 mod pages;
+mod ramp;
 mod restart;
+mod sync;
 
 /// Offers of real publishers and players, as proto's own tests read them.
 mod offers {

@@ -9,6 +9,10 @@ pub mod http;
 pub mod kernel;
 pub mod node;
 pub mod sim;
+pub mod proxy;
+pub mod publisher;
+pub mod remote;
+pub mod viewer;
 pub mod wait;
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use crate::kernel::{self, Counters};
 use crate::wait::{seconds, until};
 use serde_json::Value;
 use std::fs::{self, File};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -155,6 +156,11 @@ impl Node {
     /// All that `serve` and its children printed.
     pub fn output(&self) -> String {
         fs::read_to_string(self.data.0.with_extension("log")).unwrap_or_default()
+    }
+
+    /// Where media comes in: what a proxy stands before.
+    pub fn media(&self) -> SocketAddr {
+        self.facts()["media"].as_str().and_then(|address| address.parse().ok()).expect("node.json names the media address")
     }
 
     /// node.json as it stands.
