@@ -83,6 +83,8 @@ impl Browser {
         flags.push(format!("--user-data-dir={}", profile.0.display()));
         if !has_interface() {
             flags.push("--allow-loopback-in-peer-connection".to_owned());
+            // Where there is no IPv4 Chromium finds no name for its address, and offers none.
+            flags.push("--disable-features=WebRtcHideLocalIpsWithMdns".to_owned());
         }
         let options = json!({"args": flags, "binary": "/usr/bin/chromium"});
         let wanted = json!({"capabilities": {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}}});
