@@ -46,7 +46,7 @@ impl Core {
         let entry = turn.entry();
         let (mut ready, mut ask) = (true, false);
         if codec.kind() == Kind::Audio {
-            turn.go_live(turn.reel.head());
+            turn.go_live(turn.reel.head(), None);
         } else if jumps || stage == Stage::Waiting {
             match &entry {
                 Some(entry) => {
@@ -63,7 +63,7 @@ impl Core {
             }
         } else if stage == Stage::Hold {
             match &entry {
-                Some(entry) if turn.feed.start.is_newer(entry) => turn.go_live(entry.index),
+                Some(entry) if turn.feed.start.is_newer(entry) => turn.go_live(entry.index, Some(entry)),
                 Some(entry) if turn.feed.start.may_replay(now, entry, &mut self.replay_budget) => {
                     turn.enter(Way::Short, entry, true);
                 }
@@ -146,9 +146,7 @@ impl Turn<'_> {
     /// From a keyframe on, with the next sequence number: no hole, however often.
     fn enter(&mut self, way: Way, entry: &Entry, again: bool) {
         let (sequence, offset) = self.line();
-        let newest = self.reel.slot(self.reel.head().saturating_sub(1)).map_or(entry.timestamp, |slot| slot.meta.timestamp);
-        let sent = self.feed.start.sent();
-        let bend = Bend::new(way, entry, self.now, newest, offset, sent, self.feed.clock_rate);
+        let bend = self.bend(way, entry, offset);
         self.go_to(entry.index, sequence, offset, bend);
         self.feed.live_sent = false;
         if again {
@@ -158,11 +156,18 @@ impl Turn<'_> {
         }
     }
 
-    /// Live from `index` on, with the next sequence number and true timestamps.
-    fn go_live(&mut self, index: u64) {
+    /// Live from `index` on, with the next sequence number, at a keyframe or (audio) anywhere.
+    fn go_live(&mut self, index: u64, entry: Option<&Entry>) {
         let (sequence, offset) = self.line();
-        self.go_to(index, sequence, offset, Bend::default());
-        self.feed.start.on_live();
+        let bend = entry.map_or(Bend::default(), |entry| self.bend(Way::Short, entry, offset));
+        self.go_to(index, sequence, offset, bend);
+        self.feed.start.on_live(bend);
+    }
+
+    fn bend(&self, way: Way, entry: &Entry, offset: u32) -> Bend {
+        let last = self.reel.slot(self.reel.head().saturating_sub(1));
+        let newest = last.map_or(entry.timestamp, |slot| slot.meta.timestamp);
+        Bend::new(way, entry, self.now, newest, offset, self.feed.start.sent(), self.feed.clock_rate)
     }
 
     /// Where a bent timeline met the true one it is followed by that: the same timestamps, for ever.
