@@ -22,6 +22,8 @@ mod healing;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod joining;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod world;

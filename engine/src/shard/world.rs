@@ -69,6 +69,8 @@ pub struct Remote {
     /// (time, SSRC, NTP, timestamp) of sender reports.
     pub reports: Vec<(Time, u32, u64, u32)>,
     pub keyframe_requests: usize,
+    /// Of full intra requests, which are not counted above.
+    pub fir_sequences: Vec<u8>,
     pub connected: bool,
     /// Answers no more: its datagrams are lost both ways.
     pub silent: bool,
@@ -199,6 +201,7 @@ impl World {
             seen: Vec::new(),
             reports: Vec::new(),
             keyframe_requests: 0,
+            fir_sequences: Vec::new(),
             connected: false,
             silent: false,
             lands_on: shard,
@@ -343,6 +346,7 @@ impl Remote {
                     match packet {
                         Rtcp::SenderReport { ssrc, ntp, rtp, .. } => self.reports.push((now, ssrc, ntp.0, rtp)),
                         Rtcp::Pli { .. } => self.keyframe_requests += 1,
+                        Rtcp::Fir { entries, .. } => self.fir_sequences.extend(entries.map(|entry| entry.sequence)),
                         Rtcp::Nack { media, losses, .. } => {
                             self.asked_again.extend(losses.map(|sequence| (now, media, sequence)));
                         }
