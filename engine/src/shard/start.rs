@@ -41,11 +41,16 @@ impl Core {
         let Some(codec) = self.shared.owners.track_codec(track) else { return false };
         feed.clock_rate = codec.clock_rate();
         let stage = *feed.start.stage();
-        let jumps = behind && !matches!(stage, Stage::Waiting | Stage::Hold);
+        let still = matches!(stage, Stage::Keyframe(_) | Stage::Hold);
         let mut turn = Turn { feed, record, reel: &reader.reel, rng: &mut self.rng, now };
         let entry = turn.entry();
+        // The next keyframe: also over one that is still being sent, and has left the reel for it.
+        let next = entry.as_ref().filter(|entry| still && turn.feed.start.is_newer(entry));
+        let jumps = behind && next.is_none() && !matches!(stage, Stage::Waiting | Stage::Hold);
         let (mut ready, mut ask) = (true, false);
-        if codec.kind() == Kind::Audio {
+        if let Some(next) = next {
+            turn.go_live(next.index, Some(next));
+        } else if codec.kind() == Kind::Audio {
             turn.go_live(turn.reel.head(), None);
         } else if jumps || stage == Stage::Waiting {
             match &entry {
@@ -63,7 +68,6 @@ impl Core {
             }
         } else if stage == Stage::Hold {
             match &entry {
-                Some(entry) if turn.feed.start.is_newer(entry) => turn.go_live(entry.index, Some(entry)),
                 Some(entry) if turn.feed.start.may_replay(now, entry, &mut self.replay_budget) => {
                     turn.enter(Way::Short, entry, true);
                 }
