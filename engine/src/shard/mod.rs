@@ -27,6 +27,8 @@ mod handshake_tests;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod joining;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod threats;

@@ -41,12 +41,17 @@ impl Core {
         let Some(codec) = self.shared.owners.track_codec(track) else { return false };
         feed.clock_rate = codec.clock_rate();
         let stage = *feed.start.stage();
-        let jumps = behind && !matches!(stage, Stage::Waiting | Stage::Hold);
+        let still = matches!(stage, Stage::Keyframe(_) | Stage::Hold);
         let mut turn = Turn { feed, record, reel: &reader.reel, rng: &mut self.rng, now };
         let entry = turn.entry();
+        // The next keyframe: also over one that is still being sent, and has left the reel for it.
+        let next = entry.as_ref().filter(|entry| still && turn.feed.start.is_newer(entry));
+        let jumps = behind && next.is_none() && !matches!(stage, Stage::Waiting | Stage::Hold);
         let (mut ready, mut ask) = (true, false);
-        if codec.kind() == Kind::Audio {
-            turn.go_live(turn.reel.head());
+        if let Some(next) = next {
+            turn.go_live(next.index, Some(next));
+        } else if codec.kind() == Kind::Audio {
+            turn.go_live(turn.reel.head(), None);
         } else if jumps || stage == Stage::Waiting {
             match &entry {
                 Some(entry) => {
@@ -63,7 +68,6 @@ impl Core {
             }
         } else if stage == Stage::Hold {
             match &entry {
-                Some(entry) if turn.feed.start.is_newer(entry) => turn.go_live(entry.index),
                 Some(entry) if turn.feed.start.may_replay(now, entry, &mut self.replay_budget) => {
                     turn.enter(Way::Short, entry, true);
                 }
@@ -146,9 +150,7 @@ impl Turn<'_> {
     /// From a keyframe on, with the next sequence number: no hole, however often.
     fn enter(&mut self, way: Way, entry: &Entry, again: bool) {
         let (sequence, offset) = self.line();
-        let newest = self.reel.slot(self.reel.head().saturating_sub(1)).map_or(entry.timestamp, |slot| slot.meta.timestamp);
-        let sent = self.feed.start.sent();
-        let bend = Bend::new(way, entry, self.now, newest, offset, sent, self.feed.clock_rate);
+        let bend = self.bend(way, entry, offset);
         self.go_to(entry.index, sequence, offset, bend);
         self.feed.live_sent = false;
         if again {
@@ -158,11 +160,18 @@ impl Turn<'_> {
         }
     }
 
-    /// Live from `index` on, with the next sequence number and true timestamps.
-    fn go_live(&mut self, index: u64) {
+    /// Live from `index` on, with the next sequence number, at a keyframe or (audio) anywhere.
+    fn go_live(&mut self, index: u64, entry: Option<&Entry>) {
         let (sequence, offset) = self.line();
-        self.go_to(index, sequence, offset, Bend::default());
-        self.feed.start.on_live();
+        let bend = entry.map_or(Bend::default(), |entry| self.bend(Way::Short, entry, offset));
+        self.go_to(index, sequence, offset, bend);
+        self.feed.start.on_live(bend);
+    }
+
+    fn bend(&self, way: Way, entry: &Entry, offset: u32) -> Bend {
+        let last = self.reel.slot(self.reel.head().saturating_sub(1));
+        let newest = last.map_or(entry.timestamp, |slot| slot.meta.timestamp);
+        Bend::new(way, entry, self.now, newest, offset, self.feed.start.sent(), self.feed.clock_rate)
     }
 
     /// Where a bent timeline met the true one it is followed by that: the same timestamps, for ever.

@@ -74,6 +74,8 @@ pub struct Remote {
     pub keyframe_requests: usize,
     /// Every compound, as it was opened.
     pub compounds: Vec<Vec<u8>>,
+    /// Of full intra requests, which are not counted above.
+    pub fir_sequences: Vec<u8>,
     pub connected: bool,
     /// Answers no more: its datagrams are lost both ways.
     pub silent: bool,
@@ -276,6 +278,7 @@ impl World {
             reports: Vec::new(),
             keyframe_requests: 0,
             compounds: Vec::new(),
+            fir_sequences: Vec::new(),
             connected: false,
             silent: false,
             handshakes_lost_max: 0,
@@ -483,6 +486,7 @@ impl Remote {
                     match packet {
                         Rtcp::SenderReport { ssrc, ntp, rtp, .. } => self.reports.push((now, ssrc, ntp.0, rtp)),
                         Rtcp::Pli { .. } => self.keyframe_requests += 1,
+                        Rtcp::Fir { entries, .. } => self.fir_sequences.extend(entries.map(|entry| entry.sequence)),
                         Rtcp::Nack { media, losses, .. } => {
                             self.asked_again.extend(losses.map(|sequence| (now, media, sequence)));
                         }

@@ -50,8 +50,8 @@ pub struct KeyframeRequests {
     sent_live: bool,
     again: bool,
     sent_at: Option<Time>,
-    /// The last request may still be answered.
-    awaiting: bool,
+    /// The oldest request that may still be answered.
+    awaiting: Option<Time>,
     unanswered: u8,
     deaf: bool,
     withheld: bool,
@@ -88,7 +88,7 @@ impl KeyframeRequests {
     /// A keyframe begins: it is what everybody who asked before it wanted. Called before its packet's `on_packet`.
     pub fn on_keyframe(&mut self, now: Time) {
         self.settle(now);
-        let answers = std::mem::take(&mut self.awaiting);
+        let answers = self.awaiting.take().is_some();
         if answers {
             (self.deaf, self.unanswered) = (false, 0);
         }
@@ -114,7 +114,8 @@ impl KeyframeRequests {
         let again = self.again;
         self.sent_live = self.live;
         (self.live, self.join, self.again, self.withheld) = (false, false, false, false);
-        (self.sent_at, self.awaiting) = (Some(now), true);
+        self.sent_at = Some(now);
+        self.awaiting = self.awaiting.or(Some(now));
         Due::Request { again }
     }
 
@@ -136,14 +137,12 @@ impl KeyframeRequests {
             }
     }
 
-    /// The last request's time is over: unanswered, it is wished again, or the publisher is deaf.
+    /// A request's time is over: unanswered, it is wished again, or the publisher is deaf.
     fn settle(&mut self, now: Time) {
-        let Some(sent_at) = self.sent_at.filter(|_| self.awaiting) else { return };
-        if now.since(sent_at) < KEYFRAME_ANSWER_TIME {
-            return;
-        }
-        self.awaiting = false;
-        if self.packet_at.is_some_and(|at| at > sent_at) {
+        let Some(asked_at) = self.awaiting.filter(|at| now.since(*at) >= KEYFRAME_ANSWER_TIME) else { return };
+        // One that was sent meanwhile has its own time.
+        self.awaiting = self.sent_at.filter(|at| *at > asked_at && now.since(*at) < KEYFRAME_ANSWER_TIME);
+        if self.packet_at.is_some_and(|at| at > asked_at) {
             self.unanswered = self.unanswered.saturating_add(1);
         }
         self.deaf |= self.unanswered >= KEYFRAME_UNANSWERED_MAX;
@@ -269,6 +268,7 @@ mod tests {
         // Who joins behind a keyframe waits for the next one, however young it is.
         requests.on_keyframe(MS(30_100));
         requests.on_packet(MS(30_100), 10, true);
+        requests.on_packet(MS(30_101), 1_000, false);
         requests.on_wish(MS(30_101), Wish::Join);
         assert_eq!((requests.poll(MS(31_999)), requests.poll(MS(32_000))), (Due::Nothing, SENT));
     }
@@ -347,7 +347,7 @@ mod tests {
             run(&mut requests, 0..from, Some((30, bytes)), |_| None);
             let sent = run(&mut requests, from..from + 100_000, Some((30, bytes)), |_| Some(Wish::Live));
             let taken = (sent.len() * bytes) as f64;
-            let share = taken / (taken + 12_500.0 * 100.0 / 100.0 * 100.0);
+            let share = taken / (taken + 125_000.0 * 100.0);
             assert!(share <= 0.26, "{share} of the bytes");
             if bytes == 5_000 {
                 // The interval binds, not the share: 530 ms, as a request must have been answered for 500 ms.

@@ -275,4 +275,57 @@ mod tests {
         }
         assert!(sent_again > 10_000);
     }
+
+    /// A feed goes back to a picture again and again, its timeline bent each time: every packet it sends has a number
+    /// of its own, in order, and whatever number is asked for, it comes as the very bytes that had it.
+    #[test]
+    fn a_packet_sent_twice_has_two_numbers_and_each_comes_back_as_it_was() {
+        let mut rng = Rng::new(12);
+        let (mut came_back, mut gone) = (0, 0);
+        for round in 0..300 {
+            let mut feed = feed(round);
+            let mut cursor = 128 + rng.below(100_000);
+            let mut next = rng.below(1 << 15);
+            let offset = rng.next_u32();
+            let mut sent: Vec<(SlotMeta, [u8; HEADER_BYTES], u64)> = Vec::new();
+            for part in 0..2 + rng.below(7) {
+                if part > 0 {
+                    assert_eq!(next_sequence(&feed), Some(next));
+                    // Back into what was sent, or on beyond it.
+                    let back = rng.below(200) as i64 - 40;
+                    cursor = (cursor as i64 - back).max(100) as u64;
+                }
+                let bent = Mapping {
+                    meet: (cursor + rng.below(400)) as u32 * 7,
+                    lead: rng.below(u64::from(LEAD_WHOLE) + 1) as u32,
+                    ..start_mapping(cursor, 0, next, offset)
+                };
+                push_mapping(&mut feed, bent);
+                feed.cursor.store(cursor, Relaxed);
+                for _ in 0..rng.below(200) {
+                    let (bytes, index) = header(&feed, &slot(cursor)).unwrap();
+                    assert_eq!(index, next);
+                    assert_eq!(sent_as(&feed, index), None, "not sent yet, it may become another packet's");
+                    sent.push((slot(cursor), bytes, index));
+                    (cursor, next) = (cursor + 1, next + 1);
+                    feed.cursor.store(cursor, Relaxed);
+                }
+            }
+            assert!(sent.windows(2).all(|pair| pair[0].2 < pair[1].2), "one number, one packet");
+            for (slot, bytes, index) in &sent {
+                match sent_as(&feed, *index) {
+                    Some((mapping, reel)) => {
+                        assert_eq!(reel, slot.index);
+                        assert_eq!(header_in(&feed, &mapping, slot), Some((*bytes, *index)));
+                        came_back += 1;
+                    }
+                    None => gone += 1,
+                }
+            }
+            forget(&mut feed);
+            assert!(sent.iter().all(|(_, _, index)| sent_as(&feed, *index).is_none()));
+            assert_eq!(next_sequence(&feed), Some(next));
+        }
+        assert!(came_back > 50_000 && gone > 1_000, "{came_back} {gone}");
+    }
 }

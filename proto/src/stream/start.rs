@@ -251,18 +251,17 @@ impl Start {
         self.enter(now, way, entry, bend, sequence);
     }
 
-    /// The true timeline from here on.
-    pub fn on_live(&mut self) {
+    /// From here on at live pace.
+    pub fn on_live(&mut self, bend: Bend) {
         self.stage = Stage::Live;
-        (self.restarts, self.gave_up, self.bent) = (0, false, false);
+        (self.restarts, self.gave_up, self.bent) = (0, false, bend.lead > 0);
     }
 
     /// The cursor is at the head: a replay is live. What it has left of a bent timeline comes at live pace.
     pub fn on_head_reached(&mut self) {
         if matches!(self.stage, Stage::Replay(_)) {
-            let bent = self.bent;
-            self.on_live();
-            self.bent = bent;
+            self.stage = Stage::Live;
+            (self.restarts, self.gave_up) = (0, false);
         }
     }
 
