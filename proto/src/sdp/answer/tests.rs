@@ -179,8 +179,8 @@ fn obs_ffmpeg_and_gstreamer_read_their_answers() {
                 let (codec, direction) = (section.codecs()[0], section.direction);
                 let payload = section.payload_to_receive(codec).unwrap().clone();
                 match direction {
-                    Direction::RecvOnly => MediaText::accepted(section, Direction::SendOnly, &[payload], source(7)),
-                    _ => MediaText::accepted(section, Direction::RecvOnly, &[payload], None),
+                    Direction::RecvOnly => MediaText::accepted(section, Direction::SendOnly, &[payload], &[], source(7)),
+                    _ => MediaText::accepted(section, Direction::RecvOnly, &[payload], &[], None),
                 }
             })
             .collect();

@@ -117,7 +117,7 @@ fn obs_offers_layers_by_rid_and_one_codec_of_three() {
     let video = facts.section(Kind::Video).unwrap();
     assert!(video.simulcast && facts.candidates.is_empty() && video.ssrcs.is_empty());
     assert_eq!(video.rids, ["0", "1", "2"]);
-    assert_eq!(video.extensions[1], (2, "urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id".to_owned()));
+    assert_eq!((video.extensions[1].id, &*video.extensions[1].uri), (2, "urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id"));
     assert_eq!(video.codecs(), [Codec::H264]);
     let h264 = "profile-level-id=42e01f;packetization-mode=1;level-asymmetry-allowed=1";
     for (name, fmtp) in [("H265", "profile-id=1;tier-flag=0;level-id=93;tx-mode=SRST"), ("AV1", "profile=0;level-idx=5;tier=0")] {
