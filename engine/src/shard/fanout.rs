@@ -219,6 +219,7 @@ impl Core {
                 live_sent: false,
                 report_now: false,
                 resends: Resends::new(codec.kind()),
+                late_seen: 0,
             });
         }
         self.start_feeds(slot);
@@ -337,12 +338,15 @@ impl Core {
     fn serve(&mut self, io: &mut impl Io, session: &mut Session) -> Served {
         let mut served = Served::Done;
         for at in 0..session.feeds.len() {
-            served = served.and(self.serve_resends(io, session, at));
-            if !matches!(served, Served::Blocked) {
-                served = served.and(self.serve_feed(io, session, at));
-            }
-            if matches!(served, Served::Blocked) {
-                return served;
+            for part in 0..3 {
+                served = served.and(match part {
+                    0 => self.serve_late(io, session, at),
+                    1 => self.serve_resends(io, session, at),
+                    _ => self.serve_feed(io, session, at),
+                });
+                if matches!(served, Served::Blocked) {
+                    return served;
+                }
             }
         }
         if session.feeds.iter().any(|feed| feed.report_now) {
@@ -393,7 +397,8 @@ impl Core {
         let segments_max = io.gso_segments().min(PACKETS_PER_ROUND_MAX);
         let mut budget = PACKETS_PER_ROUND_MAX;
         let mut paced = None;
-        while cursor < end && budget > 0 && paced.is_none() {
+        let mut met_late = false;
+        while cursor < end && budget > 0 && paced.is_none() && !met_late {
             let Some(buffer) = io.buffer() else { return Served::Blocked };
             let (mut next, mut length, mut segment, mut count, mut octets) = (cursor, 0, 0, 0, 0);
             while next < end && budget > 0 && count < segments_max {
@@ -402,6 +407,11 @@ impl Core {
                     next += 1;
                     continue;
                 };
+                if slot.late > feed.late_seen {
+                    // Filled a moment ago: its late list comes first, in the next turn.
+                    met_late = true;
+                    break;
+                }
                 let Some((header, index)) = rewrite::header(record, &slot.meta) else {
                     next += 1;
                     continue;
