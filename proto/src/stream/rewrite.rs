@@ -225,9 +225,8 @@ mod tests {
         assert_eq!(header(&feed, &slot(111)), None, "it came after all: its number is packet 400's");
         assert_eq!(header(&feed, &slot(400)).unwrap().1, 5_011);
         feed.cursor.store(401, Relaxed);
-        let reel_index = |index| sent_as(&feed, index).map(|(_, reel)| reel);
-        assert_eq!((reel_index(5_010), reel_index(5_011)), (Some(110), Some(400)));
-        assert_eq!(reel_index(4_999), None);
+        let back = |index| sent_as(&feed, index).map(|(_, reel)| reel);
+        assert_eq!((back(5_010), back(5_011), back(4_999)), (Some(110), Some(400), None));
     }
 
     /// A random walk over a reel with holes, the feed jumping ahead (new mappings) now and then: what goes out has
