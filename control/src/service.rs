@@ -205,9 +205,7 @@ impl Service {
                 session,
                 stream: plan.stream,
                 track: planned.track,
-                codec: planned.sent.codec,
-                payload_type: planned.sent.payload.payload_type,
-                ssrc: planned.sent.ssrc,
+                facts: planned.sent.facts(),
                 note: planned.note.write(),
             };
             match self.link.command(plan.engine_epoch, plan.shard, command).await? {
@@ -252,7 +250,7 @@ impl Service {
         let session = made.session.ok_or(Refusal::EngineBusy)?;
         let mut ssrcs = Vec::with_capacity(plan.feeds.len());
         for feed in &plan.feeds {
-            let command = Command::AttachFeed { session, track: feed.track, payload_types: feed.payload_types };
+            let command = Command::AttachFeed { session, track: feed.track, facts: feed.facts() };
             match self.link.command(plan.engine_epoch, plan.shard, command).await? {
                 Answer::Feed { ssrc, .. } => ssrcs.push(ssrc),
                 _ => return Err(Refusal::EngineBusy),

@@ -84,12 +84,35 @@ pub const NACK_WINDOW: Duration = Duration::from_secs(1);
 pub const REPLAY_SPEED: u64 = 10;
 pub const REPLAY_BPS_MAX: u64 = 16_000_000;
 
+/// Parameter sets from SDP: those of H264 have some 40 bytes, of H265 some 100; a command's body holds 488.
+pub const PARAMETER_SETS_BYTES_MAX: usize = 400;
+
 // ---- requests ----
 /// Keyframe requests to one track: at most one per this span (threats.md row 7).
 pub const KEYFRAME_REQUEST_INTERVAL: Duration = Duration::from_millis(500);
 /// Losses read from one NACK: four seconds of video; who lost more needs a keyframe, not resends.
 pub const LOSSES_PER_NACK_MAX: usize = 1_024;
 pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+// ---- answers to viewers' NACKs (threats.md row 8) ----
+/// Answers to one viewer, of the bytes of media sent to it: 5 % loss both ways need 5.3, 10 % need 11.
+pub const RTX_PERCENT_MAX: u64 = 15;
+/// What a viewer may ask for before it earned anything: 50 packets, every third of a 150 kB keyframe.
+pub const RTX_BYTES_START: u64 = 64 * 1_024;
+/// Credit does not grow beyond this: a burst of 400 packets, 1.4 s at 2.5 Mbit/s, is healed whole.
+pub const RTX_BURST_BYTES_MAX: u64 = 512 * 1_024;
+/// Of one packet: 5 % loss leave 0.013 % after two.
+pub const ANSWERS_PER_PACKET_MAX: u8 = 2;
+/// Between two answers with the same packet: no round trip is so short that the first was missed already.
+/// Chromium asks again after 20 ms at the earliest.
+pub const ANSWER_INTERVAL: Duration = Duration::from_millis(10);
+/// Packets behind the newest of a feed that may be asked for: of video one second at 1,000 a second (2 KiB per
+/// viewer), of audio two seconds and a half.
+pub const RESEND_WINDOW_VIDEO: usize = 1_024;
+pub const RESEND_WINDOW_AUDIO: usize = 128;
+/// Sequence numbers of one viewer's NACKs looked at per span: what a burst of a second needs, at some 10 ns each.
+pub const NACK_LOOKS_MAX: usize = LOSSES_PER_NACK_MAX;
+pub const NACK_LOOKS_SPAN: Duration = Duration::from_millis(10);
 
 // ---- link ----
 pub const COMMAND_SLOTS: usize = 256;

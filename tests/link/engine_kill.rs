@@ -10,7 +10,7 @@ use spillway_engine::clock;
 use spillway_engine::io::probe::probe;
 use spillway_proto::id::{Codec, FeedId, SessionId, Side, StreamId, TrackId};
 use spillway_proto::limits::UFRAG_RANDOM_CHARS;
-use spillway_proto::link::command::{Answer, Command, DtlsRole, Fingerprint, Status};
+use spillway_proto::link::command::{Answer, Command, DtlsRole, FeedFacts, Fingerprint, Status, TrackFacts};
 use spillway_proto::link::counters::CounterId;
 use spillway_proto::link::handover::{HANDOVER_VARIABLE, Handover, IoChoice};
 use spillway_proto::link::layout::{LINK_BYTES, Link};
@@ -400,9 +400,7 @@ fn gather(supervisor: &mut Supervisor, engine: &mut Engine, identity: &Identity)
             session: remotes[0].session,
             stream: StreamId::new(0, 1),
             track: TrackId::NONE,
-            codec,
-            payload_type,
-            ssrc,
+            facts: TrackFacts::new(codec, payload_type, ssrc),
             note: [0; 64],
         };
         let Answer::Track { track } = supervisor.command(engine, 0, &command) else { panic!("not a track") };
@@ -412,11 +410,12 @@ fn gather(supervisor: &mut Supervisor, engine: &mut Engine, identity: &Identity)
     let mut payload_types = [0; Codec::COUNT];
     payload_types[Codec::Vp8 as usize] = VIDEO_TYPE;
     payload_types[Codec::Opus as usize] = 104;
+    let facts = FeedFacts { payload_types, ..FeedFacts::default() };
     for number in 0..SHARDS * VIEWERS_PER_SHARD {
         let shard = number % SHARDS;
         let mut viewer = supervisor.add(engine, identity, shard, Side::Viewer);
         for track in tracks {
-            let command = Command::AttachFeed { session: viewer.session, track, payload_types };
+            let command = Command::AttachFeed { session: viewer.session, track, facts };
             let Answer::Feed { feed, ssrc, .. } = supervisor.command(engine, shard, &command) else {
                 panic!("not a feed")
             };

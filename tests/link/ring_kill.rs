@@ -7,7 +7,9 @@
 
 use spillway_proto::id::{Codec, FeedId, SessionId, Side, TrackId};
 use spillway_proto::limits::{NOTE_BYTES, SESSIONS_MAX};
-use spillway_proto::link::command::{Answer, Command, DtlsRole, DumpEntry, Fingerprint, SessionState, Status, dump_fits};
+use spillway_proto::link::command::{
+    Answer, Command, DtlsRole, DumpEntry, Fingerprint, SessionState, Status, TrackFacts, dump_fits,
+};
 use spillway_proto::link::event::Event;
 use spillway_proto::link::layout::{LINK_BYTES, Link};
 use spillway_proto::link::ring::{CommandReader, CommandWriter, EventReader, Received};
@@ -85,9 +87,7 @@ fn command_of(ticket: u64) -> Command {
             session,
             stream: Default::default(),
             track: TrackId::NONE,
-            codec: Codec::H264,
-            payload_type: (ticket % 128) as u8,
-            ssrc: ticket as u32,
+            facts: TrackFacts::new(Codec::H264, (ticket % 128) as u8, ticket as u32),
             note,
         },
         _ => Command::Dump { cursor: ticket as u32 },

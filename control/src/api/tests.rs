@@ -130,15 +130,18 @@ impl Tables {
                 events.push(Event::SessionClosed { session, reason: CloseReason::Removed });
                 Answer::Nothing
             }
-            Command::AttachTrack { session, stream, track, codec, note, .. } if has(self, session) => {
+            Command::AttachTrack { session, stream, track, facts, note } if has(self, session) => {
                 let track = if track.is_none() { TrackId::new(self.number(), 1) } else { track };
                 self.tracks.retain(|entry| entry.1 != track);
-                self.tracks.push((shard, track, stream, session, codec, note));
+                self.tracks.push((shard, track, stream, session, facts.codec, note));
                 events.push(Event::TrackState { track, live: true });
                 Answer::Track { track }
             }
             Command::DetachTrack { track } => {
                 self.tracks.retain(|entry| entry.1 != track);
+                Answer::Nothing
+            }
+            Command::SetParameterSets { track, .. } if self.tracks.iter().any(|entry| entry.1 == track) => {
                 Answer::Nothing
             }
             Command::AttachFeed { session, track, .. }

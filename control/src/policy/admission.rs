@@ -2,6 +2,7 @@
 
 use super::{CodecSet, Refusal};
 use spillway_proto::id::{Codec, Kind, TrackId};
+use spillway_proto::link::command::{FeedFacts, TrackFacts};
 use spillway_proto::sdp::answer::{MediaText, SourceText};
 use spillway_proto::sdp::codec::H264Profile;
 use spillway_proto::sdp::offer::{MediaFacts, OfferFacts, PayloadFacts};
@@ -24,6 +25,13 @@ pub struct SentTrack {
     pub ssrc: u32,
 }
 
+impl SentTrack {
+    /// What the engine is told of it.
+    pub fn facts(&self) -> TrackFacts {
+        TrackFacts::new(self.codec, self.payload.payload_type, self.ssrc)
+    }
+}
+
 /// A track a viewer will receive.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ReceivedTrack {
@@ -33,6 +41,13 @@ pub struct ReceivedTrack {
     pub payload_types: [u8; Codec::COUNT],
     /// The stream's codec first.
     pub payloads: Vec<PayloadFacts>,
+}
+
+impl ReceivedTrack {
+    /// What the engine is told of it.
+    pub fn facts(&self) -> FeedFacts {
+        FeedFacts { payload_types: self.payload_types, ..FeedFacts::default() }
+    }
 }
 
 /// A track of the stream as an offer is compared with it.

@@ -69,15 +69,16 @@ impl Core {
                 self.close_session(slot, CloseReason::Removed);
                 Ok(Answer::Nothing)
             }
-            Command::AttachTrack { session, stream, track, codec, payload_type, ssrc, note } => {
+            Command::AttachTrack { session, stream, track, facts, note } => {
                 let slot = self.own_session(session)?;
-                self.attach_track(slot, stream, track, codec, payload_type, ssrc, &note)
+                self.attach_track(slot, stream, track, &facts, &note)
             }
             Command::DetachTrack { track } => self.detach_track(track),
-            Command::AttachFeed { session, track, payload_types } => {
+            Command::AttachFeed { session, track, facts } => {
                 let slot = self.own_session(session)?;
-                self.attach_feed(slot, track, &payload_types)
+                self.attach_feed(slot, track, &facts)
             }
+            Command::SetParameterSets { track, sets } => self.set_parameter_sets(track, sets),
             Command::DetachFeed { feed } => self.detach_feed(feed),
             Command::SelectLayer { feed, layer } => {
                 let record = self.table.feed(feed.index).filter(|record| record.id(feed.index) == feed);

@@ -5,7 +5,7 @@ use super::demux::pair_of;
 use super::world::{SERVER, Source, World};
 use crate::io::Path;
 use spillway_proto::id::{Codec, Side, TrackId};
-use spillway_proto::link::command::{Command, Status};
+use spillway_proto::link::command::{Command, Status, TrackFacts};
 use spillway_proto::link::counters::CounterId;
 use spillway_proto::session::record::NIL;
 use std::time::Duration;
@@ -59,9 +59,7 @@ fn commands_for_a_track_of_another_shard_say_so() {
         session: world.remotes[publisher].session,
         stream: spillway_proto::id::StreamId::new(1, 1),
         track,
-        codec: Codec::Vp8,
-        payload_type: 96,
-        ssrc: 0,
+        facts: TrackFacts::new(Codec::Vp8, 96, 0),
         note: [0; 64],
     };
     assert_eq!(world.command(1, &command).0, Status::WrongShard);

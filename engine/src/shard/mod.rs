@@ -10,6 +10,7 @@ pub mod directory;
 mod fanout;
 pub mod mesh;
 pub mod pool;
+mod resend;
 mod session;
 pub mod table;
 mod timers;
@@ -17,6 +18,8 @@ mod track;
 
 #[cfg(any(test, feature = "simulation"))]
 pub mod audit;
+#[cfg(test)]
+mod healing;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::session::{REPORT_SSRC, Session};
 use crate::shm::Mapping;
 use spillway_proto::id::{Codec, Side, StreamId, TrackId};
 use spillway_proto::limits::{PUBLISHERS_MAX, TRACKS_MAX, TRACKS_PER_STREAM_MAX};
-use spillway_proto::link::command::{Answer, Note, Status};
+use spillway_proto::link::command::{Answer, Note, Status, TrackFacts};
 use spillway_proto::link::counters::{CounterId, TrackStats};
 use spillway_proto::link::event::Event;
 use spillway_proto::session::record::NIL;
@@ -31,9 +31,8 @@ const SILENCE: Duration = Duration::from_secs(2);
 /// Which of a publisher's SSRCs is which track.
 #[derive(Clone, Copy)]
 pub struct Source {
-    /// 0: not named by the offer; the first SSRC with this payload type is it.
-    pub ssrc: u32,
-    pub payload_type: u8,
+    /// What was negotiated. An SSRC of 0 was not named by the offer: the first one with this payload type is it.
+    pub facts: TrackFacts,
     pub track: u32,
     pub said_bye: bool,
 }
@@ -51,6 +50,8 @@ pub struct Track {
     /// The publisher's session, NIL while there is none.
     pub session: u32,
     pub ssrc: u32,
+    /// From SDP, for keyframes that come without.
+    parameter_sets: Vec<u8>,
     /// Keeps the reel's memory mapped.
     _memory: Arc<Mapping>,
 }
@@ -114,7 +115,7 @@ impl Core {
         let index = source.track;
         let now = self.now;
         let Some(track) = self.tracks.tracks.get_mut(index as usize).and_then(Option::as_deref_mut) else { return };
-        if track.session != session.id.index || rtp.payload_type != source.payload_type {
+        if track.session != session.id.index || rtp.payload_type != source.facts.payload_type {
             self.tally.add(CounterId::PacketsRefusedUnknownSsrc, 1);
             return;
         }
@@ -221,7 +222,7 @@ impl Core {
     pub fn hear_publisher(&mut self, session: &mut Session, packet: &Rtcp<'_>) -> bool {
         match packet {
             Rtcp::SenderReport { ssrc, ntp, rtp, .. } => {
-                let Some(source) = session.sources.iter().find(|source| source.ssrc == *ssrc) else { return false };
+                let Some(source) = session.sources.iter().find(|source| source.facts.ssrc == *ssrc) else { return false };
                 let now = self.now;
                 let Some(track) = self.tracks.get(source.track) else { return false };
                 if track.session == session.id.index {
@@ -233,7 +234,7 @@ impl Core {
             }
             Rtcp::Bye { ssrcs } => {
                 for ssrc in ssrcs.clone() {
-                    if let Some(source) = session.sources.iter_mut().find(|source| source.ssrc == ssrc) {
+                    if let Some(source) = session.sources.iter_mut().find(|source| source.facts.ssrc == ssrc) {
                         source.said_bye = true;
                     }
                 }
@@ -266,11 +267,10 @@ impl Core {
         slot: u32,
         stream: StreamId,
         takeover: TrackId,
-        codec: Codec,
-        payload_type: u8,
-        ssrc: u32,
+        facts: &TrackFacts,
         note: &Note,
     ) -> Result<Answer, Status> {
+        let codec = facts.codec;
         let session = self.session_mut(slot).ok_or(Status::NotFound)?;
         if session.side != Side::Publisher || session.sources.len() >= TRACKS_PER_STREAM_MAX {
             return Err(Status::Invalid);
@@ -280,13 +280,17 @@ impl Core {
         } else {
             self.take_over(slot, stream, takeover, codec, note)?
         };
-        let source = Source { ssrc, payload_type, track: id.index, said_bye: false };
+        let source = Source { facts: *facts, track: id.index, said_bye: false };
         if let Some(session) = self.session_mut(slot) {
             session.sources.push(source);
         }
         let record = self.table.track(id.index).ok_or(Status::NotFound)?;
-        record.payload_type = payload_type;
-        record.ssrc = ssrc;
+        record.payload_type = facts.payload_type;
+        record.rtx_payload_type = facts.rtx_payload_type;
+        (record.ssrc, record.rtx_ssrc) = (facts.ssrc, facts.rtx_ssrc);
+        record.feedback = facts.feedback.to_bits();
+        record.transport_cc = facts.extensions.transport_cc;
+        record.dependency_descriptor = facts.extensions.dependency_descriptor;
         Ok(Answer::Track { track: id })
     }
 
@@ -335,6 +339,7 @@ impl Core {
             packet_at: self.now,
             session: slot,
             ssrc: 0,
+            parameter_sets: Vec::new(),
             _memory: mapping,
         };
         self.tracks.tracks[id.index as usize] = Some(Box::new(track));
@@ -343,6 +348,14 @@ impl Core {
         show_publisher(self.shared.link.track_stats(id.index as usize), codec, 1);
         self.shared.owners.publish_track(id, Some(codec));
         Ok(id)
+    }
+
+    /// Parameter sets that stood only in SDP, of the publisher that feeds the track now.
+    pub fn set_parameter_sets(&mut self, id: TrackId, sets: Vec<u8>) -> Result<Answer, Status> {
+        self.own_track(id)?;
+        let track = self.tracks.get(id.index).filter(|track| track.id == id).ok_or(Status::NotFound)?;
+        track.parameter_sets = sets;
+        Ok(Answer::Nothing)
     }
 
     fn own_track(&self, id: TrackId) -> Result<(), Status> {
@@ -369,6 +382,7 @@ impl Core {
         let before = std::mem::replace(&mut track.session, slot);
         track.codec = codec;
         track.ssrc = 0;
+        track.parameter_sets = Vec::new();
         track.intake.takeover(codec);
         // Its first packet says so again: control waits for the new publisher to be live.
         track.live = false;
@@ -483,12 +497,12 @@ fn show_stats(stats: &TrackStats, intake: &Intake, now: Time) {
 
 /// Which track a packet is of; an SSRC the offer did not name is learned by its payload type.
 fn source_of(session: &mut Session, rtp: &Rtp<'_>) -> Option<Source> {
-    if let Some(source) = session.sources.iter().find(|source| source.ssrc == rtp.ssrc) {
+    if let Some(source) = session.sources.iter().find(|source| source.facts.ssrc == rtp.ssrc) {
         return Some(*source);
     }
-    let unnamed = |source: &&mut Source| source.ssrc == 0 && source.payload_type == rtp.payload_type;
+    let unnamed = |source: &&mut Source| source.facts.ssrc == 0 && source.facts.payload_type == rtp.payload_type;
     let source = session.sources.iter_mut().find(unnamed)?;
-    source.ssrc = rtp.ssrc;
+    source.facts.ssrc = rtp.ssrc;
     Some(*source)
 }
 

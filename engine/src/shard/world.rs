@@ -12,7 +12,7 @@ use crate::io::{Io, Path};
 use crate::shm::Mapping;
 use spillway_proto::id::{Codec, FeedId, SessionId, Side, StreamId, TrackId};
 use spillway_proto::limits::UFRAG_RANDOM_CHARS;
-use spillway_proto::link::command::{Answer, Command, DtlsRole, Fingerprint, Status};
+use spillway_proto::link::command::{Answer, Command, DtlsRole, FeedFacts, Fingerprint, Status, TrackFacts};
 use spillway_proto::link::counters::CounterId;
 use spillway_proto::link::event::Event;
 use spillway_proto::link::layout::{LINK_BYTES, Link};
@@ -23,6 +23,7 @@ use spillway_proto::session::ice::encode_ufrag;
 use spillway_proto::session::record::RECORDS_BYTES;
 use spillway_proto::stream::reel::STREAM_FILE_BYTES;
 use spillway_proto::time::Time;
+use spillway_proto::wire::demux::{Class, classify};
 use spillway_proto::wire::rtcp::{self, Rtcp};
 use spillway_proto::wire::rtp::{Rtp, write_header};
 use std::fs::File;
@@ -76,6 +77,12 @@ pub struct Remote {
     pub silent: bool,
     /// The shard the kernel would give its datagrams to.
     pub lands_on: usize,
+    /// What the network does to datagrams on their way to this remote.
+    pub path_down: Option<Box<dyn FnMut(&[u8]) -> bool>>,
+    /// SRTP as it was on the wire towards this remote, lost ones too, if somebody wants to see it.
+    pub wire: Option<Vec<Vec<u8>>>,
+    /// What this remote was asked to send again, as 16-bit numbers of an SSRC.
+    pub asked_again: Vec<(Time, u32, u16)>,
 }
 
 pub struct World {
@@ -237,18 +244,24 @@ impl World {
             connected: false,
             silent: false,
             lands_on: shard,
+            path_down: None,
+            wire: None,
+            asked_again: Vec::new(),
         });
         number
     }
 
     pub fn track(&mut self, shard: usize, publisher: usize, takeover: TrackId, codec: Codec, ssrc: u32) -> TrackId {
+        let payload_type = if codec == Codec::Opus { 111 } else { 96 };
+        self.track_with(shard, publisher, takeover, TrackFacts::new(codec, payload_type, ssrc))
+    }
+
+    pub fn track_with(&mut self, shard: usize, publisher: usize, takeover: TrackId, facts: TrackFacts) -> TrackId {
         let command = Command::AttachTrack {
             session: self.remotes[publisher].session,
             stream: self.stream,
             track: takeover,
-            codec,
-            payload_type: if codec == Codec::Opus { 111 } else { 96 },
-            ssrc,
+            facts,
             note: [9; 64],
         };
         match self.done(shard, &command) {
@@ -262,9 +275,15 @@ impl World {
         payload_types[Codec::H264 as usize] = 102;
         payload_types[Codec::Vp8 as usize] = 103;
         payload_types[Codec::Opus as usize] = 104;
-        let command = Command::AttachFeed { session: self.remotes[viewer].session, track, payload_types };
+        let (feed, ssrc, _) = self.feed_with(shard, viewer, track, FeedFacts { payload_types, ..FeedFacts::default() });
+        (feed, ssrc)
+    }
+
+    /// The feed, its SSRC and that of its retransmissions.
+    pub fn feed_with(&mut self, shard: usize, viewer: usize, track: TrackId, facts: FeedFacts) -> (FeedId, u32, u32) {
+        let command = Command::AttachFeed { session: self.remotes[viewer].session, track, facts };
         match self.done(shard, &command) {
-            Answer::Feed { feed, ssrc, .. } => (feed, ssrc),
+            Answer::Feed { feed, ssrc, rtx_ssrc } => (feed, ssrc, rtx_ssrc),
             other => panic!("{other:?}"),
         }
     }
@@ -386,6 +405,13 @@ impl Remote {
         if self.silent {
             return;
         }
+        if classify(&datagram) == Class::Rtp {
+            self.wire.iter_mut().for_each(|wire| wire.push(datagram.clone()));
+        }
+        // True: it arrives.
+        if self.path_down.as_mut().is_some_and(|path| !path(&datagram)) {
+            return;
+        }
         match self.client.handle_datagram(now, &mut datagram) {
             Ok(Received::Connected(_)) => self.connected = true,
             Ok(Received::Rtp(length)) => {
@@ -405,6 +431,9 @@ impl Remote {
                     match packet {
                         Rtcp::SenderReport { ssrc, ntp, rtp, .. } => self.reports.push((now, ssrc, ntp.0, rtp)),
                         Rtcp::Pli { .. } => self.keyframe_requests += 1,
+                        Rtcp::Nack { media, losses, .. } => {
+                            self.asked_again.extend(losses.map(|sequence| (now, media, sequence)));
+                        }
                         _ => {}
                     }
                 }

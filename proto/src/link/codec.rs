@@ -5,11 +5,14 @@
 //! an older reader refuses as invalid. `decode` takes exactly the bytes of the body, no more and no fewer.
 
 use super::command::{
-    Answer, Command, DtlsRole, DumpEntry, Fingerprint, SessionState, Status, ANSWER_BODY_BYTES, COMMAND_BODY_BYTES,
+    ANSWER_BODY_BYTES, Answer, COMMAND_BODY_BYTES, Command, DtlsRole, DumpEntry, Extensions, FeedFacts, Fingerprint,
+    SessionState, Status, TrackFacts, TrackFeedback,
 };
 use super::event::{CloseReason, Event};
 use crate::id::{Codec, FeedId, SessionId, Side, StreamId, TrackId};
-use crate::limits::{EVENT_SLOT_BYTES, FEEDS_MAX, NOTE_BYTES, PUBLISHERS_MAX, SESSIONS_MAX, TRACKS_MAX};
+use crate::limits::{
+    EVENT_SLOT_BYTES, FEEDS_MAX, NOTE_BYTES, PARAMETER_SETS_BYTES_MAX, PUBLISHERS_MAX, SESSIONS_MAX, TRACKS_MAX,
+};
 
 /// An event without its slot's position word.
 pub(super) const EVENT_BODY_BYTES: usize = EVENT_SLOT_BYTES - 8;
@@ -72,6 +75,9 @@ impl<'a> Put<'a> {
     fn u64(&mut self, value: u64) -> &mut Self {
         self.bytes(&value.to_le_bytes())
     }
+    fn extensions(&mut self, extensions: &Extensions) -> &mut Self {
+        self.u8(extensions.transport_cc).u8(extensions.dependency_descriptor)
+    }
     /// The number of bytes written; None if something had no room.
     fn finish(&self) -> Option<usize> {
         (!self.full).then_some(self.at)
@@ -130,6 +136,23 @@ impl Take<'_> {
     fn payload_type(&mut self) -> Option<u8> {
         self.u8().filter(|payload_type| *payload_type <= 127)
     }
+    fn payload_types(&mut self) -> Option<[u8; Codec::COUNT]> {
+        self.array().filter(|types: &[u8; Codec::COUNT]| types.iter().all(|payload_type| *payload_type <= 127))
+    }
+    fn extensions(&mut self) -> Option<Extensions> {
+        Some(Extensions { transport_cc: self.u8()?, dependency_descriptor: self.u8()? })
+    }
+    /// All that is left, if it is whole NAL units.
+    fn parameter_sets(&mut self) -> Option<Vec<u8>> {
+        let sets = std::mem::take(&mut self.0);
+        let mut rest = (sets.len() <= PARAMETER_SETS_BYTES_MAX).then_some(sets)?;
+        while !rest.is_empty() {
+            let (length, after) = rest.split_first_chunk::<2>()?;
+            let length = usize::from(u16::from_be_bytes(*length));
+            rest = after.get(length..).filter(|_| length > 0)?;
+        }
+        Some(sets.to_vec())
+    }
     fn end<T>(self, value: T) -> Option<T> {
         self.0.is_empty().then_some(value)
     }
@@ -149,18 +172,25 @@ impl Command {
                 put.u64(session.to_bits());
                 2
             }
-            Command::AttachTrack { session, stream, track, codec, payload_type, ssrc, note } => {
+            Command::AttachTrack { session, stream, track, facts, note } => {
                 put.u64(session.to_bits()).u64(stream.to_bits()).u64(track.to_bits());
-                put.u8(*codec as u8).u8(*payload_type).u32(*ssrc).bytes(note);
-                3
+                put.u8(facts.codec as u8).u8(facts.payload_type).u8(facts.rtx_payload_type);
+                put.u32(facts.ssrc).u32(facts.rtx_ssrc).u8(facts.feedback.to_bits());
+                put.extensions(&facts.extensions).bytes(note);
+                9
             }
             Command::DetachTrack { track } => {
                 put.u64(track.to_bits());
                 4
             }
-            Command::AttachFeed { session, track, payload_types } => {
-                put.u64(session.to_bits()).u64(track.to_bits()).bytes(payload_types);
-                5
+            Command::AttachFeed { session, track, facts } => {
+                put.u64(session.to_bits()).u64(track.to_bits());
+                put.bytes(&facts.payload_types).bytes(&facts.rtx_payload_types).extensions(&facts.extensions);
+                10
+            }
+            Command::SetParameterSets { track, sets } => {
+                put.u64(track.to_bits()).bytes(sets);
+                11
             }
             Command::DetachFeed { feed } => {
                 put.u64(feed.to_bits());
@@ -175,7 +205,7 @@ impl Command {
                 8
             }
         };
-        // The longest body is AddSession's 131 bytes; a body without room would be refused as invalid.
+        // The longest bodies are parameter sets, bounded when they are decoded; one without room is refused as invalid.
         (kind, put.finish().unwrap_or(0))
     }
 
@@ -195,27 +225,36 @@ impl Command {
                 note: take.array()?,
             },
             2 => Command::RemoveSession { session: take.session()? },
-            3 => Command::AttachTrack {
-                session: take.session()?,
-                stream: take.stream()?,
-                track: take.track()?,
-                codec: take.codec()?,
-                payload_type: take.payload_type()?,
-                ssrc: take.u32()?,
-                note: take.array()?,
-            },
+            // 3 and 5 were an AttachTrack and an AttachFeed that knew no retransmissions.
             4 => Command::DetachTrack { track: take.track()? },
-            5 => {
-                let (session, track) = (take.session()?, take.track()?);
-                let mut payload_types = [0; Codec::COUNT];
-                for payload_type in &mut payload_types {
-                    *payload_type = take.payload_type()?;
-                }
-                Command::AttachFeed { session, track, payload_types }
-            }
             6 => Command::DetachFeed { feed: take.feed()? },
             7 => Command::SelectLayer { feed: take.feed()?, layer: take.u8()? },
             8 => Command::Dump { cursor: take.u32()? },
+            9 => Command::AttachTrack {
+                session: take.session()?,
+                stream: take.stream()?,
+                track: take.track()?,
+                facts: TrackFacts {
+                    codec: take.codec()?,
+                    payload_type: take.payload_type()?,
+                    rtx_payload_type: take.payload_type()?,
+                    ssrc: take.u32()?,
+                    rtx_ssrc: take.u32()?,
+                    feedback: TrackFeedback::from_bits(take.u8()?)?,
+                    extensions: take.extensions()?,
+                },
+                note: take.array()?,
+            },
+            10 => Command::AttachFeed {
+                session: take.session()?,
+                track: take.track()?,
+                facts: FeedFacts {
+                    payload_types: take.payload_types()?,
+                    rtx_payload_types: take.payload_types()?,
+                    extensions: take.extensions()?,
+                },
+            },
+            11 => Command::SetParameterSets { track: take.track()?, sets: take.parameter_sets()? },
             _ => return None,
         };
         take.end(command)
@@ -396,16 +435,31 @@ mod tests {
                 session,
                 stream: StreamId::new(1_023, 7),
                 track: TrackId::NONE,
-                codec: Codec::Vp8,
-                payload_type: 127,
-                ssrc: u32::MAX,
+                facts: TrackFacts {
+                    codec: Codec::Vp8,
+                    payload_type: 127,
+                    rtx_payload_type: 126,
+                    ssrc: u32::MAX,
+                    rtx_ssrc: 77,
+                    feedback: TrackFeedback { nack: true, pli: false, fir: true, transport_cc: true, remb: false },
+                    extensions: Extensions { transport_cc: 3, dependency_descriptor: 255 },
+                },
                 note: [1; NOTE_BYTES],
             },
             Command::DetachTrack { track },
-            Command::AttachFeed { session, track, payload_types: [0, 96, 127, 111, 0, 0, 0, 1] },
+            Command::AttachFeed {
+                session,
+                track,
+                facts: FeedFacts {
+                    payload_types: [0, 96, 127, 111, 0, 0, 0, 1],
+                    rtx_payload_types: [0, 97, 0, 0, 0, 0, 0, 2],
+                    extensions: Extensions { transport_cc: 0, dependency_descriptor: 12 },
+                },
+            },
             Command::DetachFeed { feed: FeedId::new(131_071, 6) },
             Command::SelectLayer { feed: FeedId::new(1, 6), layer: 2 },
             Command::Dump { cursor: u32::MAX },
+            Command::SetParameterSets { track, sets: vec![0, 3, 0x67, 1, 2, 0, 1, 0x68] },
         ]
     }
 
@@ -425,13 +479,16 @@ mod tests {
             let (kind, length) = command.encode(&mut body);
             assert!(length > 0);
             assert_eq!(Command::decode(kind, &body[..length]).as_ref(), Some(&command));
-            for shorter in 0..length {
+            // What is cut between two NAL units is a shorter list of them.
+            let whole = |cut: usize| matches!(command, Command::SetParameterSets { .. }) && [8, 13].contains(&cut);
+            for shorter in (0..length).filter(|cut| !whole(*cut)) {
                 assert_eq!(Command::decode(kind, &body[..shorter]), None, "{command:?} cut at {shorter}");
             }
             assert_eq!(Command::decode(kind, &body[..length + 1]), None, "{command:?} and one byte");
         }
         assert_eq!(Command::decode(0, &[]), None);
-        assert_eq!(Command::decode(9, &[]), None);
+        assert_eq!(Command::decode(3, &[0; 94]), None, "an AttachTrack of another build");
+        assert_eq!(Command::decode(12, &[]), None);
     }
 
     #[test]
@@ -451,8 +508,13 @@ mod tests {
         refused(&commands[2], &mut body, 9, 4); // stream 1,024 + 255
         refused(&commands[2], &mut body, 24, 0); // codec
         refused(&commands[2], &mut body, 25, 128); // payload type
+        refused(&commands[2], &mut body, 26, 128); // payload type of retransmissions
+        refused(&commands[2], &mut body, 35, 32); // feedback nobody knows
         refused(&commands[3], &mut body, 1, 16); // track 4,096 + 255
         refused(&commands[4], &mut body, 20, 200); // payload type
+        refused(&commands[4], &mut body, 30, 128); // payload type of retransmissions
+        refused(&commands[8], &mut body, 9, 9); // a NAL unit longer than the body
+        refused(&commands[8], &mut body, 9, 0); // an empty one
         refused(&commands[5], &mut body, 2, 2); // feed 131,072 + 65,535
     }
 
@@ -529,7 +591,7 @@ mod tests {
             bytes[0] = rng.below(6) as u8;
             let length = rng.below(ANSWER_BODY_BYTES as u64 + 1) as usize;
             let _ = Answer::decode(&bytes[..length]);
-            let _ = Command::decode(rng.below(10) as u32, &bytes[..length]);
+            let _ = Command::decode(rng.below(13) as u32, &bytes[..length]);
         }
     }
 }

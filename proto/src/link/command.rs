@@ -40,6 +40,87 @@ pub enum DtlsRole {
     Server = 2,
 }
 
+/// Ids of RTP header extensions (RFC 8285) as SDP negotiated them; 0: not negotiated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Extensions {
+    /// Transport-wide sequence numbers, for transport-cc feedback.
+    pub transport_cc: u8,
+    /// AV1's dependency descriptor.
+    pub dependency_descriptor: u8,
+}
+
+/// Which feedback a publisher negotiated: it is sent no other (RFC 4585 section 4.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TrackFeedback {
+    pub nack: bool,
+    pub pli: bool,
+    pub fir: bool,
+    pub transport_cc: bool,
+    pub remb: bool,
+}
+
+impl TrackFeedback {
+    pub const fn to_bits(self) -> u8 {
+        self.nack as u8
+            | (self.pli as u8) << 1
+            | (self.fir as u8) << 2
+            | (self.transport_cc as u8) << 3
+            | (self.remb as u8) << 4
+    }
+    pub const fn from_bits(bits: u8) -> Option<TrackFeedback> {
+        if bits >> 5 != 0 {
+            return None;
+        }
+        Some(TrackFeedback {
+            nack: bits & 1 != 0,
+            pli: bits & 2 != 0,
+            fir: bits & 4 != 0,
+            transport_cc: bits & 8 != 0,
+            remb: bits & 16 != 0,
+        })
+    }
+}
+
+/// What a publisher negotiated for a track.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TrackFacts {
+    pub codec: Codec,
+    pub payload_type: u8,
+    /// Of its retransmissions (RFC 4588), 0: it resends packets as they were.
+    pub rtx_payload_type: u8,
+    /// The SSRC the offer named, or 0: then the first SSRC that comes with this payload type.
+    pub ssrc: u32,
+    /// Likewise for its retransmissions.
+    pub rtx_ssrc: u32,
+    pub feedback: TrackFeedback,
+    pub extensions: Extensions,
+}
+
+impl TrackFacts {
+    /// Without retransmissions and extensions; keyframes may be asked for.
+    pub fn new(codec: Codec, payload_type: u8, ssrc: u32) -> TrackFacts {
+        TrackFacts {
+            codec,
+            payload_type,
+            rtx_payload_type: 0,
+            ssrc,
+            rtx_ssrc: 0,
+            feedback: TrackFeedback { pli: true, ..TrackFeedback::default() },
+            extensions: Extensions::default(),
+        }
+    }
+}
+
+/// What a viewer negotiated for a feed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FeedFacts {
+    /// By codec: the payload type this viewer negotiated, 0 for a codec it does not have.
+    pub payload_types: [u8; Codec::COUNT],
+    /// By codec: the payload type of retransmissions (RFC 4588), 0: packets are resent as they were.
+    pub rtx_payload_types: [u8; Codec::COUNT],
+    pub extensions: Extensions,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Command {
     /// Makes a session that waits for its first STUN check. Answer: `Answer::Session`.
@@ -61,10 +142,7 @@ pub enum Command {
         stream: StreamId,
         /// `TrackId::NONE` for a new one.
         track: TrackId,
-        codec: Codec,
-        payload_type: u8,
-        /// The SSRC the offer named, or 0: then the first SSRC that comes with this payload type.
-        ssrc: u32,
+        facts: TrackFacts,
         note: Note,
     },
     DetachTrack { track: TrackId },
@@ -72,9 +150,11 @@ pub enum Command {
     AttachFeed {
         session: SessionId,
         track: TrackId,
-        /// By codec: the payload type this viewer negotiated, 0 for a codec it does not have.
-        payload_types: [u8; Codec::COUNT],
+        facts: FeedFacts,
     },
+    /// Parameter sets that stood only in SDP: NAL units, each behind its length in two bytes, big endian. They go
+    /// before a keyframe that brings none itself; empty: there are none.
+    SetParameterSets { track: TrackId, sets: Vec<u8> },
     DetachFeed { feed: FeedId },
     /// Layers come with simulcast; layer 0 always exists.
     SelectLayer { feed: FeedId, layer: u8 },
@@ -106,6 +186,7 @@ pub enum Answer {
     Nothing,
     Session { session: SessionId },
     Track { track: TrackId },
+    /// `rtx_ssrc` is 0 for a feed without retransmissions of their own.
     Feed { feed: FeedId, ssrc: u32, rtx_ssrc: u32 },
     Dump { next: Option<u32>, entries: Vec<DumpEntry> },
 }

@@ -96,6 +96,9 @@ counter_table! {
     SessionsRemoved = 45, "sessions_removed", Counter, "sessions", "Sessions removed, whatever the reason";
     TickNsMax = 46, "tick_ns_max", Gauge, "ns", "Longest pass of the shard's loop in the last second";
     BusyNs = 47, "busy_ns", Counter, "ns", "Time the shard's loop was not asleep";
+    RtxFromReel = 48, "rtx_from_reel", Counter, "packets", "Packets viewers lost that were sent again from the reel";
+    RtxRefusedBudget = 49, "rtx_refused_budget", Counter, "packets", "Packets not sent again: beyond the viewer's share, or asked for too often";
+    RtxNotInReel = 50, "rtx_not_in_reel", Counter, "packets", "Packets asked for again that the reel has not, or that were never sent";
     PacketsRefusedFlood = 80, "packets_refused_flood", Counter, "packets", "Packets refused: their publisher sends more than a publisher may";
 }
 

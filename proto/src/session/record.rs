@@ -15,7 +15,7 @@ use crate::limits::{
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 pub const RECORDS_MAGIC: u64 = u64::from_le_bytes(*b"SPILLREC");
-pub const RECORDS_VERSION: u32 = 1;
+pub const RECORDS_VERSION: u32 = 2;
 /// No link to another record.
 pub const NIL: u32 = u32::MAX;
 
@@ -146,7 +146,9 @@ pub struct FeedRecord {
     pub layer: u8,
     /// How many of `mapping` are in use; the newest is the last.
     pub mappings: u8,
-    pub reserved: u16,
+    /// Id of the header extension towards this viewer, 0: none.
+    pub dependency_descriptor: u8,
+    pub reserved: u8,
     pub payload_types: [u8; Codec::COUNT],
     pub rtx_payload_types: [u8; Codec::COUNT],
     /// Next reel index to send.
@@ -176,7 +178,8 @@ pub struct TrackRecord {
     pub codec: u8,
     pub payload_type: u8,
     pub shard: u8,
-    pub reserved: u8,
+    /// 0: none was negotiated.
+    pub rtx_payload_type: u8,
     pub ssrc: u32,
     /// Grows with each takeover.
     pub publisher_epoch: u32,
@@ -184,12 +187,17 @@ pub struct TrackRecord {
     /// Reel index = extended source sequence + this; set anew at a takeover.
     pub index_offset: u64,
     pub timestamp_offset: u32,
-    pub reserved_2: u32,
+    pub rtx_ssrc: u32,
     /// Highest extended sequence received, its replay window (128 packets).
     pub sequence_max: u64,
     pub replay_window: [u64; 2],
     pub next: u32,
-    pub reserved_3: u32,
+    /// `TrackFeedback` as bits.
+    pub feedback: u8,
+    /// Ids of the publisher's header extensions, 0: none.
+    pub transport_cc: u8,
+    pub dependency_descriptor: u8,
+    pub reserved: u8,
 }
 
 /// The writer's side of a reel; what readers need stands in the reel's own file.

@@ -6,4 +6,5 @@ pub mod keyframe;
 pub mod pacer;
 pub mod reel;
 mod reel_memory;
+pub mod resend;
 pub mod rewrite;

@@ -41,6 +41,15 @@ pub fn header(feed: &FeedRecord, slot: &SlotMeta) -> Option<([u8; HEADER_BYTES],
     Some((bytes, index))
 }
 
+/// The reel's packet that has the SRTP index `index` in this feed: `header`'s inverse. None if no mapping gives it.
+pub fn reel_index(feed: &FeedRecord, index: u64) -> Option<u64> {
+    let in_use = feed.mapping.get(..usize::from(feed.mappings))?;
+    in_use.iter().rev().find_map(|mapping| {
+        let reel = index.wrapping_sub(mapping.sequence_offset) & SRTP_INDEX_MASK;
+        (mapping.first_index..mapping.end_index).contains(&reel).then_some(reel)
+    })
+}
+
 /// A mapping that gives the reel's packet `first_index` the SRTP index `first_sequence`.
 ///
 /// For a feed's first one that is a random number of 15 bits: the rollover counter starts at 0, and 2^15 packets
@@ -52,12 +61,14 @@ pub fn start_mapping(first_index: u64, reel: u32, first_sequence: u64, timestamp
 }
 
 /// Makes `mapping` the newest of the feed; the oldest goes when all places are taken. The one before it ends at
-/// the feed's cursor: packets that are skipped would otherwise claim the sequence numbers the new one begins with.
+/// the feed's cursor, or before the sequence number the new one begins with: what was skipped, or comes late into a
+/// hole at the end, would otherwise claim numbers that are another packet's now.
 pub fn push_mapping(feed: &mut FeedRecord, mapping: Mapping) {
     let mut used = usize::from(feed.mappings).min(MAPPINGS);
     let end = feed.cursor.load(Relaxed);
     if let Some(before) = used.checked_sub(1).and_then(|newest| feed.mapping.get_mut(newest)) {
-        before.end_index = end;
+        let first_sequence = mapping.first_index.wrapping_add(mapping.sequence_offset);
+        before.end_index = end.min(first_sequence.wrapping_sub(before.sequence_offset) & SRTP_INDEX_MASK);
     }
     if used == MAPPINGS {
         feed.mapping.rotate_left(1);
@@ -88,6 +99,7 @@ mod tests {
             rtx_ssrc: 0,
             layer: 0,
             mappings: 0,
+            dependency_descriptor: 0,
             reserved: 0,
             payload_types,
             rtx_payload_types: [0; Codec::COUNT],
@@ -160,6 +172,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_hole_at_the_end_of_a_mapping_has_no_number_of_the_next_one() {
+        let mut feed = feed(1);
+        push_mapping(&mut feed, start_mapping(100, 0, 5_000, 0));
+        // 110 was the last one sent; 111 and 112 did not come, then the feed jumped.
+        feed.cursor.store(113, Relaxed);
+        push_mapping(&mut feed, start_mapping(400, 0, 5_011, 0));
+        assert_eq!(header(&feed, &slot(110)).unwrap().1, 5_010);
+        assert_eq!(header(&feed, &slot(111)), None, "it came after all: its number is packet 400's");
+        assert_eq!(header(&feed, &slot(400)).unwrap().1, 5_011);
+        assert_eq!((reel_index(&feed, 5_010), reel_index(&feed, 5_011)), (Some(110), Some(400)));
+        assert_eq!(reel_index(&feed, 4_999), None);
+    }
+
     /// A random walk over a reel with holes, the feed jumping ahead (new mappings) now and then: what goes out has
     /// exactly the source's holes, and a copy of the record says the same of every packet it still reaches.
     #[test]
@@ -208,11 +234,14 @@ mod tests {
                 match header(&copy, slot) {
                     Some(again) => {
                         assert_eq!(again, (*bytes, *index));
+                        assert_eq!(reel_index(&feed, *index), Some(slot.index), "the way back");
                         sent_again += 1;
                     }
                     None => assert!(slot.index < feed.mapping[0].first_index, "only what no mapping reaches"),
                 }
                 assert_eq!(header(&feed, slot), header(&copy, slot));
+                let below = feed.mapping[0].first_index.wrapping_add(feed.mapping[0].sequence_offset);
+                assert!(reel_index(&feed, *index).is_some() || *index < below & SRTP_INDEX_MASK);
             }
             // Never one index for two packets.
             assert!(sent.windows(2).all(|pair| pair[0].2 < pair[1].2));

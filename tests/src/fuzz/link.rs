@@ -110,14 +110,15 @@ fn assert_indices(command: &Command) {
     match command {
         Command::AddSession { .. } | Command::Dump { .. } => {}
         Command::RemoveSession { session } => assert!((session.index as usize) < SESSIONS_MAX),
-        Command::AttachTrack { session, stream, track, payload_type, .. } => {
+        Command::AttachTrack { session, stream, track, facts, .. } => {
             assert!((session.index as usize) < SESSIONS_MAX && (stream.index as usize) < PUBLISHERS_MAX);
-            assert!((track.index as usize) < TRACKS_MAX && *payload_type < 128);
+            assert!((track.index as usize) < TRACKS_MAX);
+            assert!(facts.payload_type < 128 && facts.rtx_payload_type < 128);
         }
         Command::DetachTrack { track } => assert!((track.index as usize) < TRACKS_MAX),
-        Command::AttachFeed { session, track, payload_types, .. } => {
+        Command::AttachFeed { session, track, facts } => {
             assert!((session.index as usize) < SESSIONS_MAX && (track.index as usize) < TRACKS_MAX);
-            assert!(payload_types.iter().all(|payload_type| *payload_type < 128));
+            assert!(facts.payload_types.iter().chain(&facts.rtx_payload_types).all(|payload_type| *payload_type < 128));
         }
         Command::DetachFeed { feed } => assert!((feed.index as usize) < FEEDS_MAX),
         Command::SelectLayer { feed, .. } => assert!((feed.index as usize) < FEEDS_MAX),
