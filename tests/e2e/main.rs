@@ -8,6 +8,7 @@ mod first_picture;
 mod lifecycle;
 mod pages;
 mod restart;
+mod threats;
 
 /// Offers of real publishers and players, as proto's own tests read them.
 mod offers {
