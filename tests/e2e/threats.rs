@@ -113,7 +113,7 @@ fn threat_05_another_certificate_than_promised_gets_no_media() {
     let media = template.media.iter().map(|section| {
         let payloads: Vec<_> = section.codecs().iter().filter_map(|codec| section.payload_to_send(*codec, None).cloned()).collect();
         assert!(section.kind == spillway_proto::sdp::MediaKind::Rtp(Kind::Audio) || !payloads.is_empty());
-        MediaText::accepted(section, Direction::RecvOnly, &payloads, None)
+        MediaText::accepted(section, Direction::RecvOnly, &payloads, &[], None)
     });
     let offer = OfferText {
         origin: 5,
