@@ -36,8 +36,9 @@ pub const COMMANDS_PER_TICK_MAX: usize = 64;
 pub const DATAGRAMS_PER_TICK_MAX: usize = 512;
 /// Packets of one feed per round: one round of a keyframe never delays the next session longer than this.
 pub const PACKETS_PER_ROUND_MAX: usize = 16;
-/// Datagrams another shard may have in flight to us: a full mesh drops and counts.
-pub const MESH_DATAGRAMS_MAX: usize = 256;
+/// Datagrams another shard may have in flight to us: a full mesh drops and counts. Half a second of a publisher of
+/// 20 Mbit/s, so that its shard may stand still for so long; 2.2 MB for each pair of shards that has strays.
+pub const MESH_DATAGRAMS_MAX: usize = 1_024;
 pub const MESH_NOTES_MAX: usize = 4_096;
 
 // ---- ICE, DTLS ----
@@ -190,4 +191,5 @@ const _: () = assert!(TRACKS_PER_STREAM_MAX * PUBLISHERS_MAX == TRACKS_MAX);
 const _: () = assert!(PACKETS_PER_ROUND_MAX <= SEGMENTS_MAX);
 const _: () = assert!(REPLAY_BYTES_MAX <= REPLAY_BYTES_PER_SECOND_MAX && REPLAY_BYTES_MAX <= REEL_BYTES_MAX as u64);
 const _: () = assert!(KEYFRAME_REQUEST_INTERVAL.as_millis() <= KEYFRAME_ANSWER_TIME.as_millis());
+const _: () = assert!(MESH_DATAGRAMS_MAX >= 2 * DATAGRAMS_PER_TICK_MAX, "a tick's strays find room behind the last one's");
 const _: () = assert!(PACKETS_PER_ROUND_MAX * (PACKET_SIZE_MAX + SEAL_OVERHEAD_MAX) <= SEND_SIZE_MAX);

@@ -98,6 +98,25 @@ fn strays_cross_the_mesh_and_nothing_is_lost() {
     assert_eq!(world.counter(CounterId::MeshDropped), 0);
 }
 
+/// What the sockets held while the process stood still comes at once: 0.5 s of 10 Mbit/s, on the wrong shard.
+#[test]
+fn a_burst_of_strays_after_a_stall_crosses_whole() {
+    let (mut world, mut source, _) = publishing(2);
+    world.remotes[source.remote].lands_on = 1;
+    source.play(&mut world, 1, 1);
+    let before = world.counter(CounterId::PacketsReceived);
+    let datagrams: Vec<_> = (0..55).flat_map(|_| source.frame(&world, 10)).collect();
+    // Shard 1 is through with its sockets before shard 0 wakes up.
+    let count = datagrams.len() as u64;
+    datagrams.into_iter().for_each(|datagram| world.push(source.remote, datagram));
+    for _ in 0..4 {
+        world.shards[1].tick();
+    }
+    world.run(Duration::from_millis(50));
+    assert_eq!(world.counter(CounterId::MeshDropped), 0);
+    assert_eq!(world.counter(CounterId::PacketsReceived) - before, count);
+}
+
 #[test]
 fn a_takeover_goes_on_without_a_gap_in_sequence_or_time() {
     let (mut world, mut source, track) = publishing(1);
