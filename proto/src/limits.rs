@@ -134,6 +134,17 @@ pub const ARRIVALS_WINDOW: usize = 4_096;
 pub const REMB_BPS: u64 = 50_000_000;
 pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
+// ---- what we ask publishers for again, until `NACK_WINDOW` is over ----
+/// A gap is asked for after this: packets that overtook each other within a frame have come by then, and it is little
+/// beside a round trip.
+pub const NACK_DELAY: Duration = Duration::from_millis(10);
+/// Requests for one packet: at the shortest spacing they fill the window.
+pub const NACK_ATTEMPTS_MAX: u8 = 10;
+/// Packets of one stream that may be missing at a time: two seconds of video; a larger leap needs a keyframe.
+pub const NACK_OUTSTANDING_MAX: usize = 512;
+/// Sequence numbers in one request: an entry each, if none lie together, fit a small datagram.
+pub const LOSSES_PER_REQUEST_MAX: usize = 200;
+
 // ---- answers to viewers' NACKs (threats.md row 8) ----
 /// Answers to one viewer, of the bytes of media sent to it: 5 % loss both ways need 5.3, 10 % need 11.
 pub const RTX_PERCENT_MAX: u64 = 15;

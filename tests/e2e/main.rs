@@ -16,6 +16,7 @@ mod pages;
 mod ramp;
 mod restart;
 mod sync;
+mod threats;
 
 /// Offers of real publishers and players, as proto's own tests read them.
 mod offers {

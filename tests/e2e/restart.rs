@@ -4,12 +4,14 @@
 //! touches.
 
 use crate::browser::{camera, decodes};
-use crate::offers::PUBLISH;
+use crate::offers::{PUBLISH, VIEW};
 use spillway_proto::link::counters::CounterId;
+use spillway_proto::rng::Rng;
 use spillway_tests::browser::Browser;
 use spillway_tests::kernel::kill_9;
 use spillway_tests::node::{Machine, Node};
 use spillway_tests::wait::{seconds, until};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -49,6 +51,74 @@ fn control_is_killed_three_times_and_no_viewer_loses_a_packet() {
         state if state["viewers"] == 0 => Ok(()),
         state => Err(state.to_string()),
     });
+}
+
+/// 20 in CI; `SPILLWAY_KILLS=1000 cargo test --release -p spillway-tests --test e2e -- threat_15` takes 45 minutes.
+fn kills() -> u64 {
+    std::env::var("SPILLWAY_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(20)
+}
+
+#[test]
+fn threat_15_control_is_killed_at_random_instants_under_load_and_no_viewer_loses_a_packet() {
+    let _machine = Machine::alone();
+    let node = Node::start();
+    let _publisher = node.publish("demo", "h264");
+    let (admin, view) = (node.token("demo", "admin"), node.token("demo", "view"));
+    let epoch = node.http.live("demo", &admin)["epoch"].clone();
+    let engine = node.pid("engine_pid");
+    let viewers: Vec<_> = (0..2).map(|_| node.begin(&["play", "demo", "--seconds", "86400", "--json"])).collect();
+    let counters = node.counters();
+    until("publisher and viewers are connected", seconds(10), || match counters.sum(CounterId::DtlsHandshakes) {
+        3 => Ok(()),
+        count => Err(count.to_string()),
+    });
+    let sent = counters.sum(CounterId::PacketsSent);
+    let mut rng = Rng::new(u64::from(std::process::id()));
+    let over = AtomicBool::new(false);
+    let mut answered = 0;
+    std::thread::scope(|scope| {
+        // Whoever joins in the meantime: posts, answers and deletes are cut off in the middle.
+        let load = scope.spawn(|| {
+            let authorization = format!("Bearer {view}");
+            let headers = [("authorization", authorization.as_str()), ("content-type", "application/sdp")];
+            let mut joined = 0;
+            while !over.load(Ordering::Acquire) {
+                if let Some(answer) = node.http.try_ask("POST", "/whep/demo", &headers, Some(VIEW))
+                    && answer.status == 201
+                {
+                    joined += 1;
+                    let location = answer.header("location").expect("a session").to_owned();
+                    let _ = node.http.try_ask("DELETE", &location, &headers[..1], None);
+                }
+            }
+            joined
+        });
+        for _ in 0..kills() {
+            let control = node.pid("control_pid");
+            let instant = Instant::now() + Duration::from_micros(rng.below(400_000));
+            while Instant::now() < instant {
+                answered += u64::from(node.http.try_live("demo", &admin).is_some());
+            }
+            kill_9(control);
+            node.next_pid("control_pid", control);
+        }
+        over.store(true, Ordering::Release);
+        assert!(load.join().expect("the load goes on") > 0, "nobody could join between the kills");
+    });
+    assert!(answered > 0);
+    let state = until("control answers", seconds(10), || node.http.try_live("demo", &admin).ok_or("nobody".to_owned()));
+    assert_eq!((&state["live"], &state["epoch"]), (&true.into(), &epoch), "rooms and tokens are what they were: {state}");
+    assert_eq!(node.pid("engine_pid"), engine, "the engine has not noticed");
+    let sent = counters.sum(CounterId::PacketsSent) - sent;
+    for viewer in viewers {
+        let output = viewer.stop();
+        let played: serde_json::Value = serde_json::from_slice(&output.stdout).expect("what the viewer saw");
+        for key in ["lost", "seq_gaps", "duplicates"] {
+            assert_eq!(played[key], 0, "{key}: {played}");
+        }
+        let packets = played["packets"].as_u64().unwrap_or(0) + played["audio_packets"].as_u64().unwrap_or(0);
+        assert!(packets >= sent / 2, "{packets} of {sent} packets to two viewers: {played}");
+    }
 }
 
 #[test]

@@ -292,7 +292,7 @@ impl Drop for Process {
 }
 
 #[test]
-fn killed_and_replaced_at_any_moment_nothing_is_lost_or_torn() {
+fn threat_30_killed_and_replaced_at_any_moment_nothing_is_lost_or_torn() {
     // SAFETY: system calls on a name with its NUL and on a descriptor of ours. The descriptor is inherited on purpose.
     let descriptor = unsafe {
         let descriptor = libc::memfd_create(c"ring_kill".as_ptr(), 0);

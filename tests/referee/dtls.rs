@@ -5,7 +5,7 @@
 
 use spillway_proto::link::command::{DtlsRole, Fingerprint};
 use spillway_proto::rng::Rng;
-use spillway_proto::session::dtls::{DTLS_DATAGRAM_MAX, Dtls, DtlsOutput, Handshake, Identity, SrtpKeys};
+use spillway_proto::session::dtls::{DTLS_DATAGRAM_MAX, Dtls, DtlsError, DtlsOutput, Handshake, Identity, SrtpKeys};
 use spillway_proto::session::srtp::Profile;
 use spillway_proto::time::Time;
 use std::sync::Arc;
@@ -208,6 +208,59 @@ async fn as_the_client_we_finish_with_a_server_that_sends_cookies() {
     let (keys, material) = handshake(DtlsRole::Client, vec![GCM_128]).await;
     assert_eq!(keys.profile, Profile::AeadAes128Gcm);
     assert_keys(DtlsRole::Client, &keys, &material);
+}
+
+/// Row 5 of the threats: a client that answers our CertificateRequest with nothing. (RFC 8827 section 6.5: both sides
+/// authenticate; without a certificate there is no fingerprint to compare.)
+#[tokio::test]
+async fn threat_05_a_client_without_a_certificate_gets_no_keys() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let (socket, their_socket) = (
+        UdpSocket::bind("127.0.0.1:0").await.expect("loopback"),
+        UdpSocket::bind("127.0.0.1:0").await.expect("loopback"),
+    );
+    socket.connect(their_socket.local_addr().expect("bound")).await.expect("loopback");
+    their_socket.connect(socket.local_addr().expect("bound")).await.expect("loopback");
+    let config = Config {
+        certificates: Vec::new(),
+        srtp_protection_profiles: vec![GCM_256],
+        insecure_skip_verify: true,
+        ..Config::default()
+    };
+    let begin = Instant::now();
+    let identity = Identity::new().expect("an identity");
+    let mut ours = Dtls::new(&identity, DtlsRole::Server, Fingerprint([7; 32]), Time::ZERO, begin).expect("ours");
+    // It may give up, or wait for ever: what counts is what ours says.
+    let theirs = tokio::spawn(DTLSConn::new(Arc::new(their_socket), config, true, None));
+    let mut out = [0; DTLS_DATAGRAM_MAX];
+    let mut datagram = [0; 2_048];
+    let error = loop {
+        let now = Time(begin.elapsed().as_nanos() as u64);
+        match ours.poll(now, &mut out) {
+            Ok(DtlsOutput::Datagram(length)) => {
+                let _ = socket.send(&out[..length]).await;
+            }
+            Ok(DtlsOutput::Connected(_)) => panic!("keys for nobody knows whom"),
+            Ok(DtlsOutput::Closed) => panic!("a goodbye before the handshake"),
+            Ok(DtlsOutput::Wait(until)) => {
+                let wait = until.since(now).min(Duration::from_secs(60));
+                if let Ok(Ok(length)) = tokio::time::timeout(wait, socket.recv(&mut datagram)).await {
+                    let now = Time(begin.elapsed().as_nanos() as u64);
+                    if let Err(error) = ours.handle_datagram(now, &datagram[..length]) {
+                        break error;
+                    }
+                }
+            }
+            Err(error) => break error,
+        }
+    };
+    theirs.abort();
+    // The object is dead: the engine closes the session with this error, and counts it.
+    let dead = ours.poll(Time(begin.elapsed().as_nanos() as u64), &mut out);
+    assert!(matches!(dead, Err(DtlsError::Ended)), "after {error}");
+    assert!(matches!(error, DtlsError::NoCertificate | DtlsError::Handshake(_)), "{error}");
+    // It refused at once: the handshake's own end, 10 s later, would hide that nobody looked.
+    assert!(begin.elapsed() < Duration::from_secs(8), "{error}");
 }
 
 /// A certificate longer than our datagrams comes in fragments, and the library below must not be handed

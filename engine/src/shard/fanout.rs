@@ -219,6 +219,7 @@ impl Core {
                 live_sent: false,
                 report_now: false,
                 resends: Resends::new(codec.kind()),
+                late_seen: 0,
             });
         }
         self.start_feeds(slot);
@@ -337,12 +338,15 @@ impl Core {
     fn serve(&mut self, io: &mut impl Io, session: &mut Session) -> Served {
         let mut served = Served::Done;
         for at in 0..session.feeds.len() {
-            served = served.and(self.serve_resends(io, session, at));
-            if !matches!(served, Served::Blocked) {
-                served = served.and(self.serve_feed(io, session, at));
-            }
-            if matches!(served, Served::Blocked) {
-                return served;
+            for part in 0..3 {
+                served = served.and(match part {
+                    0 => self.serve_late(io, session, at),
+                    1 => self.serve_resends(io, session, at),
+                    _ => self.serve_feed(io, session, at),
+                });
+                if matches!(served, Served::Blocked) {
+                    return served;
+                }
             }
         }
         if session.feeds.iter().any(|feed| feed.report_now) {
@@ -373,8 +377,8 @@ impl Core {
         let segments_max = io.gso_segments().min(PACKETS_PER_ROUND_MAX);
         let mut budget = PACKETS_PER_ROUND_MAX;
         let mut paced = None;
-        let (mut picture_over, mut doubled) = (false, false);
-        while cursor < end && budget > 0 && paced.is_none() && !picture_over {
+        let (mut picture_over, mut doubled, mut met_late) = (false, false, false);
+        while cursor < end && budget > 0 && paced.is_none() && !picture_over && !met_late {
             let Some(buffer) = io.buffer() else { return Served::Blocked };
             let (mut next, mut length, mut segment, mut count, mut octets) = (cursor, 0, 0, 0, 0);
             let mut timestamp = 0;
@@ -384,6 +388,11 @@ impl Core {
                     next += 1;
                     continue;
                 };
+                if slot.late > feed.late_seen {
+                    // Filled a moment ago: its late list comes first, in the next turn.
+                    met_late = true;
+                    break;
+                }
                 let is_entry = !was_live && feed.start.is_entry(slot.meta.timestamp);
                 if alone && !is_entry {
                     picture_over = true;

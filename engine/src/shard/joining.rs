@@ -324,6 +324,19 @@ fn threat_27_a_join_storm_asks_for_one_keyframe_per_window() {
 }
 
 #[test]
+fn an_audience_that_waits_for_the_first_picture_is_live_with_it() {
+    let mut stage = Stage::obedient(4, 900);
+    let viewers: Vec<(usize, u32)> = (0..150).map(|_| stage.join()).collect();
+    stage.world.connect();
+    stage.play(30);
+    for &viewer in &viewers {
+        assert_eq!(stage.watch(viewer).len(), 30);
+    }
+    assert_live(&mut stage, viewers[149]);
+    assert_eq!((stage.asked(), stage.world.counter(CounterId::StartsByReplay)), (0, 150));
+}
+
+#[test]
 fn replays_of_a_shard_share_a_budget() {
     // 3 s of 1.9 Mbit/s: 720 kB each.
     let mut stage = Stage { obedient: false, ..Stage::obedient(8, 900) };

@@ -102,6 +102,8 @@ pub struct Feed {
     pub report_now: bool,
     /// What the viewer asked for again.
     pub resends: Resends,
+    /// How many packets of the reel's late list it has heard of.
+    pub late_seen: u64,
 }
 
 impl Session {

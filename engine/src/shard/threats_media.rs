@@ -1,4 +1,4 @@
-//! Goal: rows 6, 7, 9, 28 and the engine's half of 29: media that is replayed, forged, malformed or too much costs its
+//! Goal: rows 6 to 9, 28 and the engine's half of 29: media that is replayed, forged, malformed or too much costs its
 //! sender alone, also where the sender has valid keys; what comes and goes leaves nothing. Method: a whole engine
 //! over `Sim`, real sealing; an honest publisher and its viewer beside the attacker, whose packets are counted.
 
@@ -6,12 +6,13 @@ use super::threats::{bad, path_from, publishing};
 use super::world::{Source, World, number_of};
 use spillway_proto::id::{Codec, Side, StreamId, TrackId};
 use spillway_proto::limits::{KEYFRAME_REQUEST_INTERVAL, PUBLISHER_BURST, PUBLISHER_PACKETS_PER_SECOND_MAX};
-use spillway_proto::link::command::Command;
+use spillway_proto::link::command::{Command, FeedFacts};
 use spillway_proto::link::counters::CounterId;
 use spillway_proto::link::event::{CloseReason, Event};
 use spillway_proto::time::Time;
 use spillway_proto::wire::rtcp;
 use spillway_proto::wire::rtp::{parse_header, write_header};
+use std::collections::HashMap;
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -265,8 +266,10 @@ fn threat_07_a_storm_of_keyframe_requests_reaches_the_publisher_twice_a_second()
     let (_, ssrc) = world.feed(0, viewer, track);
     source.play(&mut world, 10, 2);
     let before = world.remotes[source.remote].keyframe_requests;
-    // 10 in each millisecond for 5 s, every second one a FIR.
-    for request in 0..50_000u32 {
+    // No other keyframe comes: while this one is young the reel answers, then the publisher is asked.
+    source.frames_per_keyframe = u64::MAX;
+    // 10 in each millisecond for 10 s, every second one a FIR.
+    for request in 0..100_000u32 {
         let mut plain = [0; 64];
         let length = match request % 2 {
             0 => rtcp::write_pli(&mut plain, 1, ssrc).unwrap(),
@@ -282,8 +285,66 @@ fn threat_07_a_storm_of_keyframe_requests_reaches_the_publisher_twice_a_second()
         }
     }
     let asked = world.remotes[source.remote].keyframe_requests - before;
-    let most = 5 * SECOND.as_millis() / KEYFRAME_REQUEST_INTERVAL.as_millis() + 1;
-    assert!((1..=most as usize).contains(&asked), "{asked} requests in 5 s");
+    let most = 10 * SECOND.as_millis() / KEYFRAME_REQUEST_INTERVAL.as_millis() + 1;
+    assert!((1..=most as usize).contains(&asked), "{asked} requests in 10 s");
+}
+
+#[test]
+fn threat_08_who_asks_for_everything_again_and_again_gets_its_share_and_no_more() {
+    for rtx in [true, false] {
+        let (mut world, mut source, track) = publishing(1);
+        let mut others = bystanders(&mut world);
+        let viewer = world.add(0, Side::Viewer);
+        let mut facts = FeedFacts::default();
+        facts.payload_types[Codec::Vp8 as usize] = 103;
+        facts.rtx_payload_types[Codec::Vp8 as usize] = if rtx { 113 } else { 0 };
+        let (_, ssrc, rtx_ssrc) = world.feed_with(0, viewer, track, facts);
+        world.remotes[viewer].wire = Some(Vec::new());
+        world.connect();
+        let mut newest = 0;
+        for _ in 0..300 {
+            for datagram in source.frame(&world, 8) {
+                world.push(source.remote, datagram);
+            }
+            for datagram in others.source.frame(&world, 2) {
+                world.push(others.source.remote, datagram);
+            }
+            for _ in 0..3 {
+                world.run(Duration::from_millis(11));
+                newest = world.remotes[viewer].of(ssrc).iter().map(|seen| seen.sequence).last().unwrap_or(newest);
+                // The last 512 packets, which it all had, three times over.
+                for from in [0u16, 128, 256, 384].repeat(3) {
+                    let losses: Vec<u16> = (0..128).map(|n| newest.wrapping_sub(from + 127 - n)).collect();
+                    let mut plain = [0; 256];
+                    let length = rtcp::write_nack(&mut plain, 1, ssrc, &losses).unwrap();
+                    let datagram = sealed_rtcp(&mut world, viewer, &plain[..length]);
+                    world.push(viewer, datagram);
+                }
+            }
+        }
+        let wire = world.remotes[viewer].wire.take().unwrap();
+        let mut sent: HashMap<u16, (usize, usize)> = HashMap::new();
+        for datagram in wire.iter().filter(|datagram| datagram[8..12] == ssrc.to_be_bytes()) {
+            let packet = sent.entry(u16::from_be_bytes([datagram[2], datagram[3]])).or_insert((0, datagram.len()));
+            packet.0 += 1;
+        }
+        let media: usize = sent.values().map(|(_, length)| length).sum();
+        let all: usize = wire.iter().map(Vec::len).sum();
+        assert!(sent.len() >= 300 * 8 - 8 && media > 2_000_000, "the stream itself was sent");
+        let answers = all - media;
+        let most = media * 15 / 100 + 64 * 1_024;
+        assert!(answers <= most && answers > most / 2, "{answers} bytes of answers to {media}: at most {most}");
+        let again = |count: usize| assert!(count <= 2, "a packet was answered {count} times");
+        sent.values().for_each(|(count, _)| again(count - 1));
+        let mut by_rtx: HashMap<[u8; 2], usize> = HashMap::new();
+        for seen in world.remotes[viewer].of(rtx_ssrc).iter().filter(|_| rtx) {
+            *by_rtx.entry([seen.payload[0], seen.payload[1]]).or_default() += 1;
+        }
+        by_rtx.values().for_each(|count| again(*count));
+        assert!(world.counter(CounterId::RtxRefusedBudget) > 10_000);
+        others.assert_untouched(&world, 600);
+        assert!(world.remotes[source.remote].asked_again.is_empty(), "it went upstream");
+    }
 }
 
 #[test]

@@ -88,6 +88,7 @@ impl Core {
         let now = self.now;
         self.run_handshake_timers();
         self.send_feedback();
+        self.repair_tracks();
         if self.timers.tracks_at <= now {
             self.timers.tracks_at = now + TRACKS_INTERVAL;
             self.watch_tracks();
@@ -151,7 +152,7 @@ impl Core {
 
     /// When the next timer is due; None while there is nothing to wait for.
     pub fn next_deadline(&mut self) -> Option<Time> {
-        let mut deadline = self.fanout.paced_at().min(self.timers.feedback_at);
+        let mut deadline = self.fanout.paced_at().min(self.timers.feedback_at).min(self.tracks.repair_at);
         if self.timers.sessions > 0 {
             deadline = deadline.min(self.timers.bucket_at);
         }

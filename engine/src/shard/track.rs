@@ -5,6 +5,7 @@
 
 use super::Core;
 use super::pool::StreamSlabs;
+use super::repair::Repair;
 use super::session::{REPORT_SSRC, Session};
 use crate::shm::Mapping;
 use spillway_proto::id::{Codec, Kind, Side, StreamId, TrackId};
@@ -16,6 +17,7 @@ use spillway_proto::session::record::NIL;
 use spillway_proto::session::srtp::{Opened, Window};
 use spillway_proto::stream::intake::{Intake, IntakeError};
 use spillway_proto::stream::keyframe::{Due, KeyframeRequests, Wish};
+use spillway_proto::stream::nack;
 use spillway_proto::stream::reel::{ReelError, ReelWriter};
 use spillway_proto::time::Time;
 use spillway_proto::wire::payload;
@@ -48,6 +50,7 @@ pub struct Track {
     feedback: TrackFeedback,
     /// Of our last FIR.
     fir_sequence: u8,
+    pub(super) repair: Repair,
     live: bool,
     packet_at: Time,
     /// The publisher's session, NIL while there is none.
@@ -66,6 +69,9 @@ pub struct Tracks {
     active: Vec<u32>,
     /// Streams without tracks whose slabs still rest.
     leaving: Vec<u32>,
+    /// Tracks that miss packets, each once, and when the next one is to be asked.
+    pub(super) repairing: Vec<u32>,
+    pub(super) repair_at: Time,
 }
 
 impl Tracks {
@@ -74,7 +80,14 @@ impl Tracks {
         tracks.resize_with(TRACKS_MAX, || None);
         let mut slabs = Vec::new();
         slabs.resize_with(PUBLISHERS_MAX, || None);
-        Tracks { tracks, slabs, active: Vec::with_capacity(TRACKS_MAX), leaving: Vec::with_capacity(PUBLISHERS_MAX) }
+        Tracks {
+            tracks,
+            slabs,
+            active: Vec::with_capacity(TRACKS_MAX),
+            leaving: Vec::with_capacity(PUBLISHERS_MAX),
+            repairing: Vec::with_capacity(TRACKS_MAX),
+            repair_at: Time::NEVER,
+        }
     }
 
     pub fn get(&mut self, track: u32) -> Option<&mut Track> {
@@ -112,31 +125,57 @@ impl Core {
             return;
         };
         self.note_arrival(session, &rtp);
-        let Some(source) = source_of(session, &rtp) else {
+        let resent = retransmission_of(session, &rtp);
+        let Some(source) = resent.or_else(|| source_of(session, &rtp)) else {
             self.tally.add(CounterId::PacketsRefusedUnknownSsrc, 1);
             return;
         };
+        let is_resent = resent.is_some();
         let index = source.track;
         let now = self.now;
         let Some(track) = self.tracks.tracks.get_mut(index as usize).and_then(Option::as_deref_mut) else { return };
-        if track.session != session.id.index || rtp.payload_type != source.facts.payload_type {
+        if track.session != session.id.index || (!is_resent && rtp.payload_type != source.facts.payload_type) {
             self.tally.add(CounterId::PacketsRefusedUnknownSsrc, 1);
             return;
         }
-        track.ssrc = rtp.ssrc;
-        let facts = payload::facts(track.codec, rtp.payload);
+        let (source_index, bytes) = if is_resent {
+            // Nothing but padding, or before anything else: a probe of the network.
+            let original = nack::unwrap_retransmission(rtp.payload);
+            let newest = track.intake.source_newest();
+            let Some((index, bytes)) =
+                original.and_then(|(sequence, bytes)| Some((nack::nearest(newest?, sequence)?, bytes)))
+            else {
+                return;
+            };
+            (index, bytes)
+        } else {
+            track.ssrc = rtp.ssrc;
+            (opened.index, rtp.payload)
+        };
+        let facts = payload::facts(track.codec, bytes);
         let accepted =
-            match track.intake.accept(now, opened.index, rtp.timestamp, rtp.marker, facts, rtp.payload.len()) {
+            match track.intake.accept(now, source_index, rtp.timestamp, rtp.marker, facts, bytes.len()) {
                 Ok(accepted) => accepted,
                 Err(IntakeError::Duplicate) => return self.tally.add(CounterId::PacketsDuplicate, 1),
-                Err(IntakeError::TooLate) => return self.tally.add(CounterId::PacketsLate, 1),
+                Err(IntakeError::TooLate) => return self.tally.add(CounterId::PacketsTooLate, 1),
             };
+        if is_resent {
+            track.intake.on_retransmission();
+        }
+        self.tally.add(CounterId::PacketsLate, u64::from(accepted.meta.index < track.reel.head()));
+        self.tally.add(CounterId::PacketsRecovered, u64::from(track.repair.on_packet(now, source_index)));
+        if track.repair.take_leap() {
+            track.requests.on_wish(now, Wish::Live);
+        }
+        if track.repair.begins() {
+            self.tracks.repairing.push(index);
+        }
         let Some(slabs) = self.tracks.slabs[track.stream.index as usize].as_deref_mut() else { return };
-        match track.reel.push(&accepted.meta, rtp.payload, slabs) {
+        match track.reel.push(&accepted.meta, bytes, slabs) {
             Ok(()) => {}
             Err(ReelError::Duplicate { .. }) => return self.tally.add(CounterId::PacketsDuplicate, 1),
             Err(ReelError::PoolDry) => return self.tally.add(CounterId::SlabsRefused, 1),
-            Err(_) => return self.tally.add(CounterId::PacketsLate, 1),
+            Err(_) => return self.tally.add(CounterId::PacketsTooLate, 1),
         }
         if let Some(entry) = accepted.entry {
             track.reel.set_keyframe(entry);
@@ -153,7 +192,7 @@ impl Core {
         show_stats(self.shared.link.track_stats(index as usize), &track.intake, now);
         let became_live = !std::mem::replace(&mut track.live, true);
         let id = track.id;
-        if let (Some(record), Some(window)) = (self.table.track(index), window) {
+        if let (Some(record), Some(window), false) = (self.table.track(index), window, is_resent) {
             record.ssrc = rtp.ssrc;
             record.sequence_max = window.sequence_max;
             record.replay_window = window.bits;
@@ -301,6 +340,9 @@ impl Core {
         } else {
             self.take_over(slot, stream, takeover, facts, note)?
         };
+        if let Some(track) = self.tracks.get(id.index) {
+            track.repair.begin(facts.feedback.nack);
+        }
         let source = Source { facts: *facts, track: id.index, said_bye: false };
         if let Some(session) = self.sessions.get_mut(slot as usize).and_then(Option::as_deref_mut) {
             session.sources.push(source);
@@ -360,6 +402,7 @@ impl Core {
             requests: KeyframeRequests::new(can_ask(facts)),
             feedback: facts.feedback,
             fir_sequence: 0,
+            repair: Repair::new(),
             live: false,
             packet_at: self.now,
             session: slot,
@@ -410,6 +453,7 @@ impl Core {
         track.ssrc = 0;
         track.parameter_sets = Vec::new();
         track.intake.takeover(codec);
+        track.repair.begin(false);
         // Its first packet says so again: control waits for the new publisher to be live.
         track.live = false;
         track.feedback = facts.feedback;
@@ -459,6 +503,7 @@ impl Core {
             track.reel.close(slabs);
         }
         self.tracks.active.retain(|&active| active != id.index);
+        self.tracks.repairing.retain(|&repairing| repairing != id.index);
         self.table.remove_track(id.index);
         let first = stream.index as usize * TRACKS_PER_STREAM_MAX;
         if self.tracks.tracks[first..first + TRACKS_PER_STREAM_MAX].iter().all(Option::is_none) {
@@ -530,6 +575,20 @@ fn show_stats(stats: &TrackStats, intake: &Intake, now: Time) {
     show(&stats.expected, expected);
     show(&stats.lost, lost);
     show(&stats.last_packet_at, now.as_nanos());
+}
+
+/// Which track a packet is sent again for; an SSRC the offer did not name is learned by its payload type.
+fn retransmission_of(session: &mut Session, rtp: &Rtp<'_>) -> Option<Source> {
+    let is_one = |source: &&mut Source| {
+        let facts = &source.facts;
+        facts.rtx_payload_type != 0
+            && facts.rtx_payload_type == rtp.payload_type
+            && facts.ssrc != rtp.ssrc
+            && (facts.rtx_ssrc == rtp.ssrc || facts.rtx_ssrc == 0)
+    };
+    let source = session.sources.iter_mut().find(is_one)?;
+    source.facts.rtx_ssrc = rtp.ssrc;
+    Some(*source)
 }
 
 /// Which track a packet is of; an SSRC the offer did not name is learned by its payload type.

@@ -99,6 +99,10 @@ counter_table! {
     RtxFromReel = 48, "rtx_from_reel", Counter, "packets", "Packets viewers lost that were sent again from the reel";
     RtxRefusedBudget = 49, "rtx_refused_budget", Counter, "packets", "Packets not sent again: beyond the viewer's share, or asked for too often";
     RtxNotInReel = 50, "rtx_not_in_reel", Counter, "packets", "Packets asked for again that the reel has not, or that were never sent";
+    NacksSent = 51, "nacks_sent", Counter, "packets", "Packets publishers were asked to send again, each request counted";
+    PacketsRecovered = 52, "packets_recovered", Counter, "packets", "Packets of publishers that came after they were asked for again";
+    PacketsTooLate = 53, "packets_too_late", Counter, "packets", "Packets dropped: older than what the reel keeps, or from before a takeover";
+    LateSkipped = 54, "late_skipped", Counter, "packets", "Late packets a viewer's shard heard of too late to forward them";
     StartsByReplay = 56, "starts_by_replay", Counter, "feeds", "Video feeds that began with a replay from the newest keyframe";
     StartsByKeyframe = 57, "starts_by_keyframe", Counter, "feeds", "Video feeds that began with the newest keyframe alone";
     ReplaysRestarted = 58, "replays_restarted", Counter, "feeds", "Keyframe requests of viewers answered from the reel";

@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_this_build_speaks() {
+    fn threat_30_versions_this_build_speaks() {
         // (found, newest, oldest)
         for (found, newest, oldest, spoken) in [
             (1, 1, 1, true),
@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_headers_are_refused() {
+    fn threat_30_hostile_headers_are_refused() {
         let mapping = Mapping::zeros();
         assert_eq!(mapping.create(0).err(), Some(LinkError::Shards { found: 0 }));
         assert_eq!(mapping.create(65).err(), Some(LinkError::Shards { found: 65 }));
@@ -516,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn any_contents_end_without_a_panic() {
+    fn threat_30_any_contents_end_without_a_panic() {
         let mapping = Mapping::zeros();
         let mut rng = Rng::new(21);
         let first_shard_ends = std::mem::offset_of!(LinkMemory, shards) + size_of::<ShardArea>();

@@ -2,7 +2,8 @@
 //!
 //! Version and profile are chosen here and nowhere else: DTLS 1.2, because there dimpl as a server takes
 //! AES-256-GCM, then AES-128-GCM, then SHA1-80, whatever the client prefers (in 1.3 it takes the client's
-//! first, which is SHA1-80 in Chromium: seven times the crypto per packet). No cookie: an object is made
+//! first, which is SHA1-80 in Chromium: seven times the crypto per packet). As the client (a remote that offered
+//! `a=setup:passive`) we only propose, GCM first; ffmpeg knows SHA1-80 alone. No cookie: an object is made
 //! only after a STUN check with MESSAGE-INTEGRITY from that address. Handshake messages come through
 //! `reassembler`. The one place of this crate that draws randomness from the system: keys need it.
 //!
@@ -15,6 +16,8 @@
 //!
 //! * It missed our last flight (we were the server) and sends its own again: `classify_late` says Resend,
 //!   the datagram kept from `last_flight` is sent again as it was. A remote that had it drops it as a replay.
+//! * Our flights again, when we were the client: nothing is owed. The server's last flight, which made us connected,
+//!   proves that ours arrived (RFC 6347 section 4.2.4); dimpl drops late copies.
 //! * It says close_notify: sealed with keys that went with the object. Anybody who can write the remote's
 //!   address into a datagram can make one that looks like it, so it must never close a session. Where a
 //!   clean goodbye matters (publishers) keep the object, which verifies the alert and polls `Closed`; it

@@ -198,9 +198,9 @@ pub struct TrackRecord {
     pub index_offset: u64,
     pub timestamp_offset: u32,
     pub rtx_ssrc: u32,
-    /// Highest extended sequence received, its replay window (128 packets).
+    /// Highest extended sequence received, its replay window (`srtp::Window`).
     pub sequence_max: u64,
-    pub replay_window: [u64; 2],
+    pub replay_window: [u64; 16],
     pub next: u32,
     /// `TrackFeedback` as bits.
     pub feedback: u8,

@@ -97,25 +97,31 @@ pub struct Opened {
     pub length: usize,
 }
 
-/// How far behind the newest packet one may still arrive.
-pub const WINDOW_PACKETS: u64 = 128;
+/// How far behind the newest packet one may still arrive: what was sent again within a second at 1,000 packets a
+/// second (RFC 3711 section 3.3.2 asks for 64 at least).
+pub const WINDOW_PACKETS: u64 = 1_024;
+const WINDOW_WORDS: usize = WINDOW_PACKETS as usize / 64;
 
 /// The replay window of one SSRC, plain so that it can stand in a record. All zeros: nothing came yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Window {
     /// The highest index opened.
     pub sequence_max: u64,
-    /// Bit n (of 128) is set when `sequence_max - n` was opened; bit 0 is set once anything was.
-    pub bits: [u64; 2],
+    /// By index modulo `WINDOW_PACKETS`, for those up to the highest: it was opened. The highest's is set once
+    /// anything was.
+    pub bits: [u64; WINDOW_WORDS],
 }
+
+static NOTHING_OPENED: Window = Window { sequence_max: 0, bits: [0; WINDOW_WORDS] };
 
 impl Window {
     pub fn is_empty(&self) -> bool {
-        self.bits == [0, 0]
+        !self.bit(self.sequence_max)
     }
 
-    fn map(&self) -> u128 {
-        u128::from(self.bits[1]) << 64 | u128::from(self.bits[0])
+    fn bit(&self, index: u64) -> bool {
+        let (word, mask) = window_place(index);
+        self.bits[word] & mask != 0
     }
 
     /// The index an arriving sequence number most likely has (RFC 3711 section 3.3.1 and appendix A).
@@ -139,12 +145,10 @@ impl Window {
     /// Whether `index` may still be opened (RFC 3711 section 3.3.2); changes nothing.
     fn check(&self, index: u64) -> Result<(), OpenError> {
         if self.is_empty() || index > self.sequence_max {
-            return Ok(());
-        }
-        let behind = self.sequence_max - index;
-        if behind >= WINDOW_PACKETS {
+            Ok(())
+        } else if self.sequence_max - index >= WINDOW_PACKETS {
             Err(OpenError::TooOld)
-        } else if self.map() >> behind & 1 == 1 {
+        } else if self.bit(index) {
             Err(OpenError::Replayed)
         } else {
             Ok(())
@@ -153,20 +157,27 @@ impl Window {
 
     /// Remembers an index whose packet has authenticated.
     fn mark(&mut self, index: u64) {
-        let mut map = self.map();
         if self.is_empty() || index > self.sequence_max {
-            let ahead = index.saturating_sub(self.sequence_max);
-            map = if ahead >= WINDOW_PACKETS { 0 } else { map << ahead };
-            map |= 1;
-            self.sequence_max = index;
-        } else {
-            let behind = self.sequence_max - index;
-            if behind < WINDOW_PACKETS {
-                map |= 1 << behind;
+            if index.saturating_sub(self.sequence_max) >= WINDOW_PACKETS {
+                self.bits = [0; WINDOW_WORDS];
+            } else {
+                for skipped in self.sequence_max + 1..index {
+                    let (word, mask) = window_place(skipped);
+                    self.bits[word] &= !mask;
+                }
             }
+            self.sequence_max = index;
+        } else if self.sequence_max - index >= WINDOW_PACKETS {
+            return;
         }
-        self.bits = [map as u64, (map >> 64) as u64];
+        let (word, mask) = window_place(index);
+        self.bits[word] |= mask;
     }
+}
+
+fn window_place(index: u64) -> (usize, u64) {
+    let position = index % WINDOW_PACKETS;
+    (position as usize / 64, 1 << (position % 64))
 }
 
 /// Encrypts what we send to one remote. Keys are expanded once, here: the library keeps some 0.6 KB for RTP
@@ -390,10 +401,10 @@ impl Windows {
     }
 
     /// What is known of an SSRC before its packet is believed.
-    fn before(&self, ssrc: u32) -> Result<Window, OpenError> {
+    fn before(&self, ssrc: u32) -> Result<&Window, OpenError> {
         match self.find(ssrc) {
-            Some(window) => Ok(*window),
-            None if self.0.len() < SSRCS_PER_SESSION_MAX => Ok(Window::default()),
+            Some(window) => Ok(window),
+            None if self.0.len() < SSRCS_PER_SESSION_MAX => Ok(&NOTHING_OPENED),
             None => Err(OpenError::TooManySsrcs),
         }
     }
@@ -639,6 +650,13 @@ mod tests {
         }
     }
 
+    /// A window in which only `index` came.
+    fn only(index: u64) -> Window {
+        let mut window = Window::default();
+        window.mark(index);
+        window
+    }
+
     fn header(ssrc: u32, index: u64) -> Vec<u8> {
         let mut header = vec![0x80, 96];
         header.extend((index as u16).to_be_bytes());
@@ -802,24 +820,55 @@ mod tests {
     }
 
     #[test]
-    fn the_window_takes_each_index_once_and_nothing_older_than_128() {
+    fn the_window_takes_each_index_once_and_nothing_older_than_1024() {
         let sealer = Sealer::new(Profile::AeadAes256Gcm, &master(1));
         let mut opener = Opener::new(Profile::AeadAes256Gcm, &master(1));
         let mut open = |index| opener.open_rtp(&mut sealed(&sealer, 1, index)).map(|opened| opened.index);
-        assert_eq!(open(1000), Ok(1000));
-        assert_eq!(open(1000), Err(OpenError::Replayed));
-        assert_eq!(open(1003), Ok(1003));
-        assert_eq!(open(1001), Ok(1001));
-        assert_eq!(open(1001), Err(OpenError::Replayed));
-        assert_eq!(open(1003 - 127), Ok(1003 - 127));
-        assert_eq!(open(1003 - 127), Err(OpenError::Replayed));
-        assert_eq!(open(1003 - 128), Err(OpenError::TooOld));
-        assert_eq!(open(1003 + 64), Ok(1003 + 64));
-        assert_eq!(open(1000), Err(OpenError::Replayed));
-        assert_eq!(open(1002), Ok(1002));
-        assert_eq!(open(1003 + 500), Ok(1003 + 500));
-        assert_eq!(open(1003 + 64), Err(OpenError::TooOld));
-        assert_eq!(open(1003 + 499), Ok(1003 + 499));
+        assert_eq!(open(21_000), Ok(21_000));
+        assert_eq!(open(21_000), Err(OpenError::Replayed));
+        assert_eq!(open(21_003), Ok(21_003));
+        assert_eq!(open(21_001), Ok(21_001));
+        assert_eq!(open(21_001), Err(OpenError::Replayed));
+        assert_eq!(open(21_003 - 1_023), Ok(21_003 - 1_023));
+        assert_eq!(open(21_003 - 1_023), Err(OpenError::Replayed));
+        assert_eq!(open(21_003 - 1_024), Err(OpenError::TooOld));
+        assert_eq!(open(21_003 + 64), Ok(21_003 + 64));
+        assert_eq!(open(21_000), Err(OpenError::Replayed));
+        assert_eq!(open(21_002), Ok(21_002));
+        assert_eq!(open(21_003 + 2_000), Ok(21_003 + 2_000));
+        assert_eq!(open(21_003 + 64), Err(OpenError::TooOld));
+        assert_eq!(open(21_003 + 1_999), Ok(21_003 + 1_999));
+    }
+
+    /// Random indices around the newest, against a set.
+    #[test]
+    fn a_window_agrees_with_a_set() {
+        let mut rng = crate::rng::Rng::new(8);
+        for _ in 0..200 {
+            let mut window = Window::default();
+            let mut opened = std::collections::BTreeSet::new();
+            let mut newest = rng.below(100_000);
+            for _ in 0..600 {
+                let index = match rng.below(8) {
+                    0 => newest + rng.below(3_000),
+                    1 => newest.saturating_sub(rng.below(2_000)),
+                    2 => newest.saturating_sub(1_020 + rng.below(8)),
+                    _ => newest + rng.below(3),
+                };
+                let expected = match opened.last() {
+                    Some(last) if index + WINDOW_PACKETS <= *last => Err(OpenError::TooOld),
+                    _ if opened.contains(&index) => Err(OpenError::Replayed),
+                    _ => Ok(()),
+                };
+                assert_eq!(window.check(index), expected, "{index}, newest {:?}", opened.last());
+                if expected.is_ok() {
+                    window.mark(index);
+                    opened.insert(index);
+                }
+                newest = newest.max(index);
+                assert_eq!(window.sequence_max, *opened.last().unwrap());
+            }
+        }
     }
 
     #[test]
@@ -833,16 +882,16 @@ mod tests {
             }
             assert_eq!(open(65_540), Err(OpenError::Unauthentic), "taken for the third period");
         }
-        let first = Window { sequence_max: 5, bits: [1, 0] };
+        let first = only(5);
         assert_eq!(first.estimate(65_530), None, "there is nothing before period 0");
-        let last = Window { sequence_max: INDEX_END - 1, bits: [1, 0] };
+        let last = only(INDEX_END - 1);
         assert_eq!(last.estimate(0), None, "a key ends with its 48 bits");
     }
 
     #[test]
     fn the_estimate_is_the_nearest_index_with_that_sequence() {
         for newest in [0x1_0000u64, 0x1_7FFF, 0x1_8000, 0x1_8001, 0x1_FFFF, 0x5_0001] {
-            let window = Window { sequence_max: newest, bits: [1, 0] };
+            let window = only(newest);
             for away in [-32_767i64, -32_000, -129, -1, 0, 1, 300, 32_000, 32_767] {
                 let index = newest.checked_add_signed(away).unwrap();
                 assert_eq!(window.estimate(index as u16), Some(index), "{newest:x} {away}");
@@ -856,7 +905,7 @@ mod tests {
         let sealer = Sealer::new(profile, &master(1));
         let mut first = Opener::new(profile, &master(1));
         let index = 3 << 16 | 40_000;
-        assert!(first.restore_window(9, Window { sequence_max: index - 1, bits: [1, 0] }));
+        assert!(first.restore_window(9, only(index - 1)));
         assert!(first.open_rtp(&mut sealed(&sealer, 9, index)).is_ok());
         let mut second = Opener::new(profile, &master(1));
         assert!(second.restore_window(9, *first.window(9).unwrap()));

@@ -101,6 +101,8 @@ struct Reception {
     source_first: u64,
     source_max: u64,
     received: u64,
+    /// Came in a retransmission of their own: not lost for viewers, lost on the way for the publisher.
+    resent: u64,
     expected_prior: u64,
     received_prior: u64,
     transit: Option<u32>,
@@ -165,7 +167,7 @@ impl Intake {
         if marker {
             set_bit(&mut self.marked, index);
         }
-        self.reception.on_packet(now, source_index, timestamp, self.codec.clock_rate());
+        self.reception.on_packet(now, source_index, timestamp, self.codec.clock_rate(), index + 1 == self.head);
         self.stats.packets += 1;
         self.stats.bytes += payload_size as u64;
 
@@ -210,10 +212,22 @@ impl Intake {
         self.reception.report_block(now, ssrc)
     }
 
+    /// The packet accepted last came in a retransmission (RFC 4588): reports on the stream itself go on counting it as
+    /// lost, which is what the publisher's rate control must know.
+    pub fn on_retransmission(&mut self) {
+        self.reception.received = self.reception.received.saturating_sub(1);
+        self.reception.resent += 1;
+    }
+
+    /// The newest index of the present publisher; None before its first packet.
+    pub fn source_newest(&self) -> Option<u64> {
+        self.reception.started.then_some(self.reception.source_max)
+    }
+
     pub fn stats(&self) -> IntakeStats {
         self.stats
     }
-    /// Of the present publisher's packets, since its first: how many it sent, and how many did not arrive.
+    /// Of the present publisher's packets, since its first: how many it sent, and how many never arrived.
     pub fn expected_and_lost(&self) -> (u64, u64) {
         self.reception.expected_and_lost()
     }
@@ -311,7 +325,8 @@ impl Picture {
 }
 
 impl Reception {
-    fn on_packet(&mut self, now: Time, source_index: u64, timestamp: u32, clock_rate: u32) {
+    /// `newest`: what was sent again, or came late, says nothing of the network's jitter.
+    fn on_packet(&mut self, now: Time, source_index: u64, timestamp: u32, clock_rate: u32, newest: bool) {
         if !self.started {
             self.started = true;
             (self.source_first, self.source_max) = (source_index, source_index);
@@ -319,6 +334,9 @@ impl Reception {
         self.source_first = self.source_first.min(source_index);
         self.source_max = self.source_max.max(source_index);
         self.received += 1;
+        if !newest {
+            return;
+        }
         // RFC 3550 appendix A.8.
         let transit = ticks(Duration::from_nanos(now.0), clock_rate).wrapping_sub(timestamp);
         if let Some(before) = self.transit.replace(transit) {
@@ -332,7 +350,7 @@ impl Reception {
     /// RFC 3550 appendix A.3.
     fn expected_and_lost(&self) -> (u64, u64) {
         let expected = if self.started { self.source_max - self.source_first + 1 } else { 0 };
-        (expected, expected.saturating_sub(self.received))
+        (expected, expected.saturating_sub(self.received + self.resent))
     }
 
     fn report_block(&mut self, now: Time, ssrc: u32) -> Option<ReportBlock> {
@@ -342,7 +360,7 @@ impl Reception {
         let (expected, _) = self.expected_and_lost();
         let lost = expected as i64 - self.received as i64;
         let expected_interval = expected - self.expected_prior.min(expected);
-        let received_interval = self.received - self.received_prior;
+        let received_interval = self.received.saturating_sub(self.received_prior);
         (self.expected_prior, self.received_prior) = (expected, self.received);
         let lost_interval = expected_interval.saturating_sub(received_interval);
         let fraction = (lost_interval << 8).checked_div(expected_interval).unwrap_or(0);

@@ -4,6 +4,7 @@ pub mod arrivals;
 pub mod feedback;
 pub mod intake;
 pub mod keyframe;
+pub mod nack;
 pub mod pacer;
 pub mod reel;
 mod reel_memory;

@@ -10,7 +10,7 @@
 
 use super::feedback::SrMapping;
 pub use super::reel_memory::{AttachError, STREAM_FILE_BYTES, slab_offset};
-use super::reel_memory::{REEL_MAGIC, REEL_VERSION, ReelMemory, SlotWords};
+use super::reel_memory::{LATE_LIST, REEL_MAGIC, REEL_VERSION, ReelMemory, SlotWords};
 use crate::id::Codec;
 use crate::limits::{
     DATAGRAM_SIZE_MAX, NACK_WINDOW, REEL_BYTES_MAX, REEL_SLOTS, SLAB_BYTES, SLABS_PER_STREAM_MAX, TRACKS_PER_STREAM_MAX,
@@ -77,6 +77,9 @@ pub struct SlotMeta {
 pub struct Slot<'a> {
     pub meta: SlotMeta,
     pub payload: &'a [u8],
+    /// How many packets had come behind the newest when this one did, itself counted; 0: it came in order. A reader
+    /// that passes it before it has heard of it in the late list would meet it twice.
+    pub late: u64,
 }
 
 /// The pool of one stream's slabs, as the reel's writer sees it.
@@ -119,6 +122,8 @@ pub struct ReelWriter {
     /// The slab being written, and where in it the next payload begins.
     current: Option<u32>,
     write_offset: usize,
+    /// Packets that came behind the head.
+    late: u64,
     refused: u64,
 }
 
@@ -157,6 +162,7 @@ impl ReelWriter {
         header.keyframe.store(0, Relaxed);
         header.bytes.store(0, Relaxed);
         header.deaf.store(0, Relaxed);
+        header.late_count.store(0, Relaxed);
         header.generation.store(generation, Release);
         let mut writer = ReelWriter::new(memory, generation);
         writer.clear_sr();
@@ -178,19 +184,22 @@ impl ReelWriter {
         let tail = header.tail.load(Acquire).min(head).max(head.saturating_sub(SLOTS));
         let keyframe = header.keyframe.load(Acquire).min(head);
         let mut end = head;
+        let mut late = header.late_count.load(Acquire).min(INDEX_MASK);
         // A writer that died between a slot and the head left one packet above it.
         for index in tail..(tail + SLOTS).min(INDEX_MASK) {
             if let Some(found) = writer.find(index) {
                 writer.bytes += found.length;
                 writer.packets_in[found.slab as usize] += 1;
                 end = end.max(index + 1);
+                late = late.max(found.late.min(INDEX_MASK));
             }
         }
-        (writer.head, writer.tail, writer.keyframe) = (end, tail, keyframe);
+        (writer.head, writer.tail, writer.keyframe, writer.late) = (end, tail, keyframe, late);
         let header = writer.memory.header();
         header.head.store(end, Release);
         header.tail.store(tail, Release);
         header.keyframe.store(keyframe, Release);
+        header.late_count.store(late, Release);
         if header.sr_lock.load(Relaxed) % 2 == 1 {
             writer.clear_sr();
         }
@@ -208,6 +217,7 @@ impl ReelWriter {
             packets_in: vec![0; SLABS_PER_STREAM_MAX].into_boxed_slice(),
             current: None,
             write_offset: 0,
+            late: 0,
             refused: 0,
         }
     }
@@ -252,10 +262,19 @@ impl ReelWriter {
         slot.before.store(before, Relaxed);
         bytes.store(before.wrapping_add(payload.len() as u64), Relaxed);
         slot.bytes.store(u64::from(slab) | (offset as u64) << 32 | (payload.len() as u64) << 48, Relaxed);
+        let is_late = index < self.head;
+        slot.late.store(if is_late { self.late + 1 } else { 0 }, Relaxed);
         slot.word.store(word(self.generation, index), Release);
-        if index >= self.head {
+        let header = self.memory.header();
+        if is_late {
+            // Whoever sees the entry written over below also sees the count that makes the old one invalid.
+            fence(Release);
+            header.late[self.late as usize % LATE_LIST].store(index, Relaxed);
+            self.late += 1;
+            header.late_count.store(self.late, Release);
+        } else {
             self.head = index + 1;
-            self.memory.header().head.store(self.head, Release);
+            header.head.store(self.head, Release);
         }
         Ok(())
     }
@@ -463,7 +482,20 @@ impl ReelReader {
         }
         let found = read_slot(self.memory.slot(index), word(self.generation, index))?;
         let payload = self.memory.payload(found.slab, found.offset, found.length)?;
-        Some(Slot { meta: unpack_meta(index, found.arrival, found.meta)?, payload })
+        Some(Slot { meta: unpack_meta(index, found.arrival, found.meta)?, payload, late: found.late })
+    }
+
+    /// How many packets came behind the newest so far.
+    pub fn late_count(&self) -> u64 {
+        self.memory.header().late_count.load(Acquire)
+    }
+
+    /// The index of late packet `number`, counted from 0; None once `LATE_LIST` others came after it.
+    pub fn late(&self, number: u64) -> Option<u64> {
+        let header = self.memory.header();
+        let index = header.late[number as usize % LATE_LIST].load(Relaxed);
+        fence(Acquire);
+        (header.late_count.load(Relaxed) < number.saturating_add(LATE_LIST as u64)).then_some(index)
     }
 
     /// True if the reel reached beyond `index`, still has its place, and no packet came.
@@ -516,6 +548,7 @@ struct Found {
     slab: u32,
     offset: usize,
     length: usize,
+    late: u64,
 }
 
 /// Reads a slot if `word` stands in it before and after.
@@ -530,6 +563,7 @@ fn read_slot_around(slot: &SlotWords, word: u64, meanwhile: impl FnOnce()) -> Op
     }
     meanwhile();
     let (arrival, meta, bytes) = (slot.arrival.load(Relaxed), slot.meta.load(Relaxed), slot.bytes.load(Relaxed));
+    let late = slot.late.load(Relaxed);
     fence(Acquire);
     (slot.word.load(Relaxed) == word).then_some(Found {
         arrival: Time(arrival),
@@ -537,6 +571,7 @@ fn read_slot_around(slot: &SlotWords, word: u64, meanwhile: impl FnOnce()) -> Op
         slab: bytes as u32,
         offset: usize::from((bytes >> 32) as u16),
         length: usize::from((bytes >> 48) as u16),
+        late,
     })
 }
 

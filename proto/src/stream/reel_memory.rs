@@ -22,7 +22,7 @@ use std::sync::atomic::AtomicU64;
 use thiserror::Error;
 
 pub const REEL_MAGIC: u64 = u64::from_le_bytes(*b"SPILREEL");
-pub const REEL_VERSION: u64 = 1;
+pub const REEL_VERSION: u64 = 2;
 
 const PAGE: usize = 4_096;
 const SLOT_BYTES: usize = 64;
@@ -65,8 +65,9 @@ pub(super) struct FileHeader {
     pub places: AtomicU64,
 }
 
-/// Late packets a reader can still find; the writer fills it once taps reorder (words stand, no code yet).
-const LATE_LIST: usize = 64;
+/// Late packets a reader can still find: what a publisher sends again at once after a burst of losses. It fits the
+/// header's page.
+pub const LATE_LIST: usize = 256;
 
 /// Header of one reel; each group on a cache line of its own.
 #[repr(C)]
@@ -100,20 +101,23 @@ pub(super) struct ReelHeader {
     pub sr_arrival: AtomicU64,
     reserved_3: [AtomicU64; 3],
 
-    late_count: AtomicU64,
+    /// How many packets came behind the newest so far.
+    pub late_count: AtomicU64,
     reserved_4: [AtomicU64; 7],
-    late: [AtomicU64; LATE_LIST],
+    /// Their indices, by number modulo the length.
+    pub late: [AtomicU64; LATE_LIST],
 }
 
 /// One packet's place, 64 bytes:
 ///
 /// ```text
-///    0        8         16                               32                       40             64
-///    +--------+---------+-----------+-----+-----+-------+------+--------+--------+--------+----------+
-///    | word   | arrival | timestamp |flags|codec| layer | slab | offset | length | before | reserved |
-///    | 64     | 64      | 32        | 16  | 8   | 8     | 32   | 16     | 16     | 64     |          |
-///    +--------+---------+-----------+-----+-----+-------+------+--------+--------+--------+----------+
+///    0        8         16                               32                       40       48     56         64
+///    +--------+---------+-----------+-----+-----+-------+------+--------+--------+--------+------+----------+
+///    | word   | arrival | timestamp |flags|codec| layer | slab | offset | length | before | late | reserved |
+///    | 64     | 64      | 32        | 16  | 8   | 8     | 32   | 16     | 16     | 64     | 64   |          |
+///    +--------+---------+-----------+-----+-----+-------+------+--------+--------+--------+------+----------+
 ///    word = generation (16 bits) | index + 1 (48 bits); 0: empty. before = the reel's `bytes` when it came.
+///    late = one more than the packet's number among the late ones; 0: it came in order.
 /// ```
 ///
 /// The word is taken away first and written last (Release); a reader loads it before and after the rest.
@@ -124,7 +128,8 @@ pub(super) struct SlotWords {
     pub meta: AtomicU64,
     pub bytes: AtomicU64,
     pub before: AtomicU64,
-    reserved: [AtomicU64; 3],
+    pub late: AtomicU64,
+    reserved: [AtomicU64; 2],
 }
 
 const _: () = assert!(size_of::<SlotWords>() == SLOT_BYTES);

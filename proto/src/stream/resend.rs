@@ -238,3 +238,6 @@ impl Budget {
         left
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,12 +103,14 @@ pub fn start_mapping(first_index: u64, reel: u32, first_sequence: u64, timestamp
 }
 
 /// Makes `mapping` the newest of the feed; the oldest goes when all places are taken. The one before it ends at
-/// the feed's cursor: packets that are skipped would otherwise claim the sequence numbers the new one begins with.
+/// the feed's cursor, or before the sequence number the new one begins with: what was skipped, or comes late into a
+/// hole at the end, would otherwise claim numbers that are another packet's now.
 pub fn push_mapping(feed: &mut FeedRecord, mapping: Mapping) {
     let mut used = usize::from(feed.mappings).min(MAPPINGS);
     let end = feed.cursor.load(Relaxed);
     if let Some(before) = used.checked_sub(1).and_then(|newest| feed.mapping.get_mut(newest)) {
-        before.end_index = end;
+        let first_sequence = mapping.first_index.wrapping_add(mapping.sequence_offset);
+        before.end_index = end.min(first_sequence.wrapping_sub(before.sequence_offset) & SRTP_INDEX_MASK);
     }
     if used == MAPPINGS {
         feed.mapping.rotate_left(1);
@@ -210,6 +212,21 @@ mod tests {
             assert_eq!(index, sequence + far);
             assert_eq!(u16::from_be_bytes([bytes[2], bytes[3]]), index as u16);
         }
+    }
+
+    #[test]
+    fn a_hole_at_the_end_of_a_mapping_has_no_number_of_the_next_one() {
+        let mut feed = feed(1);
+        push_mapping(&mut feed, start_mapping(100, 0, 5_000, 0));
+        // 110 was the last one sent; 111 and 112 did not come, then the feed jumped.
+        feed.cursor.store(113, Relaxed);
+        push_mapping(&mut feed, start_mapping(400, 0, 5_011, 0));
+        assert_eq!(header(&feed, &slot(110)).unwrap().1, 5_010);
+        assert_eq!(header(&feed, &slot(111)), None, "it came after all: its number is packet 400's");
+        assert_eq!(header(&feed, &slot(400)).unwrap().1, 5_011);
+        feed.cursor.store(401, Relaxed);
+        let back = |index| sent_as(&feed, index).map(|(_, reel)| reel);
+        assert_eq!((back(5_010), back(5_011), back(4_999)), (Some(110), Some(400), None));
     }
 
     /// A random walk over a reel with holes, the feed jumping ahead (new mappings) now and then: what goes out has

@@ -41,8 +41,8 @@ const REPLAY_SLACK: Duration = Duration::from_millis(500);
 const BEND_MIN: Duration = Duration::from_millis(50);
 /// Requests this soon after a restart were sent before it arrived.
 const RESTART_GAP: Duration = Duration::from_millis(200);
-/// A live viewer asks for a keyframe that is on its way to it.
-const ON_ITS_WAY: Duration = Duration::from_millis(100);
+/// A keyframe of this moment: who enters at it is live, and a live viewer that asks has it on its way.
+const JUST_NOW: Duration = Duration::from_millis(100);
 
 /// What the reel says of its newest keyframe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,6 +84,10 @@ pub struct ReplayBudget {
 impl ReplayBudget {
     /// How a feed begins that joins now.
     pub fn join(&mut self, now: Time, entry: &Entry) -> Way {
+        // An audience that waited for the first keyframe: there is nothing to replay.
+        if now.since(entry.arrival) < JUST_NOW && entry.fits(now) {
+            return Way::Short;
+        }
         let storm = !spend(&mut self.joins_until, now, SECOND / REPLAYS_PER_SECOND_MAX as u32);
         if storm && !entry.deaf { Way::Long } else { self.way(now, entry) }
     }
@@ -325,7 +329,7 @@ impl Start {
         };
         match self.stage {
             Stage::Waiting => Request::Ignored,
-            Stage::Live if since(RESTART_INTERVAL) || now.since(entry.arrival) < ON_ITS_WAY => Request::Ignored,
+            Stage::Live if since(RESTART_INTERVAL) || now.since(entry.arrival) < JUST_NOW => Request::Ignored,
             Stage::Live => match budget.way(now, entry) {
                 Way::Long if !entry.deaf => Request::Upstream,
                 way => Request::Again { way, ask: way == Way::Long },

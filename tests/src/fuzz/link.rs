@@ -121,8 +121,7 @@ fn assert_indices(command: &Command) {
         Command::DetachTrack { track } => assert!((track.index as usize) < TRACKS_MAX),
         Command::AttachFeed { session, track, facts } => {
             assert!((session.index as usize) < SESSIONS_MAX && (track.index as usize) < TRACKS_MAX);
-            let all = facts.payload_types.iter().chain(&facts.rtx_payload_types);
-            assert!(all.into_iter().all(|payload_type| *payload_type < 128));
+            assert!(facts.payload_types.iter().chain(&facts.rtx_payload_types).all(|payload_type| *payload_type < 128));
         }
         Command::DetachFeed { feed } => assert!((feed.index as usize) < FEEDS_MAX),
         Command::SelectLayer { feed, .. } => assert!((feed.index as usize) < FEEDS_MAX),

@@ -1,11 +1,11 @@
-//! Rewrite against a model: what a feed's mappings say of any packet, that no SRTP index ever means two packets,
-//! and that a packet that is sent again is the same.
+//! Rewrite against a model: what a feed's mappings say of any packet and the way back, that no SRTP index ever means
+//! two packets, and that a packet that is sent again is the same.
 
 use super::choices::Choices;
 use spillway_proto::id::{Codec, Kind};
 use spillway_proto::session::record::{FeedRecord, MAPPINGS, Mapping};
 use spillway_proto::stream::reel::{SlotFlags, SlotMeta};
-use spillway_proto::stream::rewrite::{header, push_mapping, start_mapping};
+use spillway_proto::stream::rewrite::{header, push_mapping, reel_index, start_mapping};
 use spillway_proto::time::Time;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -67,7 +67,8 @@ pub fn rewrite_model(bytes: &[u8]) {
             0 => {
                 feed.cursor.store(cursor, Relaxed);
                 if let Some(last) = runs.last_mut() {
-                    last.end = cursor;
+                    // What came last, or nobody sent, has no number of the next run's.
+                    last.end = cursor.min(last.first + (next - last.sequence));
                 }
                 cursor += choices.below(500);
                 let timestamp_offset = choices.u32();
@@ -142,4 +143,5 @@ fn check(feed: &FeedRecord, runs: &[Run], slot: &SlotMeta) {
     assert_eq!(bytes[2..4], (index as u16).to_be_bytes());
     assert_eq!(bytes[4..8], timestamp.to_be_bytes());
     assert_eq!(bytes[8..12], feed.ssrc.to_be_bytes());
+    assert_eq!(reel_index(feed, index), Some(slot.index), "the way back");
 }

@@ -179,7 +179,7 @@ fn loom_events_arrive_whole_or_are_counted() {
 const STORES_MAX: usize = 40;
 
 #[test]
-fn a_writer_may_die_at_any_store() {
+fn threat_30_a_writer_may_die_at_any_store() {
     for stores in 0..STORES_MAX {
         let mapping = Mapping::zeros(command_ring_words(2));
         let mut shard = CommandReader::<_, 2>::attach(mapping.process(IMMORTAL));
@@ -214,7 +214,7 @@ fn a_writer_may_die_at_any_store() {
 }
 
 #[test]
-fn a_reader_may_die_at_any_store() {
+fn threat_30_a_reader_may_die_at_any_store() {
     for stores in 0..STORES_MAX {
         let mapping = Mapping::zeros(command_ring_words(4));
         let mut control = CommandWriter::<_, 4>::attach(mapping.process(IMMORTAL));
@@ -245,7 +245,7 @@ fn a_reader_may_die_at_any_store() {
 }
 
 #[test]
-fn either_end_of_the_event_ring_may_die_at_any_store() {
+fn threat_30_either_end_of_the_event_ring_may_die_at_any_store() {
     for stores in 0..STORES_MAX {
         let mapping = Mapping::zeros(event_ring_words(4));
         let mut dying = EventWriter::<_, 4>::attach(mapping.process(stores));
@@ -371,7 +371,7 @@ fn an_answer_that_does_not_fit_says_full() {
 // ---- hostile contents ----
 
 #[test]
-fn any_contents_end_without_a_panic() {
+fn threat_30_any_contents_end_without_a_panic() {
     const SLOTS: usize = 4;
     let mut rng = Rng::new(11);
     for round in 0..2_000 {
@@ -413,7 +413,7 @@ fn any_contents_end_without_a_panic() {
 }
 
 #[test]
-fn positions_that_cannot_be_are_set_right_by_whoever_attaches() {
+fn threat_30_positions_that_cannot_be_are_set_right_by_whoever_attaches() {
     const SLOTS: usize = 4;
     let mut rng = Rng::new(12);
     for round in 0..200 {
@@ -445,7 +445,7 @@ fn positions_that_cannot_be_are_set_right_by_whoever_attaches() {
 }
 
 #[test]
-fn the_other_side_out_of_range_is_nothing_to_do() {
+fn threat_30_the_other_side_out_of_range_is_nothing_to_do() {
     const SLOTS: usize = 4;
     for far in [SLOTS as u64 + 1, u64::MAX, 1 << 63] {
         let memory = Plain::zeros(command_ring_words(SLOTS));

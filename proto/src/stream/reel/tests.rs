@@ -523,8 +523,8 @@ fn a_file_that_is_no_reel_is_refused() {
     assert_eq!(resume(&file, 0).err(), Some(AttachError::NoReel));
     let writer = create(&file, 0);
     assert_eq!(attach(&file, 1).err(), Some(AttachError::NoReel), "no reel at this place");
-    writer.memory.file().version.store(2, Relaxed);
-    assert_eq!(attach(&file, 0).err(), Some(AttachError::Version { found: 2 }));
+    writer.memory.file().version.store(REEL_VERSION + 1, Relaxed);
+    assert_eq!(attach(&file, 0).err(), Some(AttachError::Version { found: REEL_VERSION + 1 }));
     writer.memory.file().version.store(REEL_VERSION, Relaxed);
     writer.memory.file().slab_bytes.store(1, Relaxed);
     assert_eq!(attach(&file, 0).err(), Some(AttachError::Limits));
@@ -578,4 +578,39 @@ fn hostile_contents_are_harmless() {
         assert!(attach(&file, round % 4).is_err());
     }
     assert!(refused > 1_000 && read > 1_000, "both sides were met: {refused} {read}");
+}
+
+/// What came behind the head stands in the late list, each once, in the order it came; what fell out of the list is
+/// said to be gone; a writer that goes on after a death counts on.
+#[test]
+fn late_packets_are_listed_in_their_order() {
+    let file = &TestFile::new();
+    let mut pool = TestPool::new(64);
+    let mut writer = create(file, 1);
+    let reader = attach(file, 1).unwrap();
+    let now = Time::from_millis(5_000);
+    let mut push = |writer: &mut ReelWriter, index: u64| writer.push(&meta(index, now), b"x", &mut pool);
+    for index in [0, 3, 2_000] {
+        push(&mut writer, index).unwrap();
+        assert_eq!((reader.late_count(), reader.slot(index).unwrap().late), (0, 0));
+    }
+    for (number, index) in [2, 1_500, 1].into_iter().enumerate() {
+        push(&mut writer, index).unwrap();
+        assert!(push(&mut writer, index).is_err(), "a copy is in no list");
+        assert_eq!((reader.late_count(), reader.late(number as u64)), (number as u64 + 1, Some(index)));
+        assert_eq!(reader.slot(index).unwrap().late, number as u64 + 1);
+    }
+    for index in 10..10 + LATE_LIST as u64 {
+        push(&mut writer, index).unwrap();
+    }
+    let count = reader.late_count();
+    assert_eq!(count, 3 + LATE_LIST as u64);
+    let listed: Vec<_> = (0..count).map(|number| reader.late(number)).collect();
+    // The oldest place may be written over at any moment.
+    assert!(listed[..4].iter().all(Option::is_none));
+    assert!((4..count).all(|number| listed[number as usize] == Some(number + 7)));
+    std::mem::forget(writer);
+    let mut writer = resume(file, 1).unwrap();
+    push(&mut writer, 1_000).unwrap();
+    assert_eq!((reader.late_count(), reader.late(count)), (count + 1, Some(1_000)));
 }

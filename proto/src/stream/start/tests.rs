@@ -48,6 +48,9 @@ fn a_shards_replays_share_a_budget_and_a_storm_goes_the_long_way() {
     assert_eq!(short, 100);
     assert_eq!(budget.join(MS(11_000), &deaf), Way::Short, "a storm is no reason to see nothing");
     assert_eq!(budget.join(MS(11_011), &small), Way::Short);
+    let mut budget = ReplayBudget::default();
+    assert!((0..1_000).all(|_| budget.join(MS(10_099), &grand) == Way::Short), "of this moment");
+    assert!((0..1_000).any(|_| budget.join(MS(10_100), &grand) == Way::Long));
 }
 
 fn mapping(offset: u32, bend: Bend) -> Mapping {
