@@ -8,6 +8,7 @@ mod ffmpeg;
 mod firefox;
 mod first_picture;
 mod gstreamer;
+mod instant_start;
 mod lifecycle;
 mod loss;
 mod networks;
