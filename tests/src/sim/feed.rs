@@ -58,7 +58,7 @@ impl Feed {
         let mut before: Option<(u64, &Sent)> = None;
         for (index, sent) in &self.sent {
             match before {
-                None => self.check_first(name, *index, sent, studio)?,
+                None => self.check_first(name, *index, sent, studio, slack)?,
                 Some((at, last)) => self.check_step(name, (at, last), (*index, sent), studio, slack, mesh_lost)?,
             }
             before = Some((*index, sent));
@@ -70,12 +70,22 @@ impl Feed {
         Err(Violation::new(invariant, sent.at, format!("{name}, ssrc {}: {text}", self.ssrc)))
     }
 
-    fn check_first(&self, name: &str, index: u64, sent: &Sent, studio: &Studio) -> Result<(), Violation> {
-        if self.video && !studio.published(sent.item).keyframe {
-            let text = format!("the first packet ({index}, {:?}) is of no keyframe", sent.item);
+    fn check_first(&self, name: &str, index: u64, sent: &Sent, studio: &Studio, slack: Duration) -> Result<(), Violation> {
+        if self.video && !self.is_entry(sent, studio, slack) {
+            let place = studio.published(sent.item).place;
+            let text = format!("the first packet ({index}, {:?}, place {place}) is not a keyframe's first", sent.item);
             return self.fault(Invariant::Continuity, name, sent, text);
         }
         Ok(())
+    }
+
+    /// Of a keyframe, and no earlier packet of it was there when this one was sent.
+    fn is_entry(&self, sent: &Sent, studio: &Studio, slack: Duration) -> bool {
+        let packet = studio.published(sent.item);
+        let track = studio.broadcasts[sent.item.broadcast as usize].track(self.video);
+        let number = sent.item.number as usize;
+        let earlier = &track.packets[number - usize::from(packet.place)..number];
+        packet.keyframe && earlier.iter().all(|p| p.arrived_at == Time::NEVER || p.arrived_at + slack >= sent.at)
     }
 
     fn check_step(
@@ -112,7 +122,7 @@ impl Feed {
         }
         if same && !goes_on {
             // A jump: to a picture that can be entered, with the next number.
-            let entry = !self.video || (packet.keyframe && (packet.place == 0 || packet.place == 1));
+            let entry = !self.video || self.is_entry(sent, studio, slack);
             if hole > 0 || !entry {
                 let text = format!(
                     "from {at} ({:?}) to {index} ({:?}, keyframe {}, place {}): a gap or a copy of the engine's own making",

@@ -137,7 +137,7 @@ impl Stub {
         match (content, body.first().copied(), self.role) {
             (HANDSHAKE, Some(1), DtlsRole::Server) if !connected => self.hear_hello(body, 0, now),
             (HANDSHAKE, Some(2), DtlsRole::Client) if self.state == State::Hello => self.hear_hello(body, 1, now),
-            (HANDSHAKE, Some(20), DtlsRole::Server) if self.state == State::Hello && self.verify(&body[2..]) => {
+            (HANDSHAKE, Some(20), DtlsRole::Server) if self.state == State::Hello && self.verify(body.get(2..).unwrap_or_default()) => {
                 let keys = self.make_keys();
                 self.log.note(self.randoms[0], keys);
                 self.last = self.finished();
@@ -145,7 +145,7 @@ impl Stub {
                 (self.keys, self.state, self.retry_at) = (Some(keys), State::Connected, Time::NEVER);
                 Ok(())
             }
-            (HANDSHAKE, Some(20), DtlsRole::Client) if self.state == State::Finished && self.verify(&body[2..]) => {
+            (HANDSHAKE, Some(20), DtlsRole::Client) if self.state == State::Finished && self.verify(body.get(2..).unwrap_or_default()) => {
                 let keys = self.make_keys();
                 (self.keys, self.state, self.retry_at) = (Some(keys), State::Connected, Time::NEVER);
                 Ok(())
@@ -160,7 +160,7 @@ impl Stub {
     }
 
     fn verify(&self, mac: &[u8]) -> bool {
-        mac == self.mac
+        !mac.is_empty() && mac == self.mac
     }
 
     fn hear_hello(&mut self, body: &[u8], from: usize, now: Time) -> Result<(), DtlsError> {
