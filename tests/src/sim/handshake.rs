@@ -23,7 +23,8 @@ const HANDSHAKE: u8 = 22;
 const ALERT: u8 = 21;
 const RECORD_HEADER: usize = 13;
 const RETRY: Duration = Duration::from_millis(100);
-const RETRIES_MAX: u32 = 6;
+/// Doubles up to this: a handshake in a bad time goes on soon after it, so that the picture after the faults has a bound.
+const RETRY_SLOWEST: Duration = Duration::from_millis(800);
 
 /// A client's random names its remote, so that the log can say whose keys these are.
 pub type Random = [u8; 16];
@@ -208,7 +209,7 @@ impl Handshake for Stub {
             self.retry_at = now + RETRY;
         } else if now >= self.retry_at && matches!(self.state, State::Hello | State::Finished) {
             self.retries += 1;
-            self.retry_at = if self.retries > RETRIES_MAX { Time::NEVER } else { now + RETRY * (1 << self.retries) };
+            self.retry_at = now + (RETRY * (1 << self.retries.min(8))).min(RETRY_SLOWEST);
             self.out.push_back(self.last.clone());
         }
         if let Some(datagram) = self.out.pop_front() {
