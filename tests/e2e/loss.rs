@@ -305,5 +305,6 @@ fn one_bad_viewer_costs_the_others_nothing() {
     let media = of(&source.video) + of(&source.audio);
     println!("asked for {asked}, refused {refused}; {answers} packets sent where {media} are media");
     assert!(asked > 5_000 && refused > 0, "asked for {asked}, refused {refused}");
+    assert!(answers.saturating_sub(media) * 20 < asked, "its greed paid: {answers} packets for {media}");
     assert_eq!(told.losses_since(trouble), 0);
 }
