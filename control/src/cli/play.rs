@@ -18,9 +18,10 @@ use std::collections::hash_map::Entry;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-const H264: u8 = 102;
-const VP8: u8 = 96;
-const OPUS: u8 = 111;
+/// The payload types we offer.
+const AUDIO: [(Codec, u8); 1] = [(Codec::Opus, 111)];
+const VIDEO: [(Codec, u8); 5] =
+    [(Codec::H264, 102), (Codec::Vp8, 96), (Codec::Vp9, 98), (Codec::Av1, 45), (Codec::H265, 49)];
 const WAIT: Duration = Duration::from_millis(100);
 
 #[derive(Args, Clone, Debug)]
@@ -99,8 +100,8 @@ fn play(args: &PlayArgs, stop: &Stop) -> Result<(Played, Option<RemoteError>), R
     let end = began + Duration::from_secs(args.seconds);
     let server = Server::find(&args.server, &args.room, Role::View)?;
     let sections = [
-        Section { codecs: vec![(Codec::Opus, OPUS)], direction: Direction::RecvOnly, ssrc: 0 },
-        Section { codecs: vec![(Codec::H264, H264), (Codec::Vp8, VP8)], direction: Direction::RecvOnly, ssrc: 0 },
+        Section { codecs: AUDIO.to_vec(), direction: Direction::RecvOnly, ssrc: 0 },
+        Section { codecs: VIDEO.to_vec(), direction: Direction::RecvOnly, ssrc: 0 },
     ];
     let mut played = Played::default();
     let Some(mut session) = Session::connect(&server, &format!("/whep/{}", args.room), &sections, stop)? else {
@@ -126,12 +127,8 @@ fn play(args: &PlayArgs, stop: &Stop) -> Result<(Played, Option<RemoteError>), R
             }
         };
         let Ok(rtp) = Rtp::parse(&buffer[..length]) else { continue };
-        let codec = match rtp.payload_type {
-            H264 => Codec::H264,
-            VP8 => Codec::Vp8,
-            OPUS => Codec::Opus,
-            _ => continue,
-        };
+        let known = AUDIO.iter().chain(&VIDEO).find(|(_, payload_type)| *payload_type == rtp.payload_type);
+        let Some((codec, _)) = known.copied() else { continue };
         match sources.entry(rtp.ssrc) {
             Entry::Occupied(mut source) => source.get_mut().take(rtp.sequence),
             Entry::Vacant(place) => _ = place.insert(Sequence::new(rtp.sequence)),
