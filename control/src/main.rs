@@ -1,20 +1,8 @@
 //! `spillway`: one binary, three kinds of process. Here only the subcommands are told apart.
 
-mod api;
-mod auth;
-mod cli;
-mod control;
-mod data_dir;
-mod engine_link;
-mod events;
-mod policy;
-mod service;
-mod shm;
-mod store;
-mod supervisor;
-
 use clap::Parser;
-use cli::{Cli, Command};
+use spillway::cli::{self, Cli, Command};
+use spillway::{control, supervisor};
 use std::process::ExitCode;
 
 #[global_allocator]

@@ -83,8 +83,9 @@ pub struct Joined {
     pub answer: String,
 }
 
-/// Our secrets of one session.
+/// Our side of one session: its secrets, and whether it begins the DTLS handshake.
 struct Credentials {
+    dtls_role: DtlsRole,
     ufrag_random: [u8; UFRAG_RANDOM_CHARS],
     pwd: [u8; ICE_PWD_CHARS],
 }
@@ -259,7 +260,7 @@ impl Service {
         for feed in &plan.feeds {
             let command = Command::AttachFeed { session, track: feed.track, facts: feed.facts() };
             match self.link.command(plan.engine_epoch, plan.shard, command).await? {
-                Answer::Feed { ssrc, .. } => ssrcs.push(ssrc),
+                Answer::Feed { ssrc, rtx_ssrc, .. } => ssrcs.push((ssrc, rtx_ssrc)),
                 _ => return Err(Refusal::EngineBusy),
             }
         }
@@ -291,10 +292,11 @@ impl Service {
                 expiry: claims.exp,
             })
             .await?;
-        let credentials = Credentials { ufrag_random: ice_chars()?, pwd: ice_chars()? };
+        let dtls_role = dtls_role(offer.setup);
+        let credentials = Credentials { dtls_role, ufrag_random: ice_chars()?, pwd: ice_chars()? };
         let command = Command::AddSession {
             side: note.side,
-            dtls_role: DtlsRole::Server,
+            dtls_role,
             ufrag_random: credentials.ufrag_random,
             pwd: credentials.pwd,
             fingerprint: Fingerprint(offer.fingerprint),
@@ -326,7 +328,10 @@ impl Service {
             ice_ufrag: text(&encode_ufrag(session, &credentials.ufrag_random)),
             ice_pwd: text(&credentials.pwd),
             fingerprint: facts.fingerprint.0,
-            setup: Setup::Passive,
+            setup: match credentials.dtls_role {
+                DtlsRole::Client => Setup::Active,
+                DtlsRole::Server => Setup::Passive,
+            },
             candidates: self.candidates.clone(),
             media,
         };
@@ -600,6 +605,15 @@ fn join_request<'a>(
 fn hash_of(sub: &str) -> u64 {
     let hash = digest::digest(&digest::SHA256, sub.as_bytes());
     hash.as_ref().first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+/// Who offers passive waits for our ClientHello (RFC 4145 section 4.1, RFC 8842 section 5.3). In all other cases the
+/// remote begins: as the server we choose the SRTP profile, and take GCM.
+fn dtls_role(offered: Setup) -> DtlsRole {
+    match offered {
+        Setup::Passive => DtlsRole::Client,
+        Setup::ActPass | Setup::Active => DtlsRole::Server,
+    }
 }
 
 fn new_resource() -> Result<ResourceId, Refusal> {

@@ -85,7 +85,33 @@ pub const PARAMETER_SETS_BYTES_MAX: usize = 400;
 pub const KEYFRAME_REQUEST_INTERVAL: Duration = Duration::from_millis(500);
 /// Losses read from one NACK: four seconds of video; who lost more needs a keyframe, not resends.
 pub const LOSSES_PER_NACK_MAX: usize = 1_024;
+/// Transport-wide feedback goes to a publisher this often: libwebrtc's own receivers take 50 to 250 ms.
+pub const TRANSPORT_CC_INTERVAL: Duration = Duration::from_millis(50);
+/// Packets of a publisher whose arrival is remembered for it: at 50 Mbit/s a good half second.
+pub const ARRIVALS_WINDOW: usize = 4_096;
+/// What a publisher that knows only REMB is told: no estimate of ours (it has its own, of losses), only a bound.
+pub const REMB_BPS: u64 = 50_000_000;
 pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+// ---- answers to viewers' NACKs (threats.md row 8) ----
+/// Answers to one viewer, of the bytes of media sent to it: 5 % loss both ways need 5.3, 10 % need 11.
+pub const RTX_PERCENT_MAX: u64 = 15;
+/// What a viewer may ask for before it earned anything: 50 packets, every third of a 150 kB keyframe.
+pub const RTX_BYTES_START: u64 = 64 * 1_024;
+/// Credit does not grow beyond this: a burst of 400 packets, 1.4 s at 2.5 Mbit/s, is healed whole.
+pub const RTX_BURST_BYTES_MAX: u64 = 512 * 1_024;
+/// Of one packet: 5 % loss leave 0.013 % after two.
+pub const ANSWERS_PER_PACKET_MAX: u8 = 2;
+/// Between two answers with the same packet: no round trip is so short that the first was missed already.
+/// Chromium asks again after 20 ms at the earliest.
+pub const ANSWER_INTERVAL: Duration = Duration::from_millis(10);
+/// Packets behind the newest of a feed that may be asked for: of video one second at 1,000 a second (2 KiB per
+/// viewer), of audio two seconds and a half.
+pub const RESEND_WINDOW_VIDEO: usize = 1_024;
+pub const RESEND_WINDOW_AUDIO: usize = 128;
+/// Sequence numbers of one viewer's NACKs looked at per span: what a burst of a second needs, at some 10 ns each.
+pub const NACK_LOOKS_MAX: usize = LOSSES_PER_NACK_MAX;
+pub const NACK_LOOKS_SPAN: Duration = Duration::from_millis(10);
 
 // ---- link ----
 pub const COMMAND_SLOTS: usize = 256;
@@ -104,6 +130,7 @@ pub const SDP_MEDIA_MAX: usize = 16;
 pub const ROOM_NAME_CHARS_MAX: usize = 64;
 
 const _: () = assert!(REEL_SLOTS.is_power_of_two());
+const _: () = assert!(ARRIVALS_WINDOW.is_power_of_two());
 const _: () = assert!(COMMAND_SLOTS.is_power_of_two() && EVENT_SLOTS.is_power_of_two());
 const _: () = assert!(PACKET_SIZE_MAX + SEAL_OVERHEAD_MAX < DATAGRAM_SIZE_MAX);
 const _: () = assert!(SESSIONS_MAX <= 1 << 24, "a ufrag names the index in four characters of six bits");

@@ -2,7 +2,7 @@
 //! sound, GCM on both sides; a takeover keeps viewers; the synthetic clip's clock gives a latency.
 //! Method: Chromium with a fake camera, our own pages, the browser's own statistics.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use spillway_tests::browser::{Browser, Page};
 use spillway_tests::node::{Machine, Node};
 use spillway_tests::wait::{seconds, until};
@@ -65,6 +65,55 @@ fn two_viewers_see_and_hear_a_camera_and_a_takeover_keeps_them() {
         assert_eq!(stats["posts"], 1, "a viewer had to come again: {stats} {}", viewer.report());
     }
     assert_eq!(second.run("return spillway.state"), "live", "{}", second.report());
+}
+
+/// What the browser itself took from our answer, for the one track of a kind: names of codecs, feedback lines,
+/// header extensions it uses, sources.
+const NEGOTIATED: &str = "
+    const peer = connections.at(-1);
+    const own = peer.getTransceivers().find((one) => one.receiver.track.kind === kind);
+    const parameters = (own.currentDirection === 'sendonly' ? own.sender : own.receiver).getParameters();
+    const section = peer.remoteDescription.sdp.split(/^m=/m).find((part) => part.startsWith(kind));
+    const statistics = [...(await peer.getStats()).values()];
+    const stream = statistics.find((entry) => /^(in|out)bound-rtp$/.test(entry.type) && entry.kind === kind);
+    return {
+        codecs: parameters.codecs.map((codec) => codec.mimeType),
+        extensions: parameters.headerExtensions.map((extension) => extension.uri),
+        feedback: [...new Set(section.match(/^a=rtcp-fb:\\d+ .*$/gm)?.map((line) => line.trim().replace(/^\\S+ /, '')) ?? [])],
+        groups: section.match(/^a=ssrc-group:FID .*$/gm)?.map((line) => line.trim()) ?? [],
+        ssrc: stream?.ssrc, rtxSsrc: stream?.rtxSsrc,
+    };";
+
+fn negotiated(page: &Page<'_>, kind: &str) -> Value {
+    page.run(&format!("const kind = '{kind}';{NEGOTIATED}"))
+}
+
+fn has(list: &Value, name: &str) -> bool {
+    list.as_array().is_some_and(|all| all.iter().any(|one| one.as_str().is_some_and(|one| one.contains(name))))
+}
+
+#[test]
+fn chromium_agrees_to_repairs_and_to_tell_bandwidth_only_as_a_publisher() {
+    let _machine = Machine::alone();
+    let node = Node::start();
+    let browser = Browser::start();
+    let publisher = camera(&browser, &node, "demo", &node.token("demo", "publish"));
+    let sent = negotiated(&publisher, "video");
+    assert!(has(&sent["codecs"], "video/rtx"), "{sent}");
+    assert!(has(&sent["extensions"], "transport-wide-cc"), "{sent}");
+    assert_eq!(sent["feedback"], json!(["nack", "nack pli", "ccm fir", "transport-cc"]), "{sent}");
+    assert!(sent["rtxSsrc"].as_u64().is_some(), "it is ready to send retransmissions: {sent}");
+    let sent = negotiated(&publisher, "audio");
+    assert!(has(&sent["extensions"], "transport-wide-cc"), "sound counts in its estimate: {sent}");
+
+    let viewer = watch(&browser, &node, "demo");
+    decodes(&viewer, seconds(20));
+    let received = negotiated(&viewer, "video");
+    assert!(has(&received["codecs"], "video/rtx"), "{received}");
+    assert_eq!(received["feedback"], json!(["nack", "nack pli", "ccm fir"]), "{received}");
+    assert_eq!(received["extensions"], json!([]), "nothing that varies per send: {received}");
+    let group = format!("a=ssrc-group:FID {} {}", received["ssrc"], received["rtxSsrc"]);
+    assert_eq!(received["groups"], json!([group]), "{received}");
 }
 
 /// A synthetic publisher, watched: pictures, sound, and how old they are.

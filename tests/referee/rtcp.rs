@@ -8,9 +8,11 @@ use rtcp::receiver_report::ReceiverReport;
 use rtcp::reception_report::ReceptionReport;
 use rtcp::sender_report::SenderReport;
 use rtcp::source_description::{SdesType, SourceDescription};
+use rtcp::transport_feedbacks::transport_layer_cc::{PacketStatusChunk, SymbolTypeTcc, TransportLayerCc};
 use rtcp::transport_feedbacks::transport_layer_nack::{TransportLayerNack, nack_pairs_from_sequence_numbers};
 use spillway_proto::rng::Rng;
 use spillway_proto::time::NtpTime;
+use spillway_proto::wire::transport_cc;
 use spillway_proto::wire::rtcp::{self as ours, ReportBlock, Rtcp};
 
 const ROUNDS: usize = 5_000;
@@ -216,4 +218,60 @@ fn compounds_of_ours_are_read_by_them() {
             unmarshal(&mut &compound[..]).unwrap().iter().map(|packet| read_by_them(packet.as_ref())).collect();
         assert_eq!(read, said, "round {round}");
     }
+}
+
+/// Transport-wide feedback over random losses, gaps and reorderings: what they read are the arrivals that were told, to
+/// the 250 us the format has.
+#[test]
+fn transport_feedback_of_ours_tells_them_the_arrivals() {
+    const UNIT: u64 = 250_000;
+    let mut rng = Rng::new(5);
+    let mut told = 0;
+    for round in 0..ROUNDS {
+        let count = 1 + rng.below(500) as usize;
+        let lossy = rng.below(3);
+        let mut at = rng.below(1 << 40);
+        let arrivals: Vec<Option<u64>> = (0..count)
+            .map(|_| {
+                at += match rng.below(20) {
+                    0 => rng.below(400_000_000),
+                    1 if round % 50 == 0 => rng.below(20_000_000_000),
+                    _ => rng.below(3_000_000),
+                };
+                // Now and then one overtook the other.
+                let came = if rng.below(15) == 0 { at.saturating_sub(30_000_000) } else { at };
+                (rng.below(10) >= 4 * lossy).then_some(came)
+            })
+            .collect();
+        let (base, number) = (rng.next_u32() as u16, rng.next_u32() as u8);
+        let mut out = [0xAA; 1_200];
+        let written = transport_cc::write_feedback(&mut out, (1, 2), number, base, count, |n| arrivals.get(n).copied().flatten());
+        let Some((length, covered)) = written else {
+            assert!(arrivals.iter().take(transport_cc::STATUSES_MAX).all(Option::is_none));
+            continue;
+        };
+        let read = unmarshal(&mut &out[..length]).unwrap();
+        let theirs = read[0].as_any().downcast_ref::<TransportLayerCc>().expect("transport feedback");
+        assert_eq!((theirs.sender_ssrc, theirs.media_ssrc, theirs.fb_pkt_count), (1, 2, number));
+        assert_eq!((theirs.base_sequence_number, usize::from(theirs.packet_status_count)), (base, covered));
+        let came: Vec<bool> = theirs
+            .packet_chunks
+            .iter()
+            .flat_map(|chunk| match chunk {
+                PacketStatusChunk::RunLengthChunk(run) => vec![run.packet_status_symbol; usize::from(run.run_length)],
+                PacketStatusChunk::StatusVectorChunk(vector) => vector.symbol_list.clone(),
+            })
+            .map(|symbol| symbol != SymbolTypeTcc::PacketNotReceived)
+            .take(covered)
+            .collect();
+        assert!(came.iter().eq(arrivals[..covered].iter().map(Option::is_some).collect::<Vec<_>>().iter()));
+        let mut clock = u64::from(theirs.reference_time) * 64_000_000;
+        for (delta, arrival) in theirs.recv_deltas.iter().zip(arrivals[..covered].iter().flatten()) {
+            clock = clock.wrapping_add_signed(delta.delta * 1_000);
+            assert_eq!(clock / UNIT, arrival / UNIT, "round {round}");
+            told += 1;
+        }
+        assert_eq!(theirs.recv_deltas.len(), arrivals[..covered].iter().flatten().count());
+    }
+    assert!(told > 100_000);
 }

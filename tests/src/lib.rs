@@ -4,6 +4,7 @@
 //! Nothing here decides what is right; the tests do.
 
 pub mod browser;
+pub mod fuzz;
 pub mod http;
 pub mod kernel;
 pub mod node;

@@ -69,7 +69,7 @@ fn sources() -> Vec<Source> {
     sources
 }
 
-/// The files of the modules that `source` declares behind `#[cfg(test)]`.
+/// The files of the modules that `source` declares for tests only.
 fn test_modules(source: &Source) -> Vec<String> {
     let own = match source.path.strip_suffix("/mod.rs").or(source.path.strip_suffix("/lib.rs")) {
         Some(directory) => directory,
@@ -78,7 +78,7 @@ fn test_modules(source: &Source) -> Vec<String> {
     let lines: Vec<&str> = source.text.lines().map(str::trim).collect();
     lines
         .windows(2)
-        .filter(|pair| pair[0].starts_with("#[cfg(test)]"))
+        .filter(|pair| code::is_of_tests(pair[0]))
         .filter_map(|pair| pair[1].strip_suffix(';')?.rsplit_once("mod ").map(|(_, name)| format!("{own}/{name}.rs")))
         .collect()
 }

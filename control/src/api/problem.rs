@@ -111,9 +111,6 @@ impl From<Refusal> for Problem {
             Refusal::NoCommonCodec { .. } => {
                 problem(StatusCode::UNPROCESSABLE_ENTITY, "no_common_codec", "No common codec")
             }
-            Refusal::DtlsRoleUnsupported => {
-                problem(StatusCode::UNPROCESSABLE_ENTITY, "dtls_role_unsupported", "DTLS role not supported")
-            }
             Refusal::TooManyTracks(_) => {
                 problem(StatusCode::UNPROCESSABLE_ENTITY, "too_many_tracks", "Too many tracks")
             }

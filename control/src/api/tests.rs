@@ -7,10 +7,11 @@ use crate::engine_link::EngineLink;
 use crate::shm::{Wake, heap_link};
 use crate::store::Store;
 use spillway_proto::id::{Codec, FeedId, SessionId, Side, StreamId, TrackId};
-use spillway_proto::link::command::{Answer, Command, DumpEntry, Fingerprint, Note, SessionState, Status, dump_fits};
+use spillway_proto::link::command::{Answer, Command, DtlsRole, DumpEntry, Fingerprint, Note, SessionState, Status, dump_fits};
 use spillway_proto::link::event::{CloseReason, Event};
 use spillway_proto::link::layout::{EngineFacts, IoKind, Link};
 use spillway_proto::link::ring::{CommandReader, EventWriter, Received};
+use spillway_proto::sdp::Setup;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -394,7 +395,6 @@ fn bad_bodies_are_named() {
     let line = broken.lines().position(|line| line == "a=rtpmap:96 VP8").unwrap() + 1;
     assert!(reply.body.contains(&format!("line {line}: ")), "{}", reply.body);
     node.post("/whip/demo", &token, "").is(400, "bad_sdp");
-    node.post("/whip/demo", &token, FFMPEG).is(422, "dtls_role_unsupported");
     let unknown = ["VP8", "VP9", "AV1", "H264"];
     let unknown = unknown.iter().fold(PUBLISH.to_owned(), |sdp, codec| sdp.replace(&format!("{codec}/90000"), "H266/90000"));
     let reply = node.post("/whip/demo", &token, &unknown);
@@ -425,6 +425,35 @@ fn a_join_is_answered_with_201_location_and_an_answer() {
     let tables = node.engine.tables();
     assert_eq!((tables.sessions.len(), tables.tracks.len(), tables.feeds.len()), (2, 2, 2));
     assert_ne!(tables.sessions[0].0, tables.sessions[1].0, "on two shards");
+}
+
+/// RFC 8842 section 5.3: the engine begins the handshake where the offer waits for it, for publishers and viewers.
+#[test]
+fn the_offer_decides_who_begins_the_handshake() {
+    let node = Node::new();
+    let publish = node.token("demo", Role::Publish, "ann");
+    let view = node.token("demo", Role::View, "v");
+    let reply = node.post("/whip/demo", &publish, FFMPEG);
+    assert_eq!(reply.status(), 201, "{}", reply.body);
+    assert_eq!(OfferFacts::parse(&reply.body).unwrap().setup, Setup::Active);
+    node.engine.tables().told = true;
+    node.until(|node| node.service().state("demo").live);
+    for (offered, answered) in [("passive", Setup::Active), ("active", Setup::Passive), ("actpass", Setup::Passive)] {
+        let offer = VIEW.replace("a=setup:actpass", &format!("a=setup:{offered}"));
+        let reply = node.post("/whep/demo", &view, &offer);
+        assert_eq!(reply.status(), 201, "{}", reply.body);
+        assert_eq!(OfferFacts::parse(&reply.body).unwrap().setup, answered, "{offered}");
+    }
+    let tables = node.engine.tables();
+    let roles: Vec<DtlsRole> = tables
+        .commands
+        .iter()
+        .filter_map(|command| match command {
+            Command::AddSession { dtls_role, .. } => Some(*dtls_role),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(roles, [DtlsRole::Client, DtlsRole::Client, DtlsRole::Server, DtlsRole::Server]);
 }
 
 #[test]

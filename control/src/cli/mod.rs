@@ -4,6 +4,7 @@
 pub mod play;
 pub mod publish;
 mod remote;
+mod resend;
 pub mod restart;
 pub mod stop;
 pub mod token;

@@ -1,8 +1,10 @@
 //! `spillway publish synthetic ROOM`: a publisher without a camera. Loops a clip whose picture carries its own
 //! frame counter: frame k leaves when Unix time modulo the clip's length is k/30 s, so that any page reads its
-//! latency. It answers no keyframe request, as OBS does not.
+//! latency. Lost packets are sent again when the server asks for them; keyframe requests are not heard, as OBS
+//! does not hear them.
 
-use super::remote::{RemoteError, Section, Server, ServerArgs, Session, Stop};
+use super::remote::{Heard, RemoteError, Section, Server, ServerArgs, Session, Stop};
+use super::resend::Resends;
 use super::Exit;
 use super::token::parse_room;
 use crate::auth::Role;
@@ -15,7 +17,8 @@ use spillway_proto::mux::packetize;
 use spillway_proto::sdp::Direction;
 use spillway_proto::time::NtpTime;
 use spillway_proto::wire::payload::h265;
-use spillway_proto::wire::{rtcp, rtp};
+use spillway_proto::wire::rtcp::{self, Rtcp};
+use spillway_proto::wire::rtp;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -27,6 +30,8 @@ const NTP_UNIX: u64 = 2_208_988_800;
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// The longest sleep between two looks at the socket.
 const NAP: Duration = Duration::from_millis(5);
+/// Reports and requests taken between two frames: the server sends a few in a second.
+const REPORTS_PER_NAP_MAX: usize = 16;
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_SLOWEST: Duration = Duration::from_secs(2);
 
@@ -50,7 +55,9 @@ pub enum SourceArgs {
                                                            ffmpeg -i IN -c:v libx264 -bf 0 -c:a libopus film.mkv
   spillway publish synthetic demo --server http://192.0.2.7:7080 --token TOKEN
 
-Ends with Ctrl-C. When the server restarts, it publishes anew by itself.")]
+Ends with Ctrl-C. When the server restarts, it publishes anew by itself. Packets lost on the way to the server are
+sent again on request, up to a second later. Keyframes come only where the clip has them: requests for one are not
+answered, as OBS and ffmpeg do not answer them.")]
 pub struct SyntheticArgs {
     /// The room to publish to
     #[arg(value_name = "ROOM", value_parser = parse_room)]
@@ -149,7 +156,7 @@ fn session(
     let sections: Vec<Section> = tracks
         .iter()
         .map(|output| Section {
-            codecs: vec![(output.track.codec, output.payload_type)],
+            codecs: vec![(output.track.codec, output.payload_type, 0)],
             direction: Direction::SendOnly,
             ssrc: output.ssrc,
         })
@@ -187,8 +194,16 @@ fn session(
                 output.report(&mut session, now);
             }
         }
-        // Whatever came: checks, reports, keyframe requests nobody answers.
-        session.wait(Duration::ZERO, &mut buffer)?;
+        // Whatever came: checks, reports, keyframe requests nobody answers, and what the server misses.
+        for _ in 0..REPORTS_PER_NAP_MAX {
+            let Heard::Rtcp(length) = session.wait(Duration::ZERO, &mut buffer)? else { break };
+            for packet in rtcp::packets(buffer.get(..length).unwrap_or_default()) {
+                let Rtcp::Nack { media, losses, .. } = packet else { continue };
+                if let Some(output) = tracks.iter_mut().find(|output| output.ssrc == media) {
+                    output.send_again(&session, losses);
+                }
+            }
+        }
         let due = Duration::from_nanos(position.due_at(clip, duration).saturating_sub(clock.unix_ns()));
         std::thread::sleep(due.min(NAP));
     }
@@ -255,6 +270,7 @@ struct Output<'c> {
     picture_id: u16,
     packets: u32,
     octets: u32,
+    sent: Resends,
 }
 
 impl<'c> Output<'c> {
@@ -263,7 +279,7 @@ impl<'c> Output<'c> {
         // Sequence numbers begin anywhere; without randomness they begin at 0, which is anywhere too.
         let _ = aws_lc_rs::rand::fill(&mut random);
         let index = u64::from(u16::from_le_bytes(random) >> 1);
-        Output { track, payload_type, ssrc, index, picture_id: 0, packets: 0, octets: 0 }
+        Output { track, payload_type, ssrc, index, picture_id: 0, packets: 0, octets: 0, sent: Resends::new() }
     }
 
     /// A pure function of the clock: after a restart the timestamps go on.
@@ -275,7 +291,8 @@ impl<'c> Output<'c> {
         let timestamp = self.timestamp(unix_ns);
         let codec = self.track.codec;
         let (index, payload_type, ssrc) = (&mut self.index, self.payload_type, self.ssrc);
-        let (packets, octets) = (&mut self.packets, &mut self.octets);
+        let (packets, octets, sent) = (&mut self.packets, &mut self.octets, &mut self.sent);
+        let now = Instant::now();
         let emit = |payload: &[u8], last: bool| {
             let mut header = [0; rtp::RTP_HEADER_BYTES];
             let marker = last && codec.kind() == Kind::Video;
@@ -283,6 +300,7 @@ impl<'c> Output<'c> {
             let mut out = [0; DATAGRAM_SIZE_MAX];
             if let Some(length) = session.client.seal_rtp(&header, payload, *index, &mut out) {
                 session.send(&out[..length]);
+                sent.keep(now, *index as u16, &out[..length]);
             }
             *index += 1;
             *packets = packets.wrapping_add(1);
@@ -322,6 +340,15 @@ impl<'c> Output<'c> {
         }
     }
 
+    fn send_again(&mut self, session: &Session<'_>, losses: rtcp::Losses<'_>) {
+        let now = Instant::now();
+        for sequence in losses {
+            if let Some(sealed) = self.sent.again(now, sequence) {
+                session.send(sealed);
+            }
+        }
+    }
+
     fn report(&self, session: &mut Session<'_>, unix_ns: u64) {
         let seconds = unix_ns / 1_000_000_000 + NTP_UNIX;
         let fraction = (u128::from(unix_ns % 1_000_000_000) << 32) / 1_000_000_000;
@@ -331,9 +358,8 @@ impl<'c> Output<'c> {
             .and_then(|length| {
                 Some(length + rtcp::write_sdes_cname(plain.get_mut(length..)?, self.ssrc, "spillway-cli")?)
             });
-        let mut out = [0; DATAGRAM_SIZE_MAX];
-        if let Some(length) = written.and_then(|length| session.client.seal_rtcp(&plain[..length], &mut out)) {
-            session.send(&out[..length]);
+        if let Some(length) = written {
+            session.send_rtcp(&plain[..length]);
         }
     }
 }

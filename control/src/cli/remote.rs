@@ -147,7 +147,8 @@ impl Server {
 
 /// One media section of our offer.
 pub struct Section {
-    pub codecs: Vec<(Codec, u8)>,
+    /// Each with its payload type and that of its retransmissions, 0 for none.
+    pub codecs: Vec<(Codec, u8, u8)>,
     pub direction: Direction,
     /// What we send, 0 if we only receive.
     pub ssrc: u32,
@@ -158,12 +159,16 @@ pub enum Heard {
     Nothing,
     /// Plain RTP in the buffer given to `wait`.
     Rtp(usize),
+    /// A plain RTCP compound in it.
+    Rtcp(usize),
 }
 
 /// A connected session.
 pub struct Session<'s> {
     server: &'s Server,
     location: String,
+    /// What the server granted.
+    pub answer: OfferFacts,
     pub client: Client,
     socket: UdpSocket,
     origin: Instant,
@@ -212,7 +217,7 @@ impl<'s> Session<'s> {
         };
         let origin = Instant::now();
         let client = Client::new(&identity, facts, seed, Time::ZERO, origin)?;
-        let mut session = Session { server, location, client, socket, origin };
+        let mut session = Session { server, location, answer, client, socket, origin };
         let mut buffer = [0; DATAGRAM_SIZE_MAX];
         while !session.client.is_connected() {
             if stop.is_set() {
@@ -257,6 +262,7 @@ impl<'s> Session<'s> {
         self.flush();
         Ok(match received {
             Received::Rtp(length) => Heard::Rtp(length),
+            Received::Rtcp(length) => Heard::Rtcp(length),
             _ => Heard::Nothing,
         })
     }
@@ -264,6 +270,14 @@ impl<'s> Session<'s> {
     pub fn send(&self, datagram: &[u8]) {
         // A full socket or a closed port loses it, as a network does.
         let _ = self.socket.send(datagram);
+    }
+
+    /// Seals a plain RTCP compound and sends it.
+    pub fn send_rtcp(&mut self, compound: &[u8]) {
+        let mut out = [0; DATAGRAM_SIZE_MAX];
+        if let Some(sealed) = self.client.seal_rtcp(compound, &mut out).and_then(|length| out.get(..length)) {
+            self.send(sealed);
+        }
     }
 
     fn flush(&mut self) {
@@ -280,19 +294,31 @@ impl<'s> Session<'s> {
 }
 
 fn media_text(mid: usize, section: &Section) -> MediaText {
-    let kind = section.codecs.first().map_or(Kind::Video, |(codec, _)| codec.kind());
+    let kind = section.codecs.first().map_or(Kind::Video, |(codec, ..)| codec.kind());
     let source = (section.ssrc != 0).then(|| SourceText {
         ssrc: section.ssrc,
+        rtx_ssrc: 0,
         cname: "spillway-cli".to_owned(),
         msid: ("spillway".to_owned(), format!("track-{mid}")),
     });
-    let payloads: Vec<PayloadFacts> = section.codecs.iter().map(|&(codec, pt)| payload(codec, pt)).collect();
+    let both = |&(codec, number, rtx): &(Codec, u8, u8)| {
+        let rtx = (rtx != 0).then(|| PayloadFacts::rtx(rtx, number, codec.clock_rate()));
+        std::iter::once(payload(codec, number)).chain(rtx)
+    };
+    let payloads: Vec<PayloadFacts> = section.codecs.iter().flat_map(both).collect();
     MediaText {
         kind: MediaKind::Rtp(kind),
         mid: mid.to_string(),
         protocol: "UDP/TLS/RTP/SAVPF".to_owned(),
         format_first: payloads.first().map_or_else(String::new, |payload| payload.payload_type.to_string()),
-        accepted: Some(AcceptedText { direction: section.direction, payloads, rtcp_rsize: true, source }),
+        accepted: Some(AcceptedText {
+            direction: section.direction,
+            payloads,
+            extensions: Vec::new(),
+            extmap_allow_mixed: false,
+            rtcp_rsize: true,
+            source,
+        }),
     }
 }
 
@@ -311,7 +337,7 @@ fn payload(codec: Codec, payload_type: u8) -> PayloadFacts {
             Codec::Opus => "minptime=10;useinbandfec=1".to_owned(),
             Codec::Vp8 => String::new(),
         },
-        feedback: Feedback { nack_pli: video, ccm_fir: video, ..Feedback::default() },
+        feedback: Feedback { nack: true, nack_pli: video, ccm_fir: video, ..Feedback::default() },
     }
 }
 

@@ -49,8 +49,6 @@ pub enum Refusal {
     RoomBusy,
     #[error("no common codec: offered {}; possible {}", list(.offered), list(.possible))]
     NoCommonCodec { offered: Vec<String>, possible: Vec<String> },
-    #[error("the offer says a=setup:passive, but Spillway cannot begin the DTLS handshake yet; offer actpass or active")]
-    DtlsRoleUnsupported,
     #[error("the offer has more than one {0} section to send; Spillway takes one audio and one video")]
     TooManyTracks(&'static str),
     #[error("an ICE restart is not supported; end the session and POST anew")]

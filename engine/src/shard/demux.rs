@@ -196,7 +196,7 @@ impl Core {
                 for packet in rtcp::packets(&datagram[..length]) {
                     match session.side {
                         Side::Publisher => gone |= self.hear_publisher(&mut session, &packet),
-                        Side::Viewer => self.hear_viewer(&session, &packet),
+                        Side::Viewer => self.hear_viewer(&mut session, &packet),
                     }
                 }
             }
@@ -209,8 +209,11 @@ impl Core {
         }
     }
 
-    /// A viewer's requests. What a viewer lost is answered from the reel (the next issue), never upstream.
-    fn hear_viewer(&mut self, session: &super::session::Session, packet: &Rtcp<'_>) {
+    /// A viewer's requests. What a viewer lost is answered from the reel, never upstream.
+    fn hear_viewer(&mut self, session: &mut super::session::Session, packet: &Rtcp<'_>) {
+        if let Rtcp::Nack { media, losses, .. } = packet {
+            return self.hear_nack(session, *media, losses.clone());
+        }
         let wanted = |core: &mut Core, ssrc: u32| {
             let feed = session
                 .feeds
@@ -226,7 +229,6 @@ impl Core {
             Rtcp::Fir { entries, .. } => {
                 entries.clone().take(FEEDS_PER_SESSION_MAX).for_each(|entry| wanted(self, entry.media));
             }
-            Rtcp::Nack { .. } => self.tally.add(CounterId::NacksReceived, 1),
             _ => {}
         }
     }

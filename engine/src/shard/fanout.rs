@@ -17,6 +17,7 @@ use spillway_proto::stream::pacer::{Pace, Pacer};
 use spillway_proto::session::record::{FeedRecord, Mapping};
 use spillway_proto::stream::feedback;
 use spillway_proto::stream::reel::ReelReader;
+use spillway_proto::stream::resend::Resends;
 use spillway_proto::stream::rewrite;
 use spillway_proto::time::Time;
 use spillway_proto::wire::rtcp;
@@ -28,9 +29,9 @@ use std::sync::atomic::Ordering;
 const LOOKS_PER_ROUND_MAX: u64 = 256;
 
 /// A reel this shard reads, and who wants it.
-struct Reader {
+pub(super) struct Reader {
     track: TrackId,
-    reel: ReelReader,
+    pub(super) reel: ReelReader,
     /// Slots of the sessions with a feed of it.
     sessions: Vec<u32>,
     /// Where the next marking begins, so that nobody is always first.
@@ -61,11 +62,24 @@ struct Place {
     paced_until: Time,
 }
 
-enum Served {
+pub(super) enum Served {
     Done,
     More,
     Paced(Time),
     Blocked,
+}
+
+impl Served {
+    /// What holds for both parts of a turn.
+    fn and(self, other: Served) -> Served {
+        match (self, other) {
+            (Served::Blocked, _) | (_, Served::Blocked) => Served::Blocked,
+            (Served::More, _) | (_, Served::More) => Served::More,
+            (Served::Paced(one), Served::Paced(other)) => Served::Paced(one.min(other)),
+            (Served::Done, other) => other,
+            (paced, Served::Done) => paced,
+        }
+    }
 }
 
 /// What a round left over.
@@ -99,7 +113,7 @@ impl Fanout {
     }
 
     /// The slot's session has something to read.
-    fn queue(&mut self, slot: u32) {
+    pub(super) fn queue(&mut self, slot: u32) {
         if !std::mem::replace(&mut self.places[slot as usize].ready, true) {
             self.ready.push_back(slot);
         }
@@ -160,7 +174,7 @@ impl Fanout {
         }
     }
 
-    fn reader(&mut self, track: u32) -> Option<&mut Reader> {
+    pub(super) fn reader(&mut self, track: u32) -> Option<&mut Reader> {
         self.readers.get_mut(track as usize)?.as_deref_mut()
     }
 }
@@ -204,6 +218,7 @@ impl Core {
                 start: Start::Waiting,
                 live_sent: false,
                 report_now: false,
+                resends: Resends::new(codec.kind()),
             });
         }
         self.start_feeds(slot);
@@ -322,17 +337,12 @@ impl Core {
     fn serve(&mut self, io: &mut impl Io, session: &mut Session) -> Served {
         let mut served = Served::Done;
         for at in 0..session.feeds.len() {
-            match self.serve_feed(io, session, at) {
-                Served::Done => {}
-                Served::Blocked => return Served::Blocked,
-                Served::More => served = Served::More,
-                Served::Paced(at) => {
-                    served = match served {
-                        Served::Done => Served::Paced(at),
-                        Served::Paced(other) => Served::Paced(at.min(other)),
-                        more => more,
-                    }
-                }
+            served = served.and(self.serve_resends(io, session, at));
+            if !matches!(served, Served::Blocked) {
+                served = served.and(self.serve_feed(io, session, at));
+            }
+            if matches!(served, Served::Blocked) {
+                return served;
             }
         }
         if session.feeds.iter().any(|feed| feed.report_now) {
@@ -430,6 +440,7 @@ impl Core {
             sent += count;
             record.packets += count as u64;
             record.octets += octets as u64;
+            session.answers.earn(length);
             self.tally.add(CounterId::PacketsSent, count as u64);
             self.tally.add(CounterId::BytesSent, length as u64);
             self.tally.add(CounterId::Sends, u64::from(count > 0));

@@ -7,20 +7,26 @@
 mod commands;
 mod demux;
 pub mod directory;
+mod estimate;
 mod fanout;
 pub mod mesh;
 pub mod pool;
+mod resend;
 mod session;
 pub mod table;
 mod timers;
 mod track;
 
+#[cfg(any(test, feature = "simulation"))]
+pub mod audit;
+#[cfg(test)]
+mod healing;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod world;
+#[cfg(any(test, feature = "simulation"))]
+pub mod world;
 
 use crate::io::{self, Io, Path, Sent};
 use crate::shm::{Mapping, punch_hole};
@@ -307,7 +313,7 @@ impl<I: Io> Shard<I> {
     }
 
     /// For tests: the parts they look at.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     fn parts(&mut self) -> (&mut I, &mut Core) {
         (&mut self.io, &mut self.core)
     }

@@ -32,6 +32,11 @@ impl Pool {
     fn give_back(&self) {
         self.taken.fetch_sub(1, Ordering::Relaxed);
     }
+
+    #[cfg(any(test, feature = "simulation"))]
+    pub fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
 }
 
 /// One stream file's slabs; owned by the shard that writes the stream's reels.
@@ -90,6 +95,12 @@ impl StreamSlabs {
     /// Slabs of the file that hold memory.
     pub fn held(&self) -> usize {
         self.fresh as usize - self.returned.len()
+    }
+
+    /// Slabs that hold memory and no packet.
+    #[cfg(any(test, feature = "simulation"))]
+    pub fn waiting(&self) -> usize {
+        self.spare.len() + self.resting.len()
     }
 
     /// True when nothing of the file is in use any more.

@@ -13,7 +13,9 @@ use spillway_proto::link::event::{CloseReason, Event};
 use spillway_proto::session::dtls::{DtlsError, DtlsOutput, Handshake, SrtpKeys};
 use spillway_proto::session::record::KeptDatagram;
 use spillway_proto::session::srtp::{Opener, Sealer};
+use spillway_proto::stream::arrivals::Arrivals;
 use spillway_proto::stream::pacer::Pacer;
+use spillway_proto::stream::resend::{Budget, Resends};
 use spillway_proto::time::Time;
 use spillway_proto::wire::rtcp;
 
@@ -43,8 +45,12 @@ pub struct Session {
     /// Where we send: the selected pair.
     pub path: Option<Path>,
     pub feeds: Vec<Feed>,
+    /// What answers to its NACKs may cost.
+    pub answers: Budget,
     /// The tracks this session publishes.
     pub sources: Vec<Source>,
+    /// When its packets arrived, of a publisher that negotiated transport-cc.
+    pub arrivals: Option<Box<Arrivals>>,
     /// Last authenticated packet: a publisher that sends no checks lives by its media.
     pub media_at: Time,
 }
@@ -59,6 +65,8 @@ pub struct Feed {
     pub live_sent: bool,
     /// A report is due at once, for the first live packet.
     pub report_now: bool,
+    /// What the viewer asked for again.
+    pub resends: Resends,
 }
 
 pub enum Start {
@@ -82,7 +90,9 @@ impl Session {
             sealer: None,
             path: None,
             feeds: Vec::with_capacity(2),
+            answers: Budget::default(),
             sources: Vec::with_capacity(2),
+            arrivals: None,
             media_at: now,
         }
     }

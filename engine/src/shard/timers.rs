@@ -26,6 +26,9 @@ pub struct Timers {
     tracks_at: Time,
     /// Sessions whose handshake runs: looked at in every tick, so that a connected one leaves.
     handshakes: Vec<u32>,
+    /// Publishers that are told when their packets arrived, and when the next of them is.
+    pub feedback: Vec<u32>,
+    pub feedback_at: Time,
 }
 
 impl Timers {
@@ -37,6 +40,8 @@ impl Timers {
             bucket_at: now,
             tracks_at: now,
             handshakes: Vec::new(),
+            feedback: Vec::new(),
+            feedback_at: Time::NEVER,
         }
     }
 
@@ -55,9 +60,15 @@ impl Timers {
             self.sessions -= 1;
         }
         self.handshakes.retain(|&other| other != slot);
+        self.feedback.retain(|&other| other != slot);
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
+    pub fn sessions_visited(&self) -> usize {
+        self.buckets.iter().map(Vec::len).sum()
+    }
+
+    #[cfg(any(test, feature = "simulation"))]
     pub fn handshakes_running(&self) -> usize {
         self.handshakes.len()
     }
@@ -76,6 +87,7 @@ impl Core {
     pub fn run_timers(&mut self) {
         let now = self.now;
         self.run_handshake_timers();
+        self.send_feedback();
         if self.timers.tracks_at <= now {
             self.timers.tracks_at = now + TRACKS_INTERVAL;
             self.watch_tracks();
@@ -139,7 +151,7 @@ impl Core {
 
     /// When the next timer is due; None while there is nothing to wait for.
     pub fn next_deadline(&mut self) -> Option<Time> {
-        let mut deadline = self.fanout.paced_at();
+        let mut deadline = self.fanout.paced_at().min(self.timers.feedback_at);
         if self.timers.sessions > 0 {
             deadline = deadline.min(self.timers.bucket_at);
         }

@@ -87,6 +87,19 @@ impl Tracks {
         self.active.is_empty() && self.leaving.is_empty()
     }
 
+    #[cfg(any(test, feature = "simulation"))]
+    pub fn audit(&self, audit: &mut super::audit::Audit) {
+        let tracks = self.tracks.iter().flatten();
+        for track in tracks {
+            audit.tracks += 1;
+            audit.slabs_in_reels += track.reel.slabs_held().count();
+        }
+        for slabs in self.slabs.iter().flatten() {
+            audit.slabs_waiting += slabs.waiting();
+            audit.slabs_held += slabs.held();
+        }
+    }
+
     /// Tracks this shard feeds now.
     pub fn used(&self) -> usize {
         self.active.len()
@@ -117,6 +130,7 @@ impl Core {
             self.tally.add(CounterId::PacketsRefusedMalformed, 1);
             return;
         };
+        self.note_arrival(session, &rtp);
         let Some(source) = source_of(session, &rtp) else {
             self.tally.add(CounterId::PacketsRefusedUnknownSsrc, 1);
             return;
@@ -270,8 +284,9 @@ impl Core {
             }
         }
         self.send_rtcp(session, |out| {
-            let length = rtcp::write_rr(out, REPORT_SSRC, &blocks[..count])?;
-            Some(length + rtcp::write_sdes_cname(&mut out[length..], REPORT_SSRC, "spillway")?)
+            let mut length = rtcp::write_rr(out, REPORT_SSRC, &blocks[..count])?;
+            length += rtcp::write_sdes_cname(&mut out[length..], REPORT_SSRC, "spillway")?;
+            Some(length + Core::write_remb(session, &mut out[length..])?)
         });
     }
 
@@ -294,8 +309,9 @@ impl Core {
             self.take_over(slot, stream, takeover, codec, note)?
         };
         let source = Source { facts: *facts, track: id.index, said_bye: false };
-        if let Some(session) = self.session_mut(slot) {
+        if let Some(session) = self.sessions.get_mut(slot as usize).and_then(Option::as_deref_mut) {
             session.sources.push(source);
+            session.watch_arrivals(facts, &mut self.timers);
         }
         let record = self.table.track(id.index).ok_or(Status::NotFound)?;
         record.payload_type = facts.payload_type;

@@ -1,12 +1,13 @@
 //! A whole engine in one thread and in virtual time, for tests: shards over `Sim`, the link's other end, and
 //! clients behind addresses of their own. Handshakes and sealing are real.
 
+use super::audit::Audit;
 use super::directory::Directory;
 use super::mesh::{Epochs, Inbox, Strays};
 use super::pool::Pool;
 use super::table::{Owners, Table, take_ownership};
 use super::{HandshakeMaker, ReelFile, Shard, Shared};
-use crate::io::sim::Sim;
+use crate::io::sim::{SentDatagram, Sim};
 use crate::io::{Io, Path};
 use crate::shm::Mapping;
 use spillway_proto::id::{Codec, FeedId, SessionId, Side, StreamId, TrackId};
@@ -22,6 +23,7 @@ use spillway_proto::session::ice::encode_ufrag;
 use spillway_proto::session::record::RECORDS_BYTES;
 use spillway_proto::stream::reel::STREAM_FILE_BYTES;
 use spillway_proto::time::Time;
+use spillway_proto::wire::demux::{Class, classify};
 use spillway_proto::wire::rtcp::{self, Rtcp};
 use spillway_proto::wire::rtp::{Rtp, write_header};
 use std::fs::File;
@@ -34,6 +36,8 @@ use std::time::{Duration, Instant};
 const PWD: &[u8; 24] = b"0123456789abcdefghijklmn";
 pub const SERVER: &str = "198.51.100.1:7081";
 const STREAMS: usize = 4;
+/// Where every world's time begins.
+pub const BEGIN: Time = Time::from_millis(10_000);
 
 pub fn memfd(bytes: usize) -> File {
     // JUSTIFICATION: std has no memfd.
@@ -68,11 +72,19 @@ pub struct Remote {
     /// (time, SSRC, NTP, timestamp) of sender reports.
     pub reports: Vec<(Time, u32, u64, u32)>,
     pub keyframe_requests: usize,
+    /// Every compound, as it was opened.
+    pub compounds: Vec<Vec<u8>>,
     pub connected: bool,
     /// Answers no more: its datagrams are lost both ways.
     pub silent: bool,
     /// The shard the kernel would give its datagrams to.
     pub lands_on: usize,
+    /// What the network does to datagrams on their way to this remote.
+    pub path_down: Option<Box<dyn FnMut(&[u8]) -> bool>>,
+    /// SRTP as it was on the wire towards this remote, lost ones too, if somebody wants to see it.
+    pub wire: Option<Vec<Vec<u8>>>,
+    /// What this remote was asked to send again, as 16-bit numbers of an SSRC.
+    pub asked_again: Vec<(Time, u32, u16)>,
 }
 
 pub struct World {
@@ -84,7 +96,8 @@ pub struct World {
     events: Vec<EventReader>,
     pub heard: Vec<Event>,
     pub remotes: Vec<Remote>,
-    server_identity: Arc<Identity>,
+    /// None where the handshakes are somebody else's.
+    server_identity: Option<Arc<Identity>>,
     epoch: u64,
     _records: Arc<Mapping>,
     _link_memory: Mapping,
@@ -92,7 +105,23 @@ pub struct World {
 
 impl World {
     pub fn new(shards: usize) -> World {
-        let now = Time::from_millis(10_000);
+        let server_identity = Arc::new(Identity::new().unwrap());
+        let (now, anchor) = (BEGIN, Instant::now());
+        let makers = (0..shards).map(|_| {
+            let identity = Arc::clone(&server_identity);
+            Box::new(move |role, fingerprint, at: Time| {
+                Ok(Box::new(Dtls::new(&identity, role, fingerprint, at, anchor + at.since(now))?)
+                    as Box<dyn Handshake>)
+            }) as HandshakeMaker
+        });
+        let makers = makers.collect();
+        World { anchor, server_identity: Some(Arc::clone(&server_identity)), ..World::over(makers, STREAMS, 7) }
+    }
+
+    /// An engine with a shard for each of `makers`, which make its handshakes, and no remotes of its own: the
+    /// simulator has a network and clients besides.
+    pub fn over(makers: Vec<HandshakeMaker>, streams: usize, seed: u64) -> World {
+        let (now, shards) = (BEGIN, makers.len());
         let link_memory = Mapping::shared(memfd(LINK_BYTES), LINK_BYTES).unwrap();
         // JUSTIFICATION: the link is a mapped file.
         // SAFETY: the mapping lives in the world, as long as every handle.
@@ -112,34 +141,28 @@ impl World {
             inboxes: (0..shards).map(|_| Inbox::new()).collect(),
             shard_wake: (0..shards).map(|_| eventfd()).collect(),
             control_wake: eventfd(),
-            reel_files: (0..STREAMS).map(|_| ReelFile::new(memfd(STREAM_FILE_BYTES))).collect(),
+            reel_files: (0..streams).map(|_| ReelFile::new(memfd(STREAM_FILE_BYTES))).collect(),
             stop: AtomicBool::new(false),
         });
-        let server_identity = Arc::new(Identity::new().unwrap());
-        let anchor = Instant::now();
         let engine = Strays::mesh(shards)
             .into_iter()
+            .zip(makers)
             .enumerate()
-            .map(|(index, strays)| {
+            .map(|(index, (strays, maker))| {
                 let table = Table::new(Arc::clone(&records), Arc::clone(&owners), index).unwrap();
-                let identity = Arc::clone(&server_identity);
-                let maker: HandshakeMaker = Box::new(move |role, fingerprint, at| {
-                    Ok(Box::new(Dtls::new(&identity, role, fingerprint, at, anchor + at.since(now))?)
-                        as Box<dyn Handshake>)
-                });
-                Shard::new(Sim::new(now), index, Arc::clone(&shared), table, strays, maker, 7)
+                Shard::new(Sim::new(now), index, Arc::clone(&shared), table, strays, maker, seed)
             })
             .collect();
         World {
             now,
-            anchor,
+            anchor: Instant::now(),
             shards: engine,
             link,
             commands: (0..shards).map(|shard| link.commands_writer(shard)).collect(),
             events: (0..shards).map(|shard| link.events_reader(shard)).collect(),
             heard: Vec::new(),
             remotes: Vec::new(),
-            server_identity,
+            server_identity: None,
             epoch,
             _records: records,
             _link_memory: link_memory,
@@ -159,8 +182,14 @@ impl World {
         answer
     }
 
-    /// A session of the engine's and the client at its other end; returns the client's number.
+    /// A session of the engine's and the client at its other end, which begins the handshake; returns the client's
+    /// number.
     pub fn add(&mut self, shard: usize, side: Side) -> usize {
+        self.add_as(shard, side, DtlsRole::Server)
+    }
+
+    /// The engine has this role in the handshake, the client the other.
+    pub fn add_as(&mut self, shard: usize, side: Side, dtls_role: DtlsRole) -> usize {
         let identity = Identity::new().unwrap();
         let number = self.remotes.len();
         let ufrag_random: [u8; UFRAG_RANDOM_CHARS] = *b"abcdefghi";
@@ -168,7 +197,7 @@ impl World {
             shard,
             &Command::AddSession {
                 side,
-                dtls_role: DtlsRole::Server,
+                dtls_role,
                 ufrag_random,
                 pwd: *PWD,
                 fingerprint: identity.fingerprint(),
@@ -180,10 +209,10 @@ impl World {
             local_ufrag: "client".into(),
             remote_ufrag: String::from_utf8(encode_ufrag(session, &ufrag_random).to_vec()).unwrap(),
             remote_pwd: String::from_utf8(PWD.to_vec()).unwrap(),
-            remote_fingerprint: self.server_identity.fingerprint(),
-            role: DtlsRole::Client,
+            remote_fingerprint: self.server_identity.as_ref().expect("a world with handshakes").fingerprint(),
+            role: if dtls_role == DtlsRole::Client { DtlsRole::Server } else { DtlsRole::Client },
         };
-        let at = self.anchor + self.now.since(Time::from_millis(10_000));
+        let at = self.anchor + self.now.since(BEGIN);
         let client = Client::new(&identity, facts, number as u64, self.now, at).unwrap();
         self.remotes.push(Remote {
             address: SocketAddr::from(([192, 0, 2, 1], 5_000 + number as u16)),
@@ -192,9 +221,13 @@ impl World {
             seen: Vec::new(),
             reports: Vec::new(),
             keyframe_requests: 0,
+            compounds: Vec::new(),
             connected: false,
             silent: false,
             lands_on: shard,
+            path_down: None,
+            wire: None,
+            asked_again: Vec::new(),
         });
         number
     }
@@ -300,11 +333,62 @@ impl World {
     pub fn counter(&self, id: CounterId) -> u64 {
         self.link.counter_sum(id)
     }
+
+    // ---- for whoever has a network, clients and a control of his own ----
+
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// A datagram arrives at a shard's sockets.
+    pub fn deliver(&mut self, shard: usize, path: Path, datagram: Vec<u8>) {
+        self.shards[shard].io.push(path, datagram);
+    }
+
+    /// One pass of one shard at the world's time; true: there may be more to do at once.
+    pub fn tick(&mut self, shard: usize) -> bool {
+        let shard = &mut self.shards[shard];
+        let behind = self.now.since(shard.io.now());
+        shard.io.advance(behind);
+        shard.tick()
+    }
+
+    /// What the shard sent since the last call.
+    pub fn take_sent(&mut self, shard: usize) -> Vec<SentDatagram> {
+        self.shards[shard].io.take_sent()
+    }
+
+    /// The shard parks, as one that has nothing to do does: it holds no slab, and wakes at the time that is returned,
+    /// a datagram, or news.
+    pub fn rest(&mut self, shard: usize) -> Option<Time> {
+        let core = &mut self.shards[shard].core;
+        core.shared.epochs.leave(core.index);
+        core.next_deadline()
+    }
+
+    /// Other shards left something for this one.
+    pub fn has_news(&self, shard: usize) -> bool {
+        let core = &self.shards[shard].core;
+        !core.shared.inboxes[shard].is_empty() || !core.strays.is_empty()
+    }
+
+    pub fn audit(&self) -> Audit {
+        let mut audit = Audit::default();
+        self.shards.iter().for_each(|shard| shard.core.audit(&mut audit));
+        audit
+    }
 }
 
 impl Remote {
     fn take(&mut self, now: Time, mut datagram: Vec<u8>) {
         if self.silent {
+            return;
+        }
+        if classify(&datagram) == Class::Rtp {
+            self.wire.iter_mut().for_each(|wire| wire.push(datagram.clone()));
+        }
+        // True: it arrives.
+        if self.path_down.as_mut().is_some_and(|path| !path(&datagram)) {
             return;
         }
         match self.client.handle_datagram(now, &mut datagram) {
@@ -322,10 +406,14 @@ impl Remote {
                 });
             }
             Ok(Received::Rtcp(length)) => {
+                self.compounds.push(datagram[..length].to_vec());
                 for packet in rtcp::packets(&datagram[..length]) {
                     match packet {
                         Rtcp::SenderReport { ssrc, ntp, rtp, .. } => self.reports.push((now, ssrc, ntp.0, rtp)),
                         Rtcp::Pli { .. } => self.keyframe_requests += 1,
+                        Rtcp::Nack { media, losses, .. } => {
+                            self.asked_again.extend(losses.map(|sequence| (now, media, sequence)));
+                        }
                         _ => {}
                     }
                 }

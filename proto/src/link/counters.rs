@@ -96,6 +96,10 @@ counter_table! {
     SessionsRemoved = 45, "sessions_removed", Counter, "sessions", "Sessions removed, whatever the reason";
     TickNsMax = 46, "tick_ns_max", Gauge, "ns", "Longest pass of the shard's loop in the last second";
     BusyNs = 47, "busy_ns", Counter, "ns", "Time the shard's loop was not asleep";
+    TransportFeedbacksSent = 62, "transport_feedbacks_sent", Counter, "packets", "Packets that told a publisher when its packets arrived";
+    RtxFromReel = 48, "rtx_from_reel", Counter, "packets", "Packets viewers lost that were sent again from the reel";
+    RtxRefusedBudget = 49, "rtx_refused_budget", Counter, "packets", "Packets not sent again: beyond the viewer's share, or asked for too often";
+    RtxNotInReel = 50, "rtx_not_in_reel", Counter, "packets", "Packets asked for again that the reel has not, or that were never sent";
 }
 
 /// The counters of one shard.

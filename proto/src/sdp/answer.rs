@@ -2,8 +2,8 @@
 //!
 //! The same few shapes for both; what a remote wrote is repeated only after it was checked.
 
-use super::offer::{MediaFacts, PayloadFacts};
-use super::{Direction, MediaKind, Setup};
+use super::offer::{ExtensionFacts, MediaFacts, PayloadFacts};
+use super::{Direction, Feedback, MediaKind, Setup};
 use std::fmt::Write;
 use std::net::SocketAddr;
 
@@ -51,6 +51,8 @@ pub struct MediaText {
 pub struct AcceptedText {
     pub direction: Direction,
     pub payloads: Vec<PayloadFacts>,
+    pub extensions: Vec<ExtensionFacts>,
+    pub extmap_allow_mixed: bool,
     pub rtcp_rsize: bool,
     /// What this side sends, if it sends.
     pub source: Option<SourceText>,
@@ -60,6 +62,8 @@ pub struct AcceptedText {
 pub struct SourceText {
     /// 0: the sender does not say it beforehand.
     pub ssrc: u32,
+    /// Of its retransmissions; 0: there are none, or none with an SSRC of their own.
+    pub rtx_ssrc: u32,
     pub cname: String,
     /// MediaStream and track (RFC 8830).
     pub msid: (String, String),
@@ -76,29 +80,58 @@ impl MediaText {
         }
     }
 
-    /// Accepts the offered section with these payload types of it. Only feedback that both sides know is
-    /// kept, and of that only keyframe requests, and only for video.
+    /// Accepts the offered section with these payload types and extensions of it, as `answered` made them.
     pub fn accepted(
         offered: &MediaFacts,
         direction: Direction,
         payloads: &[PayloadFacts],
+        extensions: &[ExtensionFacts],
         source: Option<SourceText>,
     ) -> MediaText {
-        let payloads = payloads.iter().map(|payload| answered(payload, &offered.kind)).collect();
-        let accepted = AcceptedText { direction, payloads, rtcp_rsize: offered.rtcp_rsize, source };
+        let accepted = AcceptedText {
+            direction,
+            payloads: payloads.to_vec(),
+            extensions: extensions.to_vec(),
+            // AV1's descriptor is at times too long for the one-byte form; libwebrtc drops it then without this word.
+            extmap_allow_mixed: offered.extmap_allow_mixed && !extensions.is_empty(),
+            rtcp_rsize: offered.rtcp_rsize,
+            source,
+        };
         MediaText { accepted: Some(accepted), ..MediaText::rejected(offered) }
     }
 }
 
-fn answered(offered: &PayloadFacts, kind: &MediaKind) -> PayloadFacts {
-    let mut payload = offered.clone();
-    let video = *kind == MediaKind::Rtp(crate::id::Kind::Video);
-    payload.feedback = super::Feedback {
-        nack_pli: video && offered.feedback.nack_pli,
-        ccm_fir: video && offered.feedback.ccm_fir,
-        ..super::Feedback::default()
-    };
-    payload
+impl PayloadFacts {
+    /// As an answer repeats it: of its feedback only what the answerer wants too.
+    pub fn answered(&self, wanted: Feedback) -> PayloadFacts {
+        let fmtp = super::offer::repeated_parameters(&self.fmtp);
+        PayloadFacts { feedback: self.feedback.and(wanted), fmtp, ..self.clone() }
+    }
+
+    /// Retransmissions of `payload_type` (RFC 4588 section 8.6). The answer leaves out an `rtx-time`: it is a
+    /// sender's word on its own buffer.
+    pub fn rtx(number: u8, payload_type: u8, clock_rate: u32) -> PayloadFacts {
+        PayloadFacts {
+            payload_type: number,
+            name: "rtx".to_owned(),
+            clock_rate,
+            channels: 1,
+            fmtp: format!("apt={payload_type}"),
+            feedback: Feedback::default(),
+        }
+    }
+}
+
+impl ExtensionFacts {
+    /// As an answer repeats it: same id (RFC 8285 section 6), the direction seen from the other side.
+    pub fn answered(&self) -> ExtensionFacts {
+        let direction = self.direction.map(|direction| match direction {
+            Direction::SendOnly => Direction::RecvOnly,
+            Direction::RecvOnly => Direction::SendOnly,
+            same => same,
+        });
+        ExtensionFacts { direction, ..self.clone() }
+    }
 }
 
 impl AnswerFacts {
@@ -173,6 +206,13 @@ fn write_media(out: &mut String, media: &MediaText, transport: impl FnOnce(&mut 
     if accepted.rtcp_rsize {
         out.push_str("a=rtcp-rsize\r\n");
     }
+    if accepted.extmap_allow_mixed {
+        out.push_str("a=extmap-allow-mixed\r\n");
+    }
+    for ExtensionFacts { id, uri, direction } in &accepted.extensions {
+        let (slash, direction) = direction.map_or(("", ""), |direction| ("/", direction.name()));
+        let _ = write!(out, "a=extmap:{id}{slash}{direction} {uri}\r\n");
+    }
     transport(out);
     for payload in &accepted.payloads {
         write_payload(out, payload);
@@ -180,9 +220,13 @@ fn write_media(out: &mut String, media: &MediaText, transport: impl FnOnce(&mut 
     if let Some(source) = &accepted.source {
         let (stream, track) = &source.msid;
         let _ = write!(out, "a=msid:{stream} {track}\r\n");
-        if source.ssrc != 0 {
-            let _ = write!(out, "a=ssrc:{} cname:{}\r\n", source.ssrc, source.cname);
-            let _ = write!(out, "a=ssrc:{} msid:{stream} {track}\r\n", source.ssrc);
+        // RFC 5576 section 4.2: the source, then what repairs it.
+        if source.ssrc != 0 && source.rtx_ssrc != 0 {
+            let _ = write!(out, "a=ssrc-group:FID {} {}\r\n", source.ssrc, source.rtx_ssrc);
+        }
+        for ssrc in [source.ssrc, source.rtx_ssrc].iter().take_while(|ssrc| **ssrc != 0) {
+            let _ = write!(out, "a=ssrc:{ssrc} cname:{}\r\n", source.cname);
+            let _ = write!(out, "a=ssrc:{ssrc} msid:{stream} {track}\r\n");
         }
     }
 }
@@ -213,7 +257,15 @@ fn write_payload(out: &mut String, payload: &PayloadFacts) {
     if !payload.fmtp.is_empty() {
         let _ = write!(out, "a=fmtp:{number} {}\r\n", payload.fmtp);
     }
-    for (known, kind) in [(payload.feedback.nack_pli, "nack pli"), (payload.feedback.ccm_fir, "ccm fir")] {
+    let Feedback { nack, nack_pli, ccm_fir, transport_cc, remb } = payload.feedback;
+    let kinds = [
+        (nack, "nack"),
+        (nack_pli, "nack pli"),
+        (ccm_fir, "ccm fir"),
+        (transport_cc, "transport-cc"),
+        (remb, "goog-remb"),
+    ];
+    for (known, kind) in kinds {
         if known {
             let _ = write!(out, "a=rtcp-fb:{number} {kind}\r\n");
         }

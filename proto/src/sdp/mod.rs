@@ -13,6 +13,8 @@ use std::fmt;
 
 /// How much of an offending line an error repeats.
 const QUOTED_CHARS_MAX: usize = 80;
+/// Ours are shorter than half of this; a remote's word in one is cut off.
+const REASON_CHARS_MAX: usize = 160;
 
 /// Why a description was refused: the line (counted from 1), its text, and what is wrong with it.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -25,8 +27,9 @@ pub struct SdpError {
 
 impl SdpError {
     pub(crate) fn new(line: usize, text: &str, reason: impl Into<String>) -> SdpError {
-        let text = text.chars().take(QUOTED_CHARS_MAX).map(|c| if c.is_control() { '?' } else { c }).collect();
-        SdpError { line, text, reason: reason.into() }
+        // Both go into logs and replies, and a reason may repeat a word of the line.
+        let clean = |text: &str, most: usize| text.chars().take(most).map(|c| if c.is_control() { '?' } else { c }).collect();
+        SdpError { line, text: clean(text, QUOTED_CHARS_MAX), reason: clean(&reason.into(), REASON_CHARS_MAX) }
     }
 }
 
@@ -95,6 +98,11 @@ impl fmt::Display for MediaKind {
     }
 }
 
+/// Header extensions that Spillway knows by their URI (RFC 8285).
+pub const TRANSPORT_CC_URI: &str = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01";
+pub const DEPENDENCY_DESCRIPTOR_URI: &str =
+    "https://aomediacodec.github.io/av1-rtp-spec/#dependency-descriptor-rtp-header-extension";
+
 /// RTCP feedback a payload type may use (RFC 4585, RFC 5104).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Feedback {
@@ -103,4 +111,17 @@ pub struct Feedback {
     pub ccm_fir: bool,
     pub transport_cc: bool,
     pub remb: bool,
+}
+
+impl Feedback {
+    /// What both sides know (RFC 4585 section 4.2: an answer is a subset of its offer).
+    pub fn and(self, other: Feedback) -> Feedback {
+        Feedback {
+            nack: self.nack && other.nack,
+            nack_pli: self.nack_pli && other.nack_pli,
+            ccm_fir: self.ccm_fir && other.ccm_fir,
+            transport_cc: self.transport_cc && other.transport_cc,
+            remb: self.remb && other.remb,
+        }
+    }
 }

@@ -10,6 +10,13 @@ use std::net::IpAddr;
 const PAYLOADS_MAX: usize = 128;
 /// Identifiers that an answer repeats: longer ones are no honest client's, and the answer stays small.
 const TOKEN_CHARS_MAX: usize = 64;
+/// The same for kind, protocol and formats of a section, which a refused one repeats: with 16 sections an answer
+/// stays near the 8 KB that ffmpeg reads. "webrtc-datachannel" has 18.
+const WORD_CHARS_MAX: usize = 32;
+/// Codec parameters that an answer repeats. Chromium's longest have 80 characters.
+const PARAMETERS_CHARS_MAX: usize = 256;
+/// With the parameter sets (`sprop-...`), which an answer does not repeat: those of H265 have some 300.
+const PARAMETERS_CHARS_ALL_MAX: usize = 2_048;
 
 /// What a remote's description says, as far as a server needs it.
 #[derive(Clone, PartialEq, Debug)]
@@ -42,8 +49,9 @@ pub struct MediaFacts {
     pub rtcp_mux: bool,
     pub rtcp_rsize: bool,
     pub payloads: Vec<PayloadFacts>,
-    /// Id and URI (RFC 8285).
-    pub extensions: Vec<(u8, String)>,
+    pub extensions: Vec<ExtensionFacts>,
+    /// One-byte and two-byte forms may stand in one stream (RFC 8285 section 6).
+    pub extmap_allow_mixed: bool,
     pub ssrcs: Vec<SsrcFacts>,
     /// `ssrc-group:FID`: media and its retransmissions (RFC 5576 section 4.2, RFC 4588).
     pub fid_groups: Vec<(u32, u32)>,
@@ -62,6 +70,15 @@ pub struct PayloadFacts {
     /// Parameters as written, empty if there were none.
     pub fmtp: String,
     pub feedback: Feedback,
+}
+
+/// An RTP header extension (RFC 8285 section 5).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ExtensionFacts {
+    pub id: u8,
+    pub uri: String,
+    /// Without a word: that of the section.
+    pub direction: Option<Direction>,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -126,12 +143,33 @@ impl MediaFacts {
         self.port != 0 || self.bundle_only
     }
 
+    /// The retransmissions of this payload type (RFC 4588 section 8.1), if it has some.
+    pub fn rtx_of(&self, payload: &PayloadFacts) -> Option<&PayloadFacts> {
+        self.payloads.iter().find(|rtx| {
+            rtx.name.eq_ignore_ascii_case("rtx")
+                && rtx.clock_rate == payload.clock_rate
+                && rtx.parameter("apt").and_then(|apt| apt.parse::<u8>().ok()) == Some(payload.payload_type)
+        })
+    }
+
+    /// The SSRC that carries the retransmissions of `ssrc`, or 0: the offer does not say.
+    pub fn rtx_ssrc_of(&self, ssrc: u32) -> u32 {
+        self.fid_groups.iter().find(|(media, _)| *media == ssrc && ssrc != 0).map_or(0, |(_, repair)| *repair)
+    }
+
+    /// The extension of this URI, if the remote puts it on what it sends.
+    pub fn extension_sent(&self, uri: &str) -> Option<&ExtensionFacts> {
+        let sends = |extension: &ExtensionFacts| extension.direction.unwrap_or(Direction::SendRecv).sends();
+        self.extensions.iter().find(|extension| extension.id != 0 && extension.uri == uri && sends(extension))
+    }
+
     fn new(line: Line<'_>) -> Result<MediaFacts, SdpError> {
         let mut words = line.value().split(' ').filter(|word| !word.is_empty());
         let (Some(kind), Some(port), Some(protocol)) = (words.next(), words.next(), words.next()) else {
             return Err(line.refuse("a media line is \"m=<kind> <port> <protocol> <formats>\""));
         };
-        if !is_token(kind) || !protocol.split('/').all(is_token) || protocol.len() > TOKEN_CHARS_MAX {
+        let is_word = |text: &str| is_token(text) && text.len() <= WORD_CHARS_MAX;
+        if !is_word(kind) || !protocol.split('/').all(is_token) || protocol.len() > WORD_CHARS_MAX {
             return Err(line.refuse("kind and protocol must be plain words"));
         }
         let port = port.split('/').next().and_then(|port| port.parse::<u16>().ok());
@@ -139,7 +177,7 @@ impl MediaFacts {
             return Err(line.refuse("the port must be a number up to 65535"));
         };
         let formats: Vec<&str> = words.collect();
-        if formats.is_empty() || formats.len() > PAYLOADS_MAX || !formats.iter().all(|format| is_token(format)) {
+        if formats.is_empty() || formats.len() > PAYLOADS_MAX || !formats.iter().all(|format| is_word(format)) {
             return Err(line.refuse("the format list must have 1 to 128 plain words"));
         }
         let kind = match kind {
@@ -161,6 +199,7 @@ impl MediaFacts {
             rtcp_rsize: false,
             payloads: Vec::new(),
             extensions: Vec::new(),
+            extmap_allow_mixed: false,
             ssrcs: Vec::new(),
             fid_groups: Vec::new(),
             msid: String::new(),
@@ -315,6 +354,7 @@ struct Reader {
     direction: Option<Direction>,
     bundle: Option<Vec<String>>,
     ice_lite: bool,
+    extmap_allow_mixed: bool,
     candidates: Vec<CandidateFacts>,
     /// A fingerprint of another hash: its error, unless a SHA-256 stands beside it.
     foreign_fingerprint: Option<SdpError>,
@@ -377,6 +417,9 @@ impl Reader {
                     }
                 } else if let Some((media, _, _)) = self.media.last_mut() {
                     take_media_attribute(media, line, name, value)?;
+                } else {
+                    // For every section (RFC 8285 section 6).
+                    self.extmap_allow_mixed |= name == "extmap-allow-mixed";
                 }
             }
         }
@@ -384,11 +427,13 @@ impl Reader {
     }
 
     fn finish(self, last: Line<'_>) -> Result<OfferFacts, SdpError> {
-        let Reader { session, media: sections, direction, bundle, ice_lite, candidates, foreign_fingerprint } = self;
+        let Reader { session, media: sections, direction, bundle, .. } = self;
+        let Reader { ice_lite, extmap_allow_mixed, candidates, foreign_fingerprint, .. } = self;
         let mut media = Vec::with_capacity(sections.len());
         let mut transport: Option<Transport> = None;
         for (mut facts, own, own_direction) in sections {
             facts.direction = own_direction.or(direction).unwrap_or(Direction::SendRecv);
+            facts.extmap_allow_mixed |= extmap_allow_mixed;
             facts.bundled = bundle.as_ref().is_some_and(|mids| !facts.mid.is_empty() && mids.contains(&facts.mid));
             // RFC 8843 section 7.2: the first section that is used carries the transport of the bundle.
             if transport.is_none() && matches!(facts.kind, MediaKind::Rtp(_)) && facts.is_offered() {
@@ -440,6 +485,7 @@ fn take_media_attribute(media: &mut MediaFacts, line: Line<'_>, name: &str, valu
         "bundle-only" => media.bundle_only = true,
         "rtcp-mux" => media.rtcp_mux = true,
         "rtcp-rsize" => media.rtcp_rsize = true,
+        "extmap-allow-mixed" => media.extmap_allow_mixed = true,
         "msid" => media.msid = value.to_owned(),
         "simulcast" => media.simulcast = true,
         "rid" => {
@@ -464,6 +510,9 @@ fn take_media_attribute(media: &mut MediaFacts, line: Line<'_>, name: &str, valu
         }
         "fmtp" => {
             let (payload_type, parameters) = payload_and_rest(line, value)?;
+            if parameters.len() > PARAMETERS_CHARS_ALL_MAX || repeated_parameters(parameters).len() > PARAMETERS_CHARS_MAX {
+                return Err(line.refuse(format!("more than {PARAMETERS_CHARS_MAX} characters of parameters")));
+            }
             if let Some(payload) = media.payload(payload_type) {
                 payload.fmtp = parameters.to_owned();
             }
@@ -471,13 +520,17 @@ fn take_media_attribute(media: &mut MediaFacts, line: Line<'_>, name: &str, valu
         "rtcp-fb" => take_feedback(media, line, value)?,
         "extmap" => {
             let mut words = value.split(' ').filter(|word| !word.is_empty());
-            let id = words.next().and_then(|id| id.split('/').next()).and_then(|id| id.parse::<u16>().ok());
-            let (Some(id), Some(uri)) = (id, words.next()) else {
+            let (id, direction) = words.next().map_or(("", None), |word| match word.split_once('/') {
+                Some((id, direction)) => (id, Some(direction)),
+                None => (word, None),
+            });
+            let (Ok(id), Some(uri)) = (id.parse::<u16>(), words.next()) else {
                 return Err(line.refuse("a=extmap is \"<id> <uri>\""));
             };
+            let direction = direction.map(|name| Direction::of(name).unwrap_or(Direction::Inactive));
             // Ids above 255 are only placeholders for a negotiation (RFC 8285 section 6).
             if let Ok(id) = u8::try_from(id) {
-                media.extensions.push((id, uri.to_owned()));
+                media.extensions.push(ExtensionFacts { id, uri: uri.to_owned(), direction });
             }
         }
         "ssrc" => {
@@ -591,6 +644,16 @@ fn candidate(line: Line<'_>, value: &str) -> Result<CandidateFacts, SdpError> {
         port,
         host: kind == "host",
     })
+}
+
+/// What an answer repeats of an `a=fmtp`: `sprop-...` describes the offerer's own stream (RFC 6184 section 8.2.2:
+/// in an answer it would be the answerer's).
+pub(super) fn repeated_parameters(parameters: &str) -> String {
+    if !parameters.contains("sprop-") {
+        return parameters.to_owned();
+    }
+    let kept = parameters.split(';').map(str::trim).filter(|part| !part.starts_with("sprop-"));
+    kept.collect::<Vec<_>>().join(";")
 }
 
 /// A token of RFC 8866 section 9, bounded: it may be repeated in an answer.

@@ -1,5 +1,6 @@
 //! One stream: from a publisher's packets to the packets of each feed.
 
+pub mod arrivals;
 pub mod feedback;
 pub mod intake;
 pub mod keyframe;
@@ -7,4 +8,5 @@ pub mod numbering;
 pub mod pacer;
 pub mod reel;
 mod reel_memory;
+pub mod resend;
 pub mod rewrite;

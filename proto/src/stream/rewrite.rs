@@ -41,6 +41,15 @@ pub fn header(feed: &FeedRecord, slot: &SlotMeta) -> Option<([u8; HEADER_BYTES],
     Some((bytes, index))
 }
 
+/// The reel's packet that has the SRTP index `index` in this feed: `header`'s inverse. None if no mapping gives it.
+pub fn reel_index(feed: &FeedRecord, index: u64) -> Option<u64> {
+    let in_use = feed.mapping.get(..usize::from(feed.mappings))?;
+    in_use.iter().find_map(|mapping| {
+        let reel = index.wrapping_sub(mapping.sequence_offset) & SRTP_INDEX_MASK;
+        (mapping.first_index..mapping.end_index).contains(&reel).then_some(reel)
+    })
+}
+
 /// A mapping that gives the reel's packet `first_index` the SRTP index `first_sequence`.
 ///
 /// For a feed's first one that is a random number of 15 bits: the rollover counter starts at 0, and 2^15 packets
@@ -209,11 +218,14 @@ mod tests {
                 match header(&copy, slot) {
                     Some(again) => {
                         assert_eq!(again, (*bytes, *index));
+                        assert_eq!(reel_index(&feed, *index), Some(slot.index), "the way back");
                         sent_again += 1;
                     }
                     None => assert!(slot.index < feed.mapping[0].first_index, "only what no mapping reaches"),
                 }
                 assert_eq!(header(&feed, slot), header(&copy, slot));
+                let below = feed.mapping[0].first_index.wrapping_add(feed.mapping[0].sequence_offset);
+                assert!(reel_index(&feed, *index).is_some() || *index < below & SRTP_INDEX_MASK);
             }
             // Never one index for two packets.
             assert!(sent.windows(2).all(|pair| pair[0].2 < pair[1].2));

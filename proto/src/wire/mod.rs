@@ -9,5 +9,6 @@ pub mod rtcp;
 pub mod rtp;
 pub mod rtp_ext;
 pub mod stun;
+pub mod transport_cc;
 #[cfg(test)]
 pub(crate) mod torture;

@@ -13,12 +13,15 @@ const RECEIVER_REPORT: u8 = 201;
 const SOURCE_DESCRIPTION: u8 = 202;
 const BYE: u8 = 203;
 /// Transport-layer feedback (RFC 4585 section 6.2).
-const RTPFB: u8 = 205;
+pub(super) const RTPFB: u8 = 205;
 /// Payload-specific feedback (RFC 4585 section 6.3).
 const PSFB: u8 = 206;
 const FORMAT_NACK: u8 = 1;
 const FORMAT_PLI: u8 = 1;
 const FORMAT_FIR: u8 = 4;
+pub(super) const FORMAT_TRANSPORT_CC: u8 = 15;
+/// Application layer feedback (RFC 4585 section 6.4): REMB is one.
+const FORMAT_APPLICATION: u8 = 15;
 
 const BLOCK: usize = 24;
 /// The count field has five bits.
@@ -310,6 +313,20 @@ pub fn write_pli(out: &mut [u8], sender: u32, media: u32) -> Option<usize> {
     writer.finish()
 }
 
+/// The bitrate the receiver estimates for all of `media` together (draft-alvestrand-rmcat-remb-03 section 2.2), as a
+/// mantissa of 18 bits and an exponent.
+pub fn write_remb(out: &mut [u8], sender: u32, bitrate_bps: u64, media: &[u32]) -> Option<usize> {
+    let mut writer = Writer::new(out, PSFB, FORMAT_APPLICATION)?;
+    writer.word(sender)?;
+    writer.word(0)?;
+    writer.bytes(b"REMB")?;
+    let exponent = (64 - bitrate_bps.leading_zeros()).saturating_sub(18);
+    let mantissa = (bitrate_bps >> exponent) as u32;
+    writer.word(u32::from(u8::try_from(media.len()).ok()?) << 24 | exponent << 18 | mantissa)?;
+    media.iter().try_for_each(|ssrc| writer.word(*ssrc))?;
+    writer.finish()
+}
+
 /// `sequence` grows with each new request to `media` (RFC 5104 section 4.3.1.1).
 pub fn write_fir(out: &mut [u8], sender: u32, media: u32, sequence: u8) -> Option<usize> {
     let mut writer = Writer::new(out, PSFB, FORMAT_FIR)?;
@@ -441,6 +458,7 @@ mod tests {
         check(&|out| write_pli(out, 1, 2));
         check(&|out| write_fir(out, 1, 2, 3));
         check(&|out| write_bye(out, &[1]));
+        check(&|out| write_remb(out, 1, 2_500_000, &[2, 3]));
         check(&|out| write_nack(out, 1, 2, &[3, 300]));
         assert_eq!(write_rr(&mut [0; 1024], 1, &[BLOCK_1; 32]), None, "32 blocks have no count");
         assert_eq!(write_bye(&mut [0; 1024], &[1; 32]), None);

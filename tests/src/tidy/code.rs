@@ -85,13 +85,17 @@ fn raw_hashes(text: &[char], index: usize) -> Option<usize> {
     (text.get(index + 1 + hashes) == Some(&'"')).then_some(hashes)
 }
 
+/// Whether an attribute says that what follows is for tests: unit tests, or the simulator.
+pub fn is_of_tests(attribute: &str) -> bool {
+    ["#[cfg(test)]", "#[cfg(all(test", "#[cfg(any(test, feature ="].iter().any(|begin| attribute.starts_with(begin))
+}
+
 /// Blanked text with its inline test modules blanked, too.
 pub fn without_tests(blanked: &str) -> String {
     let mut out = String::with_capacity(blanked.len());
     let mut lines = blanked.lines().peekable();
     while let Some(line) = lines.next() {
-        let is_test = line.trim_start().starts_with("#[cfg(test)]") || line.trim_start().starts_with("#[cfg(all(test");
-        if !is_test {
+        if !is_of_tests(line.trim_start()) {
             out.push_str(line);
             out.push('\n');
             continue;

@@ -133,6 +133,7 @@ const UNSAFE_FILES: &[&str] = &[
     "bench/src/lib.rs",
     "tests/link/engine_kill.rs",
     "tests/link/ring_kill.rs",
+    "tests/src/fuzz/reel.rs",
     "tests/src/kernel.rs",
 ];
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::id::{Codec, Kind};
 use crate::sdp::offer::OfferFacts;
-use crate::sdp::{Feedback, codec::H264Profile};
+use crate::sdp::{Feedback, TRANSPORT_CC_URI, codec::H264Profile};
 
 const CHROMIUM_PUBLISH: &str = include_str!("../fixtures/chromium_publish.sdp");
 const CHROMIUM_VIEW: &str = include_str!("../fixtures/chromium_view.sdp");
@@ -21,7 +21,17 @@ fn answer(media: Vec<MediaText>) -> AnswerFacts {
 }
 
 fn source(ssrc: u32) -> Option<SourceText> {
-    Some(SourceText { ssrc, cname: "spillway".into(), msid: ("demo".into(), format!("t{ssrc}")) })
+    Some(SourceText { ssrc, rtx_ssrc: 0, cname: "spillway".into(), msid: ("demo".into(), format!("t{ssrc}")) })
+}
+
+/// Everything an offer may be granted.
+const ALL: Feedback = Feedback { nack: true, nack_pli: true, ccm_fir: true, transport_cc: true, remb: true };
+
+/// The codec's best payload type and its retransmissions, as they stand in an answer.
+fn with_rtx(section: &MediaFacts, codec: Codec) -> Vec<PayloadFacts> {
+    let media = section.payload_to_send(codec, None).unwrap().answered(ALL);
+    let rtx = section.rtx_of(&media).map(|rtx| PayloadFacts::rtx(rtx.payload_type, media.payload_type, 90_000));
+    std::iter::once(media).chain(rtx).collect()
 }
 
 #[test]
@@ -32,8 +42,9 @@ fn a_publisher_is_told_to_send_what_was_chosen() {
         .iter()
         .map(|section| {
             let codec = if section.kind == MediaKind::Rtp(Kind::Audio) { Codec::Opus } else { Codec::H264 };
-            let payload = section.payload_to_receive(codec).unwrap().clone();
-            MediaText::accepted(section, Direction::RecvOnly, &[payload], None)
+            let wanted = Feedback { nack_pli: true, ccm_fir: true, ..Feedback::default() };
+            let payload = section.payload_to_receive(codec).unwrap().answered(wanted);
+            MediaText::accepted(section, Direction::RecvOnly, &[payload], &[], None)
         })
         .collect();
     let text = answer(media).write();
@@ -43,7 +54,7 @@ fn a_publisher_is_told_to_send_what_was_chosen() {
     assert!(text.contains("m=audio 9 UDP/TLS/RTP/SAVPF 111\r\n") && text.contains("m=video 9 UDP/TLS/RTP/SAVPF 109\r\n"));
     assert!(text.contains("a=rtcp-fb:109 nack pli\r\n") && text.contains("a=rtcp-fb:109 ccm fir\r\n"));
     for absent in ["transport-cc", "a=rtcp-fb:109 nack\r\n", "rtx", "extmap", "rtcp-mux-only", "a=ssrc", "goog-remb"] {
-        assert!(!text.contains(absent), "{absent}");
+        assert!(!text.contains(absent), "not wanted, not granted: {absent}");
     }
     let candidates: Vec<&str> = text.lines().filter(|line| line.starts_with("a=candidate")).collect();
     assert_eq!(candidates[0], "a=candidate:1 1 udp 2130706431 192.0.2.7 7081 typ host");
@@ -62,8 +73,9 @@ fn a_viewer_hears_the_ssrcs_it_will_get() {
     let offer = OfferFacts::parse(CHROMIUM_VIEW).unwrap();
     let video = offer.section(Kind::Video).unwrap();
     let payloads: Vec<PayloadFacts> =
-        [Codec::H264, Codec::Vp8].map(|codec| video.payload_to_send(codec, None).unwrap().clone()).into();
-    let media = vec![MediaText::rejected(&offer.media[0]), MediaText::accepted(video, Direction::SendOnly, &payloads, source(42))];
+        [Codec::H264, Codec::Vp8].map(|codec| video.payload_to_send(codec, None).unwrap().answered(ALL)).into();
+    let accepted = MediaText::accepted(video, Direction::SendOnly, &payloads, &[], source(42));
+    let media = vec![MediaText::rejected(&offer.media[0]), accepted];
     let text = answer(media).write();
     assert!(text.contains("m=audio 0 UDP/TLS/RTP/SAVPF 111\r\nc=IN IP4 0.0.0.0\r\na=mid:0\r\na=inactive\r\n"));
     assert!(text.contains("a=group:BUNDLE 1\r\n"), "a refused section leaves the bundle");
@@ -75,6 +87,32 @@ fn a_viewer_hears_the_ssrcs_it_will_get() {
     assert_eq!((video.ssrcs[0].ssrc, video.msid.as_str()), (42, "demo t42"));
     assert_eq!(video.codecs(), [Codec::H264, Codec::Vp8]);
     assert!(video.rtcp_rsize);
+    assert!(!text.contains("ssrc-group") && text.matches("a=ssrc:").count() == 2, "{text}");
+}
+
+#[test]
+fn repairs_and_extensions_are_written_and_read_back() {
+    let offer = CHROMIUM_PUBLISH.replace("a=extmap:3 ", "a=extmap:3/sendonly ").replace("apt=96", "apt=96;rtx-time=3000");
+    let offer = OfferFacts::parse(&offer).unwrap();
+    let video = offer.section(Kind::Video).unwrap();
+    let extension = video.extension_sent(TRANSPORT_CC_URI).unwrap().answered();
+    let from = Some(SourceText { rtx_ssrc: 43, ..source(42).unwrap() });
+    let accepted = MediaText::accepted(video, Direction::SendOnly, &with_rtx(video, Codec::Vp8), &[extension], from);
+    let text = answer(vec![MediaText::rejected(&offer.media[0]), accepted]).write();
+    assert!(text.contains("m=video 9 UDP/TLS/RTP/SAVPF 96 97\r\n"), "{text}");
+    assert!(text.contains("a=rtpmap:97 rtx/90000\r\na=fmtp:97 apt=96\r\n"), "{text}");
+    assert!(text.contains(&format!("a=extmap-allow-mixed\r\na=extmap:3/recvonly {TRANSPORT_CC_URI}\r\n")), "{text}");
+    for kind in ["nack", "nack pli", "ccm fir", "transport-cc", "goog-remb"] {
+        assert_eq!(text.matches(&format!("a=rtcp-fb:96 {kind}\r\n")).count(), 1, "{kind}: {text}");
+    }
+    let group = "a=ssrc-group:FID 42 43\r\na=ssrc:42 cname:spillway\r\na=ssrc:42 msid:demo t42\r\n\
+                 a=ssrc:43 cname:spillway\r\na=ssrc:43 msid:demo t42\r\n";
+    assert!(text.contains(group), "{text}");
+    let read = OfferFacts::parse(&text).unwrap();
+    let video = read.section(Kind::Video).unwrap();
+    assert_eq!((video.rtx_ssrc_of(42), video.payloads[0].feedback), (43, ALL));
+    assert_eq!(video.rtx_of(&video.payloads[0]).map(|rtx| rtx.payload_type), Some(97));
+    assert!(video.extension_sent(TRANSPORT_CC_URI).is_none(), "we only receive it");
 }
 
 #[test]
@@ -95,6 +133,8 @@ fn our_clients_offer_is_read_by_our_server() {
         accepted: Some(AcceptedText {
             direction: Direction::SendOnly,
             payloads: vec![payload],
+            extensions: Vec::new(),
+            extmap_allow_mixed: false,
             rtcp_rsize: true,
             source: source(9),
         }),
@@ -127,8 +167,9 @@ fn the_largest_answer_is_one_that_ffmpeg_reads() {
         .iter()
         .map(|section| {
             let all: Vec<PayloadFacts> =
-                section.codecs().iter().filter_map(|codec| section.payload_to_send(*codec, None)).cloned().collect();
-            MediaText::accepted(section, Direction::SendOnly, &all, source(u32::MAX))
+                section.codecs().iter().flat_map(|codec| with_rtx(section, *codec)).collect();
+            let source = SourceText { rtx_ssrc: u32::MAX - 1, ..source(u32::MAX).unwrap() };
+            MediaText::accepted(section, Direction::SendOnly, &all, &[], Some(source))
         })
         .collect();
     while media.len() < crate::limits::SDP_MEDIA_MAX {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::id::Codec;
 use crate::rng::Rng;
+use crate::sdp::TRANSPORT_CC_URI;
 use std::time::{Duration, Instant};
 
 pub(crate) const CHROMIUM_PUBLISH: &str = include_str!("../fixtures/chromium_publish.sdp");
@@ -42,7 +43,16 @@ fn chromium_publishes() {
     assert_eq!(video.fid_groups, [(1301920455, 3382911042)]);
     assert_eq!((video.ssrcs[0].ssrc, video.ssrcs[0].cname.as_str()), (1301920455, "u3Gq1kP0vZx"));
     assert_eq!(video.ssrcs[0].msid, "stream1 video1");
-    assert_eq!(video.extensions[3], (4, "urn:ietf:params:rtp-hdrext:sdes:mid".to_owned()));
+    let mid = ExtensionFacts { id: 4, uri: "urn:ietf:params:rtp-hdrext:sdes:mid".into(), direction: None };
+    assert_eq!((&video.extensions[3], video.extmap_allow_mixed), (&mid, true));
+    assert_eq!(video.rtx_of(&video.payloads[0]).map(|rtx| rtx.payload_type), Some(97));
+    assert_eq!(video.rtx_of(&video.payloads[1]), None, "nothing repairs the repairs");
+    assert_eq!((video.rtx_ssrc_of(1301920455), video.rtx_ssrc_of(3382911042), video.rtx_ssrc_of(0)), (3382911042, 0, 0));
+    assert_eq!(video.extension_sent(TRANSPORT_CC_URI).map(|extension| extension.id), Some(3));
+    for (direction, sent) in [("/sendonly", true), ("/sendrecv", true), ("/recvonly", false), ("/inactive", false), ("/x", false)] {
+        let text = CHROMIUM_PUBLISH.replace("a=extmap:3 ", &format!("a=extmap:3{direction} "));
+        assert_eq!(parse(&text).media[1].extension_sent(TRANSPORT_CC_URI).is_some(), sent, "{direction}");
+    }
     let audio = facts.section(Kind::Audio).unwrap();
     assert_eq!(audio.payload_to_receive(Codec::Opus).unwrap().payload_type, 111);
     assert_eq!(audio.codec_names(), ["opus", "G722", "PCMU", "PCMA"]);
@@ -127,6 +137,32 @@ fn sections_and_formats_of_other_kinds_are_kept_for_their_refusal() {
     assert_eq!(facts.media[2].formats, "webrtc-datachannel");
     let closed = CHROMIUM_VIEW.replacen("m=video 9", "m=video 0", 1);
     assert!(parse(&closed).section(Kind::Video).is_none());
+}
+
+/// What a stranger wrote long comes back short: in a refusal's reason, and in an answer.
+#[test]
+fn what_is_repeated_is_bounded() {
+    let hash = format!("a=fingerprint:{}\u{7} ", "x".repeat(50_000));
+    let error = broken(FIREFOX_VIEW, "a=fingerprint:sha-256 ", &hash);
+    assert!(error.reason.contains("hash is xxxx"), "{error}");
+    assert!(error.to_string().len() < 1_000 && !error.to_string().contains('\u{7}'), "{error}");
+
+    let parameters = "a=fmtp:126 profile-level-id=42e01f;";
+    let error = broken(FIREFOX_VIEW, parameters, &format!("{parameters}x={};", "y".repeat(256)));
+    assert!(error.reason.contains("more than 256 characters"), "{error}");
+    // Parameter sets are long, and not for an answer.
+    let with_sets = FIREFOX_VIEW.replacen(parameters, &format!("{parameters}sprop-parameter-sets={};", "Z".repeat(1_000)), 1);
+    let facts = parse(&with_sets);
+    let payload = facts.section(Kind::Video).unwrap().payload_to_send(Codec::H264, None).unwrap();
+    assert_eq!(payload.parameter("sprop-parameter-sets").map(str::len), Some(1_000));
+    let answered = repeated_parameters(&payload.fmtp);
+    assert!(answered.contains("profile-level-id=42e01f") && !answered.contains("sprop"), "{answered}");
+    let kind = format!("m={} ", "v".repeat(33));
+    let protocol = format!("{}/SAVPF", "X".repeat(27));
+    for (from, to) in [("m=video ", kind), ("UDP/TLS/RTP/SAVPF", protocol)] {
+        let error = broken(CHROMIUM_VIEW, from, &to);
+        assert_eq!(error.reason, "kind and protocol must be plain words");
+    }
 }
 
 #[test]

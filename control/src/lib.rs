@@ -1,0 +1,16 @@
+//! The control service, the supervisor and the command line: everything of `spillway` but its `main`.
+//!
+//! A library so that the simulator in tests/ runs the real policy. Nothing else links it.
+
+mod api;
+mod auth;
+pub mod cli;
+pub mod control;
+mod data_dir;
+mod engine_link;
+mod events;
+pub mod policy;
+mod service;
+mod shm;
+mod store;
+pub mod supervisor;
