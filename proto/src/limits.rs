@@ -58,6 +58,13 @@ pub const UFRAG_CHARS: usize = 7 + UFRAG_RANDOM_CHARS;
 pub const ICE_PWD_CHARS: usize = 24;
 /// SSRCs one remote may send from before the rest is dropped.
 pub const SSRCS_PER_SESSION_MAX: usize = 16;
+/// What one publisher may send: 20 times a good 1080p, so that nobody honest meets it, and a tenth of what a shard
+/// opens and stores. What is beyond is dropped before it costs a decryption (threats.md row 9).
+pub const PUBLISHER_BPS_MAX: u64 = 50_000_000;
+/// The same in packets: 50 Mbit/s in packets of 625 bytes.
+pub const PUBLISHER_PACKETS_PER_SECOND_MAX: u64 = 10_000;
+/// How far ahead of that it may be: a keyframe of 1.5 MB at once.
+pub const PUBLISHER_BURST: Duration = Duration::from_millis(250);
 
 // ---- reel ----
 /// Slots of a reel: 15 seconds at 260 packets a second; a power of two.
@@ -75,14 +82,48 @@ pub const NACK_WINDOW: Duration = Duration::from_secs(1);
 // ---- joining ----
 /// Replay runs at this multiple of live.
 pub const REPLAY_SPEED: u64 = 10;
+/// Of one session: more overflows a browser's socket.
 pub const REPLAY_BPS_MAX: u64 = 16_000_000;
+/// Older keyframes are not replayed: a fresh one is sooner there than what came since.
+pub const REPLAY_AGE_MAX: Duration = Duration::from_secs(4);
+/// Of one replay: half a second at `REPLAY_BPS_MAX`.
+pub const REPLAY_BYTES_MAX: u64 = 1_000_000;
+/// Replays of one shard together: 256 Mbit/s, so that live viewers keep the rest. Who joins beyond it sees the
+/// keyframe alone and waits for the next.
+pub const REPLAY_BYTES_PER_SECOND_MAX: u64 = 32_000_000;
+/// Joins of one shard; more is a storm, and nobody's replay is worth what it costs the others.
+pub const REPLAYS_PER_SECOND_MAX: u64 = 100;
+/// Answers to the keyframe requests of one replay: Chromium does not ask for a lost first packet.
+pub const RESTARTS_MAX: u8 = 3;
+/// A replay is given up when this many of its packets were asked for again ...
+pub const REPLAY_LOSSES_MAX: u32 = 16;
+/// ... and more than this share: the path does not carry it.
+pub const REPLAY_LOSS_PERCENT_MAX: u32 = 5;
+/// A live viewer's requests are answered from the reel at most once per this span (threats.md row 7).
+pub const RESTART_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Parameter sets from SDP: those of H264 have some 40 bytes, of H265 some 100; a command's body holds 488.
 pub const PARAMETER_SETS_BYTES_MAX: usize = 400;
+/// Once nothing is lost or cut off any more, every admitted viewer has a decodable frame within this; the simulator
+/// holds the engine to it. A keyframe request and its repeat (1.5 s), or a keyframe interval of a publisher that hears
+/// none (2.3 s), and a join anew (0.7 s).
+pub const DECODABLE_WITHIN: Duration = Duration::from_secs(3);
 
 // ---- requests ----
 /// Keyframe requests to one track: at most one per this span (threats.md row 7).
 pub const KEYFRAME_REQUEST_INTERVAL: Duration = Duration::from_millis(500);
+/// The same for those who join: they see a picture meanwhile.
+pub const KEYFRAME_JOIN_INTERVAL: Duration = Duration::from_secs(2);
+/// A keyframe later than this is no answer to a request: a round trip, and an encoder's frame or two.
+pub const KEYFRAME_ANSWER_TIME: Duration = Duration::from_secs(1);
+/// Requests left unanswered before a publisher is taken for deaf (OBS, ffmpeg, cameras).
+pub const KEYFRAME_UNANSWERED_MAX: u8 = 2;
+/// A deaf publisher is asked again this rarely, when somebody needs it: it may only have lost two requests.
+pub const KEYFRAME_PROBE_INTERVAL: Duration = Duration::from_secs(10);
+/// Keyframes that were asked for take at most this share of a track's bytes, over the window below: a keyframe
+/// costs what ten other pictures do, and they pay for it in quality. One per window may always be.
+pub const KEYFRAME_SHARE_PERCENT_MAX: u64 = 25;
+pub const KEYFRAME_SHARE_WINDOW: Duration = Duration::from_secs(10);
 /// Losses read from one NACK: four seconds of video; who lost more needs a keyframe, not resends.
 pub const LOSSES_PER_NACK_MAX: usize = 1_024;
 /// Transport-wide feedback goes to a publisher this often: libwebrtc's own receivers take 50 to 250 ms.
@@ -136,4 +177,6 @@ const _: () = assert!(PACKET_SIZE_MAX + SEAL_OVERHEAD_MAX < DATAGRAM_SIZE_MAX);
 const _: () = assert!(SESSIONS_MAX <= 1 << 24, "a ufrag names the index in four characters of six bits");
 const _: () = assert!(TRACKS_PER_STREAM_MAX * PUBLISHERS_MAX == TRACKS_MAX);
 const _: () = assert!(PACKETS_PER_ROUND_MAX <= SEGMENTS_MAX);
+const _: () = assert!(REPLAY_BYTES_MAX <= REPLAY_BYTES_PER_SECOND_MAX && REPLAY_BYTES_MAX <= REEL_BYTES_MAX as u64);
+const _: () = assert!(KEYFRAME_REQUEST_INTERVAL.as_millis() <= KEYFRAME_ANSWER_TIME.as_millis());
 const _: () = assert!(PACKETS_PER_ROUND_MAX * (PACKET_SIZE_MAX + SEAL_OVERHEAD_MAX) <= SEND_SIZE_MAX);

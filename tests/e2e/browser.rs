@@ -11,13 +11,18 @@ use std::time::Duration;
 /// A publish page that is live with the fake camera at 640x360: small enough for two cores that also decode.
 pub fn camera<'b>(browser: &'b Browser, node: &Node, room: &str, token: &str) -> Page<'b> {
     let page = browser.open(&format!("{}/publish/{room}#token={token}", node.http.base()));
-    page.until("the page is loaded", seconds(10), "return Boolean(window.spillway)");
-    page.run("document.querySelector('#quality').value = '360'; spillway.start('camera')");
-    page.until("the camera is live", seconds(20), "return spillway.state === 'live' && spillway.live?.live === true");
+    go_live(&page, 360);
     page
 }
 
-fn watch<'b>(browser: &'b Browser, node: &Node, room: &str) -> Page<'b> {
+/// The fake camera at this height, until the server says that it is live.
+pub fn go_live(page: &Page<'_>, height: u32) {
+    page.until("the page is loaded", seconds(10), "return Boolean(window.spillway)");
+    page.run(&format!("document.querySelector('#quality').value = '{height}'; spillway.start('camera')"));
+    page.until("the camera is live", seconds(20), "return spillway.state === 'live' && spillway.live?.live === true");
+}
+
+pub fn watch<'b>(browser: &'b Browser, node: &Node, room: &str) -> Page<'b> {
     browser.open(&format!("{}/watch/{room}#token={}", node.http.base(), node.token(room, "view")))
 }
 

@@ -1,13 +1,21 @@
 //! Goal: what Spillway promises holds from end to end, for scripts, for players and in a real browser.
 //! Method: the built binary on ports of its own, our headless publisher and viewer, real Chromium with a fake
-//! camera. Conditions are polled against a deadline; nothing sleeps for a fixed time.
+//! camera, and the clients of others: Firefox, ffmpeg, GStreamer. Conditions are polled against a deadline; nothing sleeps for a fixed time.
 
 mod answers;
 mod browser;
+mod codecs;
+mod ffmpeg;
+mod firefox;
 mod first_picture;
+mod gstreamer;
 mod lifecycle;
+mod loss;
+mod networks;
 mod pages;
+mod ramp;
 mod restart;
+mod sync;
 
 /// Offers of real publishers and players, as proto's own tests read them.
 mod offers {

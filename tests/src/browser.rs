@@ -6,7 +6,7 @@ use crate::wait::until;
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader};
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -35,6 +35,12 @@ const KEEP_CONNECTIONS: &str = "window.connections = []; window.RTCPeerConnectio
 /// Of relays only, and none is named: no candidate is ever gathered.
 const RELAYS_ONLY: &str = "window.RTCPeerConnection = class extends RTCPeerConnection {
     constructor(given) { super({ ...given, iceTransportPolicy: 'relay' }); } };";
+/// The server's candidates in answers name another address: the way leads through a proxy. ADDRESS is filled in.
+const REROUTE: &str = "window.RTCPeerConnection = class extends RTCPeerConnection {
+    setRemoteDescription({ type, sdp }) {
+        sdp = sdp.replace(/^(a=candidate:\\S+ \\d+ \\S+ \\d+) \\S+ \\d+ /gm, '$1 ADDRESS ');
+        return super.setRemoteDescription({ type, sdp });
+    } };";
 /// The first start of a browser on a cold disk.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -77,6 +83,8 @@ impl Browser {
         flags.push(format!("--user-data-dir={}", profile.0.display()));
         if !has_interface() {
             flags.push("--allow-loopback-in-peer-connection".to_owned());
+            // Where there is no IPv4 Chromium finds no name for its address, and offers none.
+            flags.push("--disable-features=WebRtcHideLocalIpsWithMdns".to_owned());
         }
         let options = json!({"args": flags, "binary": "/usr/bin/chromium"});
         let wanted = json!({"capabilities": {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}}});
@@ -91,6 +99,12 @@ impl Browser {
     /// A new window at `url`.
     pub fn open(&self, url: &str) -> Page<'_> {
         self.open_with(KEEP_CONNECTIONS, url)
+    }
+
+    /// A new window whose media goes by `proxy`.
+    pub fn open_through(&self, proxy: SocketAddr, url: &str) -> Page<'_> {
+        let address = format!("{} {}", proxy.ip(), proxy.port());
+        self.open_with(&format!("{KEEP_CONNECTIONS}\n{}", REROUTE.replace("ADDRESS", &address)), url)
     }
 
     /// A new window that looks for no way to the server: what a browser does on a machine with loopback only.

@@ -37,6 +37,17 @@ pub fn kill_9(pid: u32) {
     signal(pid, libc::SIGKILL);
 }
 
+/// Moves this thread, and what it starts from now on, into a network namespace; returns the one it was in.
+pub fn enter_network(namespace: &File) -> File {
+    // A thread's own: the others stay where they are.
+    let before = File::open("/proc/thread-self/ns/net").expect("procfs");
+    // JUSTIFICATION: std knows no namespaces.
+    // SAFETY: no pointers; the descriptor is open.
+    let entered = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) };
+    assert_eq!(entered, 0, "setns: {} (network namespaces need root)", std::io::Error::last_os_error());
+    before
+}
+
 /// A running node's counters. The link is a memfd of the supervisor's; mapped read-only, for as long as the test
 /// process lives.
 pub struct Counters(Link);
@@ -69,6 +80,11 @@ impl Counters {
     /// Keyframes the tracks of now have received.
     pub fn keyframes(&self) -> u64 {
         (0..TRACKS_MAX).map(|track| self.0.track_stats(track).keyframes.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Packets of publishers that never came, over the tracks of now.
+    pub fn lost(&self) -> u64 {
+        (0..TRACKS_MAX).map(|track| self.0.track_stats(track).lost.load(Ordering::Relaxed)).sum()
     }
 
     pub fn shard(&self, shard: usize, id: CounterId) -> u64 {

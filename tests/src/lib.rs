@@ -1,13 +1,21 @@
-//! What every end-to-end test needs: a node of its own, an HTTP client, a browser. And `tidy`, which reads
-//! the project's own text.
+//! What every end-to-end test needs: a node of its own, an HTTP client, browsers, somebody else's programs, networks
+//! and their losses. The simulator (`sim`). And `tidy`, which reads the project's own text.
 //!
 //! Nothing here decides what is right; the tests do.
 
 pub mod browser;
+pub mod firefox;
 pub mod fuzz;
 pub mod http;
 pub mod kernel;
+pub mod network;
 pub mod node;
+pub mod program;
+pub mod proxy;
+pub mod publisher;
+pub mod remote;
+pub mod sim;
+pub mod viewer;
 pub mod wait;
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use crate::kernel::{self, Counters};
 use crate::wait::{seconds, until};
 use serde_json::Value;
 use std::fs::{self, File};
+use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -121,6 +122,16 @@ impl Node {
         Node::start_in(Scratch::new(), start)
     }
 
+    /// On this machine's own address, or loopback where there is no other: clients that tie their sockets to an
+    /// interface (libnice, Firefox) do not reach loopback from there.
+    pub fn start_reachable() -> Node {
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        // Nothing is sent: connect only asks which way it would go (RFC 5737, an address of nobody).
+        let own = socket.connect("203.0.113.1:9").and_then(|()| socket.local_addr());
+        let own = own.map_or_else(|_| "127.0.0.1".to_owned(), |address| address.ip().to_string());
+        Node::start_with(&Start { media: &[&format!("{own}:0")], ..Start::default() })
+    }
+
     /// On a directory that may have a key already.
     pub fn start_in(data: Scratch, start: &Start<'_>) -> Node {
         let output = File::create(data.0.with_extension("log")).expect("a log file");
@@ -155,6 +166,11 @@ impl Node {
     /// All that `serve` and its children printed.
     pub fn output(&self) -> String {
         fs::read_to_string(self.data.0.with_extension("log")).unwrap_or_default()
+    }
+
+    /// Where media comes in: what a proxy stands before.
+    pub fn media(&self) -> SocketAddr {
+        self.facts()["media"].as_str().and_then(|address| address.parse().ok()).expect("node.json names the media address")
     }
 
     /// node.json as it stands.
@@ -249,7 +265,7 @@ impl Node {
 }
 
 /// SIGTERM, and SIGKILL if it does not help.
-fn end(process: &mut Child) {
+pub(crate) fn end(process: &mut Child) {
     if matches!(process.try_wait(), Ok(Some(_))) {
         return;
     }

@@ -367,6 +367,21 @@ mod tests {
     }
 
     #[test]
+    fn a_picture_whose_packet_was_repaired_is_one_picture() {
+        let mut picture = Picture::default();
+        let mut take = |timestamp: u32| {
+            let mut bytes = vec![0; 13];
+            let header = bytes.first_chunk_mut().unwrap();
+            spillway_proto::wire::rtp::write_header(header, false, 96, 7, timestamp, 5);
+            picture.take(Codec::Vp8, &Rtp::parse(&bytes).unwrap());
+            picture.frames
+        };
+        assert_eq!([take(10), take(10), take(20), take(10), take(20), take(30)], [1, 1, 2, 2, 2, 3]);
+        assert_eq!((40..1_000).map(take).last(), Some(963), "and the memory for it is bounded");
+        assert_eq!(picture.timestamps.len(), PICTURES_KEPT);
+    }
+
+    #[test]
     fn a_retransmission_becomes_what_it_repeats() {
         let packet = |payload_type: u8, ssrc: u32, payload: &[u8]| {
             let mut bytes = vec![0; 12];

@@ -197,14 +197,7 @@ impl<'s> Session<'s> {
         };
         let (location, answer) = server.post(path, &offer.write())?;
         let answer = OfferFacts::parse(&answer).map_err(|error| RemoteError::Answer(error.to_string()))?;
-        let remote = answer.candidates.iter().find(|candidate| candidate.udp && candidate.address.is_some());
-        let remote = remote
-            .and_then(|candidate| Some(SocketAddr::new(candidate.address?, candidate.port)))
-            .ok_or_else(|| RemoteError::Answer("it has no UDP candidate".to_owned()))?;
-        let any: SocketAddr = if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
-        let socket = UdpSocket::bind(any).map_err(RemoteError::Socket)?;
-        socket2::SockRef::from(&socket).set_recv_buffer_size(4 << 20).map_err(RemoteError::Socket)?;
-        socket.connect(remote).map_err(RemoteError::Socket)?;
+        let socket = media_socket(&answer)?;
         let facts = ClientFacts {
             local_ufrag: ufrag,
             remote_ufrag: answer.ice_ufrag.clone(),
@@ -291,6 +284,25 @@ impl<'s> Session<'s> {
         self.flush();
         self.server.delete(&self.location);
     }
+}
+
+/// A socket towards the first of the server's addresses that there is a way to from here.
+fn media_socket(answer: &OfferFacts) -> Result<UdpSocket, RemoteError> {
+    let mut refused = RemoteError::Answer("it has no UDP candidate".to_owned());
+    for candidate in answer.candidates.iter().filter(|candidate| candidate.udp) {
+        let Some(remote) = candidate.address.map(|address| SocketAddr::new(address, candidate.port)) else { continue };
+        let any: SocketAddr = if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+        let connected = UdpSocket::bind(any).and_then(|socket| {
+            socket2::SockRef::from(&socket).set_recv_buffer_size(4 << 20)?;
+            socket.connect(remote)?;
+            Ok(socket)
+        });
+        match connected {
+            Ok(socket) => return Ok(socket),
+            Err(error) => refused = RemoteError::Socket(error),
+        }
+    }
+    Err(refused)
 }
 
 fn media_text(mid: usize, section: &Section) -> MediaText {

@@ -169,10 +169,14 @@ impl Core {
             self.tally.add(CounterId::DatagramsUnknown, 1);
             return;
         }
+        let now = self.now;
         let Some(mut session) = self.sessions.get_mut(slot as usize).and_then(Option::take) else { return };
-        if let Some(opener) = session.opener.as_mut().filter(|_| session.side == Side::Publisher) {
+        if !session.flood.is_open(now) {
+            self.tally.add(CounterId::PacketsRefusedFlood, 1);
+        } else if let Some(opener) = session.opener.as_mut().filter(|_| session.side == Side::Publisher) {
             match opener.open_rtp(datagram) {
                 Ok(opened) => {
+                    session.flood.on_packet(now, datagram.len());
                     let window = opener.window(opened.ssrc).copied();
                     self.take_in(&mut session, &opened, window, datagram);
                 }
@@ -211,23 +215,15 @@ impl Core {
 
     /// A viewer's requests. What a viewer lost is answered from the reel, never upstream.
     fn hear_viewer(&mut self, session: &mut super::session::Session, packet: &Rtcp<'_>) {
-        if let Rtcp::Nack { media, losses, .. } = packet {
-            return self.hear_nack(session, *media, losses.clone());
-        }
-        let wanted = |core: &mut Core, ssrc: u32| {
-            let feed = session
-                .feeds
-                .iter()
-                .find(|feed| core.table.feed(feed.slot).is_some_and(|record| record.ssrc == ssrc));
-            if let Some(track) = feed.map(|feed| feed.track) {
-                core.tally.add(CounterId::KeyframeRequestsReceived, 1);
-                core.want_keyframe(track);
-            }
-        };
         match packet {
-            Rtcp::Pli { media, .. } => wanted(self, *media),
+            Rtcp::Pli { media, .. } => self.hear_keyframe_request(session, *media),
             Rtcp::Fir { entries, .. } => {
-                entries.clone().take(FEEDS_PER_SESSION_MAX).for_each(|entry| wanted(self, entry.media));
+                let entries = entries.clone().take(FEEDS_PER_SESSION_MAX);
+                entries.for_each(|entry| self.hear_keyframe_request(session, entry.media));
+            }
+            Rtcp::Nack { media, losses, .. } => {
+                self.hear_replay_losses(session, *media, losses.clone());
+                self.hear_nack(session, *media, losses.clone());
             }
             _ => {}
         }

@@ -7,18 +7,18 @@
 
 use super::Core;
 use super::Shared;
-use super::session::{Feed, Session, Start};
+use super::session::{Feed, Session};
 use crate::io::{Io, Sent};
-use spillway_proto::id::{Codec, FeedId, Kind, TrackId};
+use spillway_proto::id::{FeedId, TrackId};
 use spillway_proto::limits::{PACKETS_PER_ROUND_MAX, SESSIONS_MAX, TRACKS_MAX, TRACKS_PER_STREAM_MAX};
 use spillway_proto::link::command::{Answer, FeedFacts, Status};
 use spillway_proto::link::counters::CounterId;
-use spillway_proto::stream::pacer::{Pace, Pacer};
-use spillway_proto::session::record::{FeedRecord, Mapping};
+use spillway_proto::stream::pacer::Pace;
 use spillway_proto::stream::feedback;
-use spillway_proto::stream::reel::ReelReader;
+use spillway_proto::stream::reel::{ReelReader, SlotFlags};
 use spillway_proto::stream::resend::Resends;
 use spillway_proto::stream::rewrite;
+use spillway_proto::stream::start::{Stage, Start};
 use spillway_proto::time::Time;
 use spillway_proto::wire::rtcp;
 use std::collections::VecDeque;
@@ -30,7 +30,7 @@ const LOOKS_PER_ROUND_MAX: u64 = 256;
 
 /// A reel this shard reads, and who wants it.
 pub(super) struct Reader {
-    track: TrackId,
+    pub(super) track: TrackId,
     pub(super) reel: ReelReader,
     /// Slots of the sessions with a feed of it.
     sessions: Vec<u32>,
@@ -215,7 +215,7 @@ impl Core {
                 slot: feed.index,
                 track: track.index,
                 clock_rate,
-                start: Start::Waiting,
+                start: Start::WAITING,
                 live_sent: false,
                 report_now: false,
                 resends: Resends::new(codec.kind()),
@@ -353,55 +353,42 @@ impl Core {
 
     fn serve_feed(&mut self, io: &mut impl Io, session: &mut Session, at: usize) -> Served {
         let now = self.now;
+        if session.sealer.is_none() || !self.prepare_feed(session, at) {
+            return Served::Done;
+        }
         let (Some(path), Some(sealer)) = (session.path, session.sealer.as_ref()) else { return Served::Done };
         let feed = &mut session.feeds[at];
         let Some(reader) = self.fanout.reader(feed.track) else { return Served::Done };
         let reel = &reader.reel;
-        if matches!(feed.start, Start::Waiting) {
-            let codec = self.shared.owners.track_codec(reader.track);
-            let began = codec.is_some_and(|codec| begin(&mut self.table, &mut self.rng, feed, reel, codec, now));
-            if !began {
-                let track = feed.track;
-                self.want_keyframe(track);
-                return Served::Done;
-            }
-        }
-        let Start::Running(pacer) = &mut feed.start else { return Served::Done };
         let Some(record) = self.table.feed(feed.slot) else { return Served::Done };
-        let was_live = pacer.is_live();
+        let was_live = feed.start.is_live();
+        // The keyframe and no more.
+        let alone = matches!(feed.start.stage(), Stage::Keyframe(_));
         let mut sent = 0;
-        let mut lost_picture = false;
         let head = reel.head();
         let mut cursor = record.cursor.load(Ordering::Relaxed);
-        if cursor < reel.tail() {
-            // Too far behind: on at the newest keyframe, in a mapping of its own: the viewer sees no hole.
-            let (behind, entry) = (cursor, reel.keyframe());
-            lost_picture = entry.is_none();
-            cursor = entry.unwrap_or(head).max(reel.tail());
-            // It begins with the number the cursor stood at: what was sealed beyond it was refused by the socket
-            // and never left this process.
-            let newest = newest_mapping(record);
-            let sequence = behind.wrapping_add(newest.sequence_offset) & ((1 << 48) - 1);
-            let mapping = rewrite::start_mapping(cursor, feed.track, sequence, newest.timestamp_offset);
-            rewrite::push_mapping(record, mapping);
-            record.cursor.store(cursor, Ordering::Release);
-            self.tally.add(CounterId::FeedsJumped, 1);
-        }
         // Holes cost a look each: a source whose numbers leap keeps nobody else waiting.
         let end = head.min(cursor.saturating_add(LOOKS_PER_ROUND_MAX));
         let overhead = sealer.profile().rtp_overhead();
         let segments_max = io.gso_segments().min(PACKETS_PER_ROUND_MAX);
         let mut budget = PACKETS_PER_ROUND_MAX;
         let mut paced = None;
-        while cursor < end && budget > 0 && paced.is_none() {
+        let (mut picture_over, mut doubled) = (false, false);
+        while cursor < end && budget > 0 && paced.is_none() && !picture_over {
             let Some(buffer) = io.buffer() else { return Served::Blocked };
             let (mut next, mut length, mut segment, mut count, mut octets) = (cursor, 0, 0, 0, 0);
+            let mut timestamp = 0;
             while next < end && budget > 0 && count < segments_max {
                 // A hole of the source stays a hole.
                 let Some(slot) = reel.slot(next) else {
                     next += 1;
                     continue;
                 };
+                let is_entry = !was_live && feed.start.is_entry(slot.meta.timestamp);
+                if alone && !is_entry {
+                    picture_over = true;
+                    break;
+                }
                 let Some((header, index)) = rewrite::header(record, &slot.meta) else {
                     next += 1;
                     continue;
@@ -410,7 +397,11 @@ impl Core {
                 if count > 0 && (size > segment || length + size > buffer.len()) {
                     break;
                 }
-                if let Pace::Wait(at) = pacer.pace(now, slot.meta.arrival, size) {
+                let paid_until = &mut session.replay_paid_until;
+                if !was_live
+                    && !doubled
+                    && let Pace::Wait(at) = feed.start.pace(now, slot.meta.arrival, size, paid_until)
+                {
                     paced = Some(at);
                     break;
                 }
@@ -426,9 +417,15 @@ impl Core {
                 length += sealed;
                 octets += slot.payload.len();
                 count += 1;
-                next += 1;
                 budget -= 1;
-                if sealed < segment {
+                timestamp = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+                // A lost first packet is not asked for again: parameter sets go twice, byte for byte the same.
+                doubled = is_entry && !doubled && slot.meta.flags.contains(SlotFlags::PARAMETER_SETS);
+                if !doubled {
+                    next += 1;
+                    picture_over = alone && slot.meta.flags.contains(SlotFlags::FRAME_END);
+                }
+                if sealed < segment || picture_over {
                     break;
                 }
             }
@@ -438,6 +435,9 @@ impl Core {
             cursor = next;
             record.cursor.store(cursor, Ordering::Release);
             sent += count;
+            if count > 0 {
+                feed.start.on_sent(count, timestamp);
+            }
             record.packets += count as u64;
             record.octets += octets as u64;
             session.answers.earn(length);
@@ -445,16 +445,17 @@ impl Core {
             self.tally.add(CounterId::BytesSent, length as u64);
             self.tally.add(CounterId::Sends, u64::from(count > 0));
         }
+        if picture_over {
+            feed.start.on_keyframe_sent();
+            // The next one may be there already.
+            return Served::More;
+        }
         if cursor >= head && !was_live {
-            pacer.on_head_reached();
+            feed.start.on_head_reached();
         }
         // No report before the first live packet: one during a replay would drag live audio back.
         if was_live && sent > 0 && !std::mem::replace(&mut feed.live_sent, true) {
             feed.report_now = true;
-        }
-        let track = reader.track;
-        if lost_picture && self.shared.owners.track_codec(track).is_some_and(|codec| codec.kind() == Kind::Video) {
-            self.want_keyframe(track.index);
         }
         match paced {
             Some(at) => Served::Paced(at),
@@ -475,7 +476,7 @@ impl Core {
             let clock_rate = feed.clock_rate;
             let Some(mapping) = self.fanout.reader(feed.track).and_then(|reader| reader.reel.sr()) else { continue };
             let Some(record) = self.table.feed(feed.slot) else { continue };
-            let (ntp, rtp) = feedback::sender_report(&mapping, now, clock_rate, newest_mapping(record).timestamp_offset);
+            let (ntp, rtp) = feedback::sender_report(&mapping, now, clock_rate, rewrite::newest(record).timestamp_offset);
             let (ssrc, packets, octets) = (record.ssrc, record.packets as u32, record.octets as u32);
             self.send_rtcp(session, |out| {
                 let length = rtcp::write_sr(out, ssrc, ntp, rtp, packets, octets, &[])?;
@@ -483,35 +484,4 @@ impl Core {
             });
         }
     }
-}
-
-fn newest_mapping(record: &FeedRecord) -> Mapping {
-    let newest = usize::from(record.mappings).checked_sub(1).and_then(|newest| record.mapping.get(newest));
-    newest.copied().unwrap_or_default()
-}
-
-/// A waiting feed's first packet: video enters at the newest keyframe, audio is live at once. False: there
-/// is no keyframe to enter at.
-fn begin(
-    table: &mut super::table::Table,
-    rng: &mut spillway_proto::rng::Rng,
-    feed: &mut Feed,
-    reel: &ReelReader,
-    codec: Codec,
-    now: Time,
-) -> bool {
-    let video = codec.kind() == Kind::Video;
-    let first = if video { reel.keyframe() } else { Some(reel.head()) };
-    let Some(first) = first else { return false };
-    let Some(record) = table.feed(feed.slot) else { return false };
-    let sequence = rng.below(1 << 15);
-    rewrite::push_mapping(record, rewrite::start_mapping(first, feed.track, sequence, rng.next_u32()));
-    record.cursor.store(first, Ordering::Release);
-    feed.clock_rate = codec.clock_rate();
-    let arrival = reel.slot(first).map(|slot| slot.meta.arrival);
-    feed.start = match arrival {
-        Some(arrival) if video => Start::Running(Pacer::replay(arrival, now)),
-        _ => Start::Running(Pacer::live()),
-    };
-    true
 }

@@ -103,16 +103,18 @@ impl TrackBits {
 /// What others leave for one shard.
 pub struct Inbox {
     pub fresh: TrackBits,
+    /// By viewers that lost their picture, and by those who join.
     pub keyframe_wanted: TrackBits,
+    pub keyframe_wanted_to_join: TrackBits,
 }
 
 impl Inbox {
     pub fn new() -> Inbox {
-        Inbox { fresh: TrackBits::new(), keyframe_wanted: TrackBits::new() }
+        Inbox { fresh: TrackBits::new(), keyframe_wanted: TrackBits::new(), keyframe_wanted_to_join: TrackBits::new() }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.fresh.is_empty() && self.keyframe_wanted.is_empty()
+        self.fresh.is_empty() && self.keyframe_wanted.is_empty() && self.keyframe_wanted_to_join.is_empty()
     }
 }
 

@@ -13,6 +13,7 @@ pub mod mesh;
 pub mod pool;
 mod resend;
 mod session;
+mod start;
 pub mod table;
 mod timers;
 mod track;
@@ -22,9 +23,17 @@ pub mod audit;
 #[cfg(test)]
 mod healing;
 #[cfg(test)]
+mod handshake_tests;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod joining;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod threats;
+#[cfg(test)]
+mod threats_media;
 #[cfg(any(test, feature = "simulation"))]
 pub mod world;
 
@@ -46,6 +55,7 @@ use spillway_proto::link::park::{must_wake, park_begins, park_ends};
 use spillway_proto::link::ring::{CommandReader, EventWriter};
 use spillway_proto::rng::Rng;
 use spillway_proto::stream::reel::STREAM_FILE_BYTES;
+use spillway_proto::stream::start::ReplayBudget;
 use spillway_proto::time::Time;
 use std::collections::VecDeque;
 use std::fs::File;
@@ -147,6 +157,7 @@ pub struct Core {
     sessions: Vec<Option<Box<Session>>>,
     tracks: Tracks,
     fanout: Fanout,
+    replay_budget: ReplayBudget,
     timers: Timers,
     strays: Strays,
     events: EventWriter,
@@ -193,6 +204,7 @@ impl<I: Io> Shard<I> {
             sessions,
             tracks: Tracks::new(),
             fanout: Fanout::new(),
+            replay_budget: ReplayBudget::default(),
             timers: Timers::new(now),
             strays,
             events,

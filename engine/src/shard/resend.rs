@@ -54,7 +54,6 @@ impl Core {
         let (Some(reader), Some(record)) = (self.fanout.reader(feed.track), self.table.feed(feed.slot)) else {
             return Served::Done;
         };
-        let cursor = record.cursor.load(Ordering::Relaxed);
         let overhead = sealer.profile().rtp_overhead();
         let segments_max = io.gso_segments().min(PACKETS_PER_ROUND_MAX);
         let (mut left, mut from) = (PACKETS_PER_ROUND_MAX, 0);
@@ -67,11 +66,9 @@ impl Core {
             let (mut count, mut length, mut segment) = (0, 0, 0);
             while count < segments_max.min(left) {
                 let Some(index) = resends.next(from) else { break };
-                // Beyond the cursor nothing was sent yet, though it may have been sealed once.
-                let slot = rewrite::reel_index(record, index)
-                    .filter(|reel_index| *reel_index < cursor)
-                    .and_then(|reel_index| reader.reel.slot(reel_index));
-                let Some(slot) = slot else {
+                let slot = rewrite::sent_as(record, index)
+                    .and_then(|(mapping, reel_index)| Some((mapping, reader.reel.slot(reel_index)?)));
+                let Some((mapping, slot)) = slot else {
                     resends.forget(index);
                     self.tally.add(CounterId::RtxNotInReel, 1);
                     continue;
@@ -85,7 +82,7 @@ impl Core {
                     self.tally.add(CounterId::RtxRefusedBudget, 1);
                     continue;
                 }
-                let sealed = answer(record, &slot.meta).and_then(|answer| {
+                let sealed = answer(record, &mapping, &slot.meta).and_then(|answer| {
                     let prefix = answer.prefix.as_ref().map_or(&[][..], |prefix| &prefix[..]);
                     sealer.seal_into(&answer.header, prefix, slot.payload, answer.index, &mut buffer[length..])
                 });

@@ -6,7 +6,10 @@ use super::Core;
 use super::track::Source;
 use crate::io::Path;
 use spillway_proto::id::{SessionId, Side};
-use spillway_proto::limits::{DATAGRAM_SIZE_MAX, FEEDS_PER_SESSION_MAX, HANDSHAKE_EXPIRY};
+use spillway_proto::limits::{
+    DATAGRAM_SIZE_MAX, FEEDS_PER_SESSION_MAX, HANDSHAKE_EXPIRY, PUBLISHER_BPS_MAX, PUBLISHER_BURST,
+    PUBLISHER_PACKETS_PER_SECOND_MAX,
+};
 use spillway_proto::link::command::{DtlsRole, Fingerprint, SessionState};
 use spillway_proto::link::counters::CounterId;
 use spillway_proto::link::event::{CloseReason, Event};
@@ -14,10 +17,11 @@ use spillway_proto::session::dtls::{DtlsError, DtlsOutput, Handshake, SrtpKeys};
 use spillway_proto::session::record::KeptDatagram;
 use spillway_proto::session::srtp::{Opener, Sealer};
 use spillway_proto::stream::arrivals::Arrivals;
-use spillway_proto::stream::pacer::Pacer;
 use spillway_proto::stream::resend::{Budget, Resends};
+use spillway_proto::stream::start::Start;
 use spillway_proto::time::Time;
 use spillway_proto::wire::rtcp;
+use std::time::Duration;
 
 /// Makes the state machine of one handshake; a simulator puts a stub here.
 pub type HandshakeMaker = Box<dyn FnMut(DtlsRole, Fingerprint, Time) -> Result<Box<dyn Handshake>, DtlsError>>;
@@ -45,6 +49,8 @@ pub struct Session {
     /// Where we send: the selected pair.
     pub path: Option<Path>,
     pub feeds: Vec<Feed>,
+    /// What its replays were sent is paid for until then (`Pacer`).
+    pub replay_paid_until: Time,
     /// What answers to its NACKs may cost.
     pub answers: Budget,
     /// The tracks this session publishes.
@@ -53,7 +59,36 @@ pub struct Session {
     pub arrivals: Option<Box<Arrivals>>,
     /// Last authenticated packet: a publisher that sends no checks lives by its media.
     pub media_at: Time,
+    pub flood: FloodGate,
 }
+
+/// A publisher's share of the shard: a virtual clock that every packet moves on by what it may cost, and that may not
+/// be ahead of ours by more than `PUBLISHER_BURST`.
+#[derive(Clone, Copy)]
+pub struct FloodGate {
+    paid_until: Time,
+}
+
+impl FloodGate {
+    const fn new() -> FloodGate {
+        FloodGate { paid_until: Time::ZERO }
+    }
+
+    /// Whether one more packet may come. Asked before it is opened: what is refused costs no decryption.
+    pub fn is_open(&self, now: Time) -> bool {
+        self.paid_until <= now + PUBLISHER_BURST
+    }
+
+    /// A packet of `bytes` came. Only authentic ones count: whoever forges the publisher's address must not be able to
+    /// spend its share.
+    pub fn on_packet(&mut self, now: Time, bytes: usize) {
+        let by_bytes = bytes as u64 * 8 * NANOS / PUBLISHER_BPS_MAX;
+        let cost = by_bytes.max(NANOS / PUBLISHER_PACKETS_PER_SECOND_MAX);
+        self.paid_until = self.paid_until.max(now) + Duration::from_nanos(cost);
+    }
+}
+
+const NANOS: u64 = 1_000_000_000;
 
 /// A feed's state beside its record.
 pub struct Feed {
@@ -67,13 +102,6 @@ pub struct Feed {
     pub report_now: bool,
     /// What the viewer asked for again.
     pub resends: Resends,
-}
-
-pub enum Start {
-    /// The session is not connected, or the reel has no keyframe yet.
-    Waiting,
-    /// From the newest keyframe to the head faster than live, then live for ever.
-    Running(Pacer),
 }
 
 impl Session {
@@ -90,11 +118,19 @@ impl Session {
             sealer: None,
             path: None,
             feeds: Vec::with_capacity(2),
+            replay_paid_until: Time::ZERO,
             answers: Budget::default(),
             sources: Vec::with_capacity(2),
             arrivals: None,
             media_at: now,
+            flood: FloodGate::new(),
         }
+    }
+
+    /// When its handshake is to be called without a datagram: at its own wish, or to be ended. One that has heard no
+    /// whole message waits for nothing, and would stay.
+    pub fn handshake_due(&self) -> Time {
+        self.handshake_at.min(self.handshake_began + HANDSHAKE_EXPIRY + Duration::from_nanos(1))
     }
 
     pub fn has_room_for_feed(&self) -> bool {

@@ -224,7 +224,8 @@ fn a_tick_without_a_handshake_or_a_command_allocates_nothing() {
         allocations += allocations_in(|| while shard.tick() {});
     }
     assert_eq!(allocations, 0);
-    assert_eq!(world.counter(CounterId::PacketsSent) - packets, 200 * 3 * 50, "the ticks did their work");
+    assert!(world.counter(CounterId::PacketsSent) - packets >= 200 * 3 * 50, "the ticks did their work");
+    assert!(world.counter(CounterId::ReplaysRestarted) >= 100, "requests were answered from the reel");
     let reports = world.counter(CounterId::RtcpSent) - reports;
     assert!(reports >= 95, "{reports} reports in almost two rounds of timers");
     assert!(world.counter(CounterId::StunAnswered) - checks >= 51);

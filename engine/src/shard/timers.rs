@@ -137,7 +137,7 @@ impl Core {
         let now = self.now;
         for at in (0..self.timers.handshakes.len()).rev() {
             let Some(&slot) = self.timers.handshakes.get(at) else { continue };
-            let due = self.session_mut(slot).is_some_and(|session| session.handshake_at <= now);
+            let due = self.session_mut(slot).is_some_and(|session| session.handshake_due() <= now);
             if due {
                 self.drive_handshake(slot, None);
             }
@@ -160,7 +160,7 @@ impl Core {
         }
         for &slot in &self.timers.handshakes {
             if let Some(session) = self.sessions[slot as usize].as_deref() {
-                deadline = deadline.min(session.handshake_at);
+                deadline = deadline.min(session.handshake_due());
             }
         }
         (deadline != Time::NEVER).then_some(deadline)

@@ -7,16 +7,16 @@ use super::Core;
 use super::pool::StreamSlabs;
 use super::session::{REPORT_SSRC, Session};
 use crate::shm::Mapping;
-use spillway_proto::id::{Codec, Side, StreamId, TrackId};
+use spillway_proto::id::{Codec, Kind, Side, StreamId, TrackId};
 use spillway_proto::limits::{PUBLISHERS_MAX, TRACKS_MAX, TRACKS_PER_STREAM_MAX};
-use spillway_proto::link::command::{Answer, Note, Status, TrackFacts};
+use spillway_proto::link::command::{Answer, Note, Status, TrackFacts, TrackFeedback};
 use spillway_proto::link::counters::{CounterId, TrackStats};
 use spillway_proto::link::event::Event;
 use spillway_proto::mux::packetize;
 use spillway_proto::session::record::NIL;
 use spillway_proto::session::srtp::{Opened, Window};
 use spillway_proto::stream::intake::{Intake, IntakeError};
-use spillway_proto::stream::keyframe::KeyframeRequests;
+use spillway_proto::stream::keyframe::{Due, KeyframeRequests, Wish};
 use spillway_proto::stream::reel::{ReelError, ReelWriter};
 use spillway_proto::time::Time;
 use spillway_proto::wire::dependency_descriptor::{Descriptor, Structure};
@@ -47,7 +47,10 @@ pub struct Track {
     pub codec: Codec,
     intake: Intake,
     reel: ReelWriter,
-    pub requests: KeyframeRequests,
+    requests: KeyframeRequests,
+    feedback: TrackFeedback,
+    /// Of our last FIR.
+    fir_sequence: u8,
     live: bool,
     packet_at: Time,
     /// The publisher's session, NIL while there is none.
@@ -167,6 +170,8 @@ impl Core {
         if accepted.entry_is_new {
             track.requests.on_keyframe(now);
         }
+        track.requests.on_packet(now, rtp.payload.len(), accepted.of_entry);
+        track.reel.set_deaf(track.requests.is_deaf());
         track.reel.trim(now, slabs);
         self.tally.add(CounterId::PacketsReceived, 1);
         track.packet_at = now;
@@ -204,21 +209,24 @@ impl Core {
         let shared = Arc::clone(&self.shared);
         let inbox = &shared.inboxes[self.index];
         inbox.fresh.take(|track| self.fanout.mark(track));
-        inbox.keyframe_wanted.take(|track| self.want_keyframe(track));
+        inbox.keyframe_wanted.take(|track| self.want_keyframe(track, Wish::Live));
+        inbox.keyframe_wanted_to_join.take(|track| self.want_keyframe(track, Wish::Join));
     }
 
     /// Somebody cannot enter a track's picture. Merged here; `timers` sends what is due.
-    pub fn want_keyframe(&mut self, track: u32) {
+    pub fn want_keyframe(&mut self, track: u32, wish: Wish) {
         match self.shared.owners.of_track(track) {
             Some(owner) if owner == self.index => {
                 let now = self.now;
                 if let Some(track) = self.tracks.get(track) {
-                    track.requests.on_request(now);
+                    track.requests.on_wish(now, wish);
                 }
                 self.send_keyframe_request(track);
             }
             Some(owner) => {
-                if self.shared.inboxes[owner].keyframe_wanted.set(track) {
+                let inbox = &self.shared.inboxes[owner];
+                let wanted = if wish == Wish::Live { &inbox.keyframe_wanted } else { &inbox.keyframe_wanted_to_join };
+                if wanted.set(track) {
                     self.shared.wake(owner);
                 }
             }
@@ -230,14 +238,26 @@ impl Core {
     pub fn send_keyframe_request(&mut self, index: u32) {
         let now = self.now;
         let Some(track) = self.tracks.get(index) else { return };
-        if track.session == NIL || track.ssrc == 0 || !track.requests.poll(now) {
+        if track.session == NIL || track.ssrc == 0 {
             return;
         }
-        let (slot, ssrc) = (track.session, track.ssrc);
+        let due = track.requests.poll(now);
+        track.reel.set_deaf(track.requests.is_deaf());
+        let again = match due {
+            Due::Nothing => return,
+            Due::Withheld => return self.tally.add(CounterId::KeyframeRequestsWithheld, 1),
+            Due::Request { again } => again,
+        };
+        // RFC 5104 section 4.3.1.2: a new request has the next number, a repeated one the same.
+        track.fir_sequence = track.fir_sequence.wrapping_add(u8::from(!again));
+        let (slot, ssrc, pli, fir) = (track.session, track.ssrc, track.feedback.pli, track.fir_sequence);
         let Some(session) = self.sessions.get_mut(slot as usize).and_then(Option::take) else { return };
         let sent = self.send_rtcp(&session, |out| {
             let length = rtcp::write_rr(out, REPORT_SSRC, &[])?;
-            Some(length + rtcp::write_pli(&mut out[length..], REPORT_SSRC, ssrc)?)
+            let rest = &mut out[length..];
+            // RFC 4585 section 4.2: only what was negotiated.
+            let request = if pli { rtcp::write_pli(rest, REPORT_SSRC, ssrc) } else { rtcp::write_fir(rest, REPORT_SSRC, ssrc, fir) };
+            Some(length + request?)
         });
         if sent {
             self.tally.add(CounterId::KeyframeRequestsSent, 1);
@@ -298,15 +318,14 @@ impl Core {
         facts: &TrackFacts,
         note: &Note,
     ) -> Result<Answer, Status> {
-        let codec = facts.codec;
         let session = self.session_mut(slot).ok_or(Status::NotFound)?;
         if session.side != Side::Publisher || session.sources.len() >= TRACKS_PER_STREAM_MAX {
             return Err(Status::Invalid);
         }
         let id = if takeover.is_none() {
-            self.add_track(slot, stream, codec, note)?
+            self.add_track(slot, stream, facts, note)?
         } else {
-            self.take_over(slot, stream, takeover, codec, note)?
+            self.take_over(slot, stream, takeover, facts, note)?
         };
         let source = Source { facts: *facts, track: id.index, said_bye: false };
         if let Some(session) = self.sessions.get_mut(slot as usize).and_then(Option::as_deref_mut) {
@@ -323,7 +342,8 @@ impl Core {
         Ok(Answer::Track { track: id })
     }
 
-    fn add_track(&mut self, slot: u32, stream: StreamId, codec: Codec, note: &Note) -> Result<TrackId, Status> {
+    fn add_track(&mut self, slot: u32, stream: StreamId, facts: &TrackFacts, note: &Note) -> Result<TrackId, Status> {
+        let codec = facts.codec;
         let index = stream.index as usize;
         if index >= PUBLISHERS_MAX || stream.is_none() {
             return Err(Status::Invalid);
@@ -363,7 +383,9 @@ impl Core {
             codec,
             intake: Intake::new(codec, 0),
             reel,
-            requests: KeyframeRequests::new(),
+            requests: KeyframeRequests::new(can_ask(facts)),
+            feedback: facts.feedback,
+            fir_sequence: 0,
             live: false,
             packet_at: self.now,
             session: slot,
@@ -402,9 +424,10 @@ impl Core {
         slot: u32,
         stream: StreamId,
         id: TrackId,
-        codec: Codec,
+        facts: &TrackFacts,
         note: &Note,
     ) -> Result<TrackId, Status> {
+        let codec = facts.codec;
         self.own_track(id)?;
         let track = self.tracks.get(id.index).filter(|track| track.id == id).ok_or(Status::NotFound)?;
         if track.stream != stream || track.codec.kind() != codec.kind() {
@@ -418,7 +441,9 @@ impl Core {
         track.intake.takeover(codec);
         // Its first packet says so again: control waits for the new publisher to be live.
         track.live = false;
-        track.requests.on_takeover();
+        track.feedback = facts.feedback;
+        track.requests.on_takeover(can_ask(facts));
+        track.reel.set_deaf(track.requests.is_deaf());
         let record = self.table.track(id.index).ok_or(Status::NotFound)?;
         record.session = slot;
         record.codec = codec as u8;
@@ -474,17 +499,21 @@ impl Core {
     /// Every 100 ms or so: silence is noticed, requests that became due go out, left streams are let go.
     pub fn watch_tracks(&mut self) {
         let now = self.now;
+        let mut deaf = 0;
         for at in 0..self.tracks.active.len() {
             let index = self.tracks.active[at];
             let Some(track) = self.tracks.get(index) else { continue };
             let silent = track.live && now.since(track.packet_at) > SILENCE;
             let id = track.id;
+            let watched = track.session != NIL && track.codec.kind() == Kind::Video;
+            deaf += u64::from(watched && track.requests.is_deaf());
             if silent {
                 track.live = false;
                 self.tell(&Event::TrackState { track: id, live: false });
             }
             self.send_keyframe_request(index);
         }
+        self.shared.link.counters(self.index).set(CounterId::TracksDeaf, deaf);
         let mut leaving = std::mem::take(&mut self.tracks.leaving);
         leaving.retain(|&stream| {
             let Some(slabs) = self.tracks.slabs[stream as usize].as_deref_mut() else { return false };
@@ -505,6 +534,11 @@ impl Core {
     pub fn track_ids(&self, from: u32) -> impl Iterator<Item = u32> + '_ {
         (from..TRACKS_MAX as u32).filter(|&index| self.tracks.tracks[index as usize].is_some())
     }
+}
+
+/// The publisher negotiated keyframe requests.
+fn can_ask(facts: &TrackFacts) -> bool {
+    facts.feedback.pli || facts.feedback.fir
 }
 
 fn show_publisher(stats: &TrackStats, codec: Codec, epoch: u32) {

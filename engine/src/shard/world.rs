@@ -12,7 +12,7 @@ use crate::io::{Io, Path};
 use crate::shm::Mapping;
 use spillway_proto::id::{Codec, FeedId, SessionId, Side, StreamId, TrackId};
 use spillway_proto::limits::UFRAG_RANDOM_CHARS;
-use spillway_proto::link::command::{Answer, Command, DtlsRole, FeedFacts, Status, TrackFacts};
+use spillway_proto::link::command::{Answer, Command, DtlsRole, FeedFacts, Fingerprint, Status, TrackFacts};
 use spillway_proto::link::counters::CounterId;
 use spillway_proto::link::event::Event;
 use spillway_proto::link::layout::{LINK_BYTES, Link};
@@ -21,7 +21,7 @@ use spillway_proto::session::client::{Client, ClientFacts, Received};
 use spillway_proto::session::dtls::{Dtls, Handshake, Identity};
 use spillway_proto::session::ice::encode_ufrag;
 use spillway_proto::session::record::RECORDS_BYTES;
-use spillway_proto::stream::reel::STREAM_FILE_BYTES;
+use spillway_proto::stream::reel::{STREAM_FILE_BYTES, slab_offset};
 use spillway_proto::time::Time;
 use spillway_proto::wire::demux::{Class, classify};
 use spillway_proto::wire::rtcp::{self, Rtcp};
@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-const PWD: &[u8; 24] = b"0123456789abcdefghijklmn";
+pub const PWD: &[u8; 24] = b"0123456789abcdefghijklmn";
 pub const SERVER: &str = "198.51.100.1:7081";
 const STREAMS: usize = 4;
 /// Where every world's time begins.
@@ -74,9 +74,14 @@ pub struct Remote {
     pub keyframe_requests: usize,
     /// Every compound, as it was opened.
     pub compounds: Vec<Vec<u8>>,
+    /// Of full intra requests, which are not counted above.
+    pub fir_sequences: Vec<u8>,
     pub connected: bool,
     /// Answers no more: its datagrams are lost both ways.
     pub silent: bool,
+    /// So many handshake datagrams of the engine's are lost on their way here; those that came to be lost.
+    pub handshakes_lost_max: usize,
+    pub handshakes_lost: usize,
     /// The shard the kernel would give its datagrams to.
     pub lands_on: usize,
     /// What the network does to datagrams on their way to this remote.
@@ -96,6 +101,12 @@ pub struct World {
     events: Vec<EventReader>,
     pub heard: Vec<Event>,
     pub remotes: Vec<Remote>,
+    /// Where `track` puts the next one.
+    pub stream: StreamId,
+    /// What went to addresses of no remote.
+    pub to_strangers: Vec<SentDatagram>,
+    /// Remotes there ever were: each has an address of its own, also where others went.
+    added: u32,
     /// None where the handshakes are somebody else's.
     server_identity: Option<Arc<Identity>>,
     epoch: u64,
@@ -162,6 +173,9 @@ impl World {
             events: (0..shards).map(|shard| link.events_reader(shard)).collect(),
             heard: Vec::new(),
             remotes: Vec::new(),
+            stream: StreamId::new(1, 1),
+            to_strangers: Vec::new(),
+            added: 0,
             server_identity: None,
             epoch,
             _records: records,
@@ -191,6 +205,48 @@ impl World {
     /// The engine has this role in the handshake, the client the other.
     pub fn add_as(&mut self, shard: usize, side: Side, dtls_role: DtlsRole) -> usize {
         let identity = Identity::new().unwrap();
+        self.add_promising(shard, side, dtls_role, &identity, identity.fingerprint())
+    }
+
+    /// A client whose offer promised this fingerprint.
+    pub fn add_promising(
+        &mut self,
+        shard: usize,
+        side: Side,
+        dtls_role: DtlsRole,
+        identity: &Identity,
+        fingerprint: Fingerprint,
+    ) -> usize {
+        let (now, at) = (self.now, self.anchor + self.now.since(BEGIN));
+        let make = |facts, seed| Client::new(identity, facts, seed, now, at).unwrap();
+        self.add_made(shard, side, dtls_role, fingerprint, make)
+    }
+
+    fn next_address(&mut self) -> SocketAddr {
+        let number = self.added;
+        self.added += 1;
+        SocketAddr::from(([192, 0, 2 + (number / 50_000 % 250) as u8, 1], 5_000 + (number % 50_000) as u16))
+    }
+
+    /// The same with a promise and a client of the caller's, who is given what the answer says and a seed.
+    pub fn add_with(
+        &mut self,
+        shard: usize,
+        side: Side,
+        fingerprint: Fingerprint,
+        make: impl FnOnce(ClientFacts, u64) -> Client,
+    ) -> usize {
+        self.add_made(shard, side, DtlsRole::Server, fingerprint, make)
+    }
+
+    fn add_made(
+        &mut self,
+        shard: usize,
+        side: Side,
+        dtls_role: DtlsRole,
+        fingerprint: Fingerprint,
+        make: impl FnOnce(ClientFacts, u64) -> Client,
+    ) -> usize {
         let number = self.remotes.len();
         let ufrag_random: [u8; UFRAG_RANDOM_CHARS] = *b"abcdefghi";
         let answer = self.done(
@@ -200,7 +256,7 @@ impl World {
                 dtls_role,
                 ufrag_random,
                 pwd: *PWD,
-                fingerprint: identity.fingerprint(),
+                fingerprint,
                 note: [number as u8; 64],
             },
         );
@@ -209,21 +265,24 @@ impl World {
             local_ufrag: "client".into(),
             remote_ufrag: String::from_utf8(encode_ufrag(session, &ufrag_random).to_vec()).unwrap(),
             remote_pwd: String::from_utf8(PWD.to_vec()).unwrap(),
-            remote_fingerprint: self.server_identity.as_ref().expect("a world with handshakes").fingerprint(),
+            remote_fingerprint: self.server_identity.as_ref().map_or(Fingerprint([0; 32]), |identity| identity.fingerprint()),
             role: if dtls_role == DtlsRole::Client { DtlsRole::Server } else { DtlsRole::Client },
         };
-        let at = self.anchor + self.now.since(BEGIN);
-        let client = Client::new(&identity, facts, number as u64, self.now, at).unwrap();
+        let client = make(facts, number as u64);
+        let address = self.next_address();
         self.remotes.push(Remote {
-            address: SocketAddr::from(([192, 0, 2, 1], 5_000 + number as u16)),
+            address,
             session,
             client,
             seen: Vec::new(),
             reports: Vec::new(),
             keyframe_requests: 0,
             compounds: Vec::new(),
+            fir_sequences: Vec::new(),
             connected: false,
             silent: false,
+            handshakes_lost_max: 0,
+            handshakes_lost: 0,
             lands_on: shard,
             path_down: None,
             wire: None,
@@ -240,7 +299,7 @@ impl World {
     pub fn track_with(&mut self, shard: usize, publisher: usize, takeover: TrackId, facts: TrackFacts) -> TrackId {
         let command = Command::AttachTrack {
             session: self.remotes[publisher].session,
-            stream: StreamId::new(1, 1),
+            stream: self.stream,
             track: takeover,
             facts,
             note: [9; 64],
@@ -308,6 +367,8 @@ impl World {
                 assert_eq!(sent.path.local, server, "answered from another address than was asked");
                 if let Some(remote) = self.remotes.iter_mut().find(|remote| remote.address == sent.path.remote) {
                     remote.take(self.now, sent.bytes);
+                } else {
+                    self.to_strangers.push(sent);
                 }
             }
             while let Some(event) = self.events[index].pop() {
@@ -366,6 +427,16 @@ impl World {
         core.next_deadline()
     }
 
+    /// The next sends of a shard find no room in its sockets.
+    pub fn block(&mut self, shard: usize, sends: usize) {
+        self.shards[shard].io.block(sends);
+    }
+
+    /// What the streams' files hold beside slabs: at most this.
+    pub fn reel_overhead(&self) -> usize {
+        self.shards[0].core.shared.reel_files.len() * slab_offset(0)
+    }
+
     /// Other shards left something for this one.
     pub fn has_news(&self, shard: usize) -> bool {
         let core = &self.shards[shard].core;
@@ -391,6 +462,10 @@ impl Remote {
         if self.path_down.as_mut().is_some_and(|path| !path(&datagram)) {
             return;
         }
+        if self.handshakes_lost < self.handshakes_lost_max && classify(&datagram) == Class::Dtls {
+            self.handshakes_lost += 1;
+            return;
+        }
         match self.client.handle_datagram(now, &mut datagram) {
             Ok(Received::Connected(_)) => self.connected = true,
             Ok(Received::Rtp(length)) => {
@@ -411,6 +486,7 @@ impl Remote {
                     match packet {
                         Rtcp::SenderReport { ssrc, ntp, rtp, .. } => self.reports.push((now, ssrc, ntp.0, rtp)),
                         Rtcp::Pli { .. } => self.keyframe_requests += 1,
+                        Rtcp::Fir { entries, .. } => self.fir_sequences.extend(entries.map(|entry| entry.sequence)),
                         Rtcp::Nack { media, losses, .. } => {
                             self.asked_again.extend(losses.map(|sequence| (now, media, sequence)));
                         }
@@ -471,13 +547,18 @@ impl Source {
         datagrams
     }
 
+    /// One frame, and time for it.
+    pub fn play_for(&mut self, world: &mut World, packets: usize, span: Duration) {
+        for datagram in self.frame(world, packets) {
+            world.push(self.remote, datagram);
+        }
+        world.run(span);
+    }
+
     /// `frames` frames at 30 a second.
     pub fn play(&mut self, world: &mut World, frames: usize, packets: usize) {
         for _ in 0..frames {
-            for datagram in self.frame(world, packets) {
-                world.push(self.remote, datagram);
-            }
-            world.run(Duration::from_millis(33));
+            self.play_for(world, packets, Duration::from_millis(33));
         }
     }
 }

@@ -96,10 +96,17 @@ counter_table! {
     SessionsRemoved = 45, "sessions_removed", Counter, "sessions", "Sessions removed, whatever the reason";
     TickNsMax = 46, "tick_ns_max", Gauge, "ns", "Longest pass of the shard's loop in the last second";
     BusyNs = 47, "busy_ns", Counter, "ns", "Time the shard's loop was not asleep";
-    TransportFeedbacksSent = 62, "transport_feedbacks_sent", Counter, "packets", "Packets that told a publisher when its packets arrived";
     RtxFromReel = 48, "rtx_from_reel", Counter, "packets", "Packets viewers lost that were sent again from the reel";
     RtxRefusedBudget = 49, "rtx_refused_budget", Counter, "packets", "Packets not sent again: beyond the viewer's share, or asked for too often";
     RtxNotInReel = 50, "rtx_not_in_reel", Counter, "packets", "Packets asked for again that the reel has not, or that were never sent";
+    StartsByReplay = 56, "starts_by_replay", Counter, "feeds", "Video feeds that began with a replay from the newest keyframe";
+    StartsByKeyframe = 57, "starts_by_keyframe", Counter, "feeds", "Video feeds that began with the newest keyframe alone";
+    ReplaysRestarted = 58, "replays_restarted", Counter, "feeds", "Keyframe requests of viewers answered from the reel";
+    ReplaysAborted = 59, "replays_aborted", Counter, "feeds", "Replays given up because the path did not carry them";
+    KeyframeRequestsWithheld = 60, "keyframe_requests_withheld", Counter, "requests", "Keyframe requests not sent because keyframes took their share of the bitrate";
+    TracksDeaf = 61, "tracks_deaf", Gauge, "tracks", "Video tracks whose publisher answers no keyframe requests";
+    TransportFeedbacksSent = 62, "transport_feedbacks_sent", Counter, "packets", "Packets that told a publisher when its packets arrived";
+    PacketsRefusedFlood = 63, "packets_refused_flood", Counter, "packets", "Packets refused: their publisher sends more than a publisher may";
 }
 
 /// The counters of one shard.

@@ -532,6 +532,54 @@ mod tests {
         av1(&[0x32, 9, 1], true, |_, _| panic!("cut off"));
     }
 
+    /// Clips of real encoders (x265, libvpx, libaom; 45 pictures, a keyframe each 15), cut into packets: a picture is
+    /// entered at its first packet, at keyframes and nowhere else, and every picture begins once.
+    #[test]
+    fn real_pictures_are_entered_where_their_encoder_says() {
+        use crate::mux::matroska::Clip;
+        use crate::wire::payload::{PayloadFacts, facts};
+        let clips: [(Codec, &[u8]); 3] = [
+            (Codec::H265, include_bytes!("../wire/payload/fixtures/h265.mkv")),
+            (Codec::Vp9, include_bytes!("../wire/payload/fixtures/vp9.webm")),
+            (Codec::Av1, include_bytes!("../wire/payload/fixtures/av1.mkv")),
+        ];
+        for (codec, file) in clips {
+            let clip = Clip::parse(file).unwrap();
+            let video = clip.video.as_ref().unwrap();
+            assert_eq!((video.codec, video.width), (codec, 160));
+            let frames: Vec<_> = clip.frames.iter().filter(|frame| frame.track == crate::id::Kind::Video).collect();
+            assert_eq!((frames.len(), frames.iter().filter(|frame| frame.keyframe).count()), (45, 3));
+            let mut fragmented = 0;
+            for frame in frames {
+                let mut packets: Vec<PayloadFacts> = Vec::new();
+                let emit = |payload: &[u8], _: bool| packets.push(facts(codec, payload));
+                match codec {
+                    Codec::H265 => {
+                        let sets = video.parameter_sets.iter().filter(|_| frame.keyframe).map(Vec::as_slice);
+                        h265(&sets.chain(video.nals(&frame.data)).collect::<Vec<_>>(), emit);
+                    }
+                    Codec::Vp9 => super::vp9(&frame.data, frame.keyframe, 7, emit),
+                    _ => av1(&frame.data, frame.keyframe, emit),
+                }
+                fragmented += usize::from(packets.len() > 1);
+                let entries: Vec<usize> = (0..packets.len()).filter(|at| packets[*at].keyframe).collect();
+                // H265's sets go before.
+                let expected: &[usize] = match (frame.keyframe, codec) {
+                    (false, _) => &[],
+                    (true, Codec::H265) => &[1],
+                    (true, _) => &[0],
+                };
+                assert_eq!(entries, expected, "{codec:?}");
+                assert_eq!(packets[0].parameter_sets, frame.keyframe && codec != Codec::Vp9, "{codec:?}");
+                assert!(packets[1..].iter().all(|facts| facts.frame_start != Some(true)), "{codec:?}");
+                if codec == Codec::Vp9 {
+                    assert!(packets[0].frame_start == Some(true) && packets.last().unwrap().frame_end);
+                }
+            }
+            assert!(fragmented >= 3, "{codec:?}: {fragmented} pictures of more than one packet");
+        }
+    }
+
     #[test]
     fn a_vp8_frame_comes_back() {
         for length in [1, 1_184, 1_185, 40_000] {

@@ -523,6 +523,79 @@ mod tests {
         }
     }
 
+    /// Each datagram takes its own time, so that flights mix; some are lost, copied or cut in pieces. What both ends
+    /// have to take here is the same, whoever is the client.
+    #[test]
+    fn it_connects_through_a_network_that_reorders_everything() {
+        let mut rng = crate::rng::Rng::new(11);
+        for round in 0..60 {
+            let mut wire = wire();
+            let begin = wire.now;
+            let mut under_way: Vec<(Time, usize, Vec<u8>)> = Vec::new();
+            while wire.keys.iter().any(Option::is_none) {
+                assert!(wire.now.since(begin) < HANDSHAKE_EXPIRY, "round {round}");
+                let mut next = Time::NEVER;
+                for end in [CLIENT, SERVER] {
+                    let (datagrams, wait) = wire.poll(end).unwrap();
+                    next = next.min(wait);
+                    for datagram in datagrams {
+                        let arriving = match rng.below(8) {
+                            0 => vec![],
+                            1 | 2 => vec![datagram.clone(), datagram],
+                            _ => split_handshake(&datagram, 100 + rng.below(400) as usize, &mut rng),
+                        };
+                        for datagram in arriving {
+                            let delay = Duration::from_millis(rng.below(250));
+                            under_way.push((wire.now + delay, 1 - end, datagram));
+                        }
+                    }
+                }
+                let first = under_way.iter().map(|(at, ..)| *at).min().unwrap_or(Time::NEVER);
+                wire.now = first.min(next).max(wire.now);
+                let now = wire.now;
+                for (_, to, datagram) in under_way.extract_if(.., |(at, ..)| *at <= now) {
+                    wire.ends[to].handle_datagram(now, &datagram).unwrap();
+                }
+            }
+            wire.assert_keys_match();
+        }
+    }
+
+    /// Which end still owes something when copies arrive late: RFC 6347 section 4.2.4 lets only the side that sent
+    /// the last flight answer, and in a full handshake of 1.2 that is the server.
+    #[test]
+    fn late_copies_make_only_the_server_repeat_itself() {
+        let mut wire = wire();
+        let mut said: [Vec<Vec<u8>>; 2] = [Vec::new(), Vec::new()];
+        let mut number = 0;
+        wire.run(|_, datagram| {
+            // Four flights, by turns; the client's are the even ones.
+            said[number % 2].push(datagram.clone());
+            number += 1;
+            vec![datagram]
+        })
+        .unwrap();
+        assert_eq!((said[CLIENT].len(), said[SERVER].len()), (2, 2));
+        let keys = wire.keys;
+        for _ in 0..3 {
+            wire.now = wire.now + Duration::from_millis(700);
+            for datagram in &said[SERVER] {
+                wire.ends[CLIENT].handle_datagram(wire.now, datagram).unwrap();
+                assert!(wire.poll(CLIENT).unwrap().0.is_empty(), "the client's flight was answered, nothing is owed");
+            }
+            for datagram in &said[CLIENT] {
+                wire.ends[SERVER].handle_datagram(wire.now, datagram).unwrap();
+            }
+            let (again, _) = wire.poll(SERVER).unwrap();
+            assert!(again.len() == 1, "{} datagrams", again.len());
+            assert_eq!(content_type(&again[0]), 20, "ChangeCipherSpec and Finished");
+            wire.ends[CLIENT].handle_datagram(wire.now, &again[0]).unwrap();
+            assert!(wire.poll(CLIENT).unwrap().0.is_empty());
+        }
+        assert!(wire.closed == [false, false]);
+        assert!(keys.iter().all(Option::is_some) && wire.ends[CLIENT].last_flight().is_empty());
+    }
+
     /// Each plain handshake message of a datagram in pieces, in datagrams of their own, shuffled.
     fn split_handshake(datagram: &[u8], size: usize, rng: &mut crate::rng::Rng) -> Vec<Vec<u8>> {
         let mut datagrams = Vec::new();

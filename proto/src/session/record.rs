@@ -118,7 +118,12 @@ pub struct SessionRecord {
 }
 
 /// From `first_index` up to `end_index`: sequence = index + `sequence_offset`, timestamp = timestamp +
-/// `timestamp_offset`. What lies between two mappings was skipped and has no sequence: it can never be sent.
+/// `timestamp_offset` (the feed's true timeline) + `lead` / 2^16 of what is left until `meet`.
+///
+/// So a picture that is shown a second time may begin after what the viewer saw last: time then runs slower than
+/// true and meets the true timeline at `meet`. A lead of 0 is the true timeline, one of `LEAD_WHOLE` stands still at
+/// `meet`. What lies between two mappings was skipped and has no sequence: it can never be sent. A reel's packet
+/// that was sent twice stands in two mappings, under two sequences.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct Mapping {
@@ -128,11 +133,16 @@ pub struct Mapping {
     /// Added to the reel's index: gives the 48-bit SRTP index of the outgoing packet.
     pub sequence_offset: u64,
     pub timestamp_offset: u32,
+    /// In the reel's timescale.
+    pub meet: u32,
+    /// 0..=LEAD_WHOLE.
+    pub lead: u32,
     /// The reel (track index) this segment reads.
     pub reel: u32,
 }
 
 pub const MAPPINGS: usize = 4;
+pub const LEAD_WHOLE: u32 = 1 << 16;
 
 #[repr(C)]
 pub struct FeedRecord {

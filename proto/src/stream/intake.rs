@@ -40,6 +40,8 @@ pub struct Accepted {
     pub entry: Option<u64>,
     /// True with the first `entry` of a picture: a keyframe arrived.
     pub entry_is_new: bool,
+    /// Of the newest entry picture.
+    pub of_entry: bool,
 }
 
 /// Why a packet is dropped before the reel.
@@ -191,7 +193,8 @@ impl Intake {
         if entry_is_new {
             self.on_keyframe(now);
         }
-        Ok(Accepted { sets, meta, entry, entry_is_new })
+        let of_entry = self.picture.entry.is_some_and(|(of, _)| of == timestamp);
+        Ok(Accepted { sets, meta, entry, entry_is_new, of_entry })
     }
 
     /// The description had parameter sets (true), for keyframes that come without.

@@ -10,3 +10,4 @@ pub mod reel;
 mod reel_memory;
 pub mod resend;
 pub mod rewrite;
+pub mod start;

@@ -1,8 +1,8 @@
 //! The pace of a joining feed: from the newest keyframe to live, fast but never as one burst.
 //!
 //! A virtual clock starts at the keyframe's arrival and runs `REPLAY_SPEED` times as fast as ours; a packet may
-//! go once the clock reached its arrival, within `REPLAY_BPS_MAX`. At the head of the reel the feed is live for
-//! ever, and the pacer costs nothing. Owned by the feed's shard.
+//! go once the clock reached its arrival, within `REPLAY_BPS_MAX` for all replays of a session. Owned by the feed's
+//! shard; `start` says when it is in use.
 
 use crate::limits::{REPLAY_BPS_MAX, REPLAY_SPEED};
 use crate::time::Time;
@@ -21,61 +21,29 @@ pub enum Pace {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pacer {
-    replay: Option<Replay>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Replay {
-    /// When the feed began, and where: the virtual clock's two zeros.
-    joined: Time,
+    /// When the replay began, and where: the virtual clock's two zeros.
+    began: Time,
     keyframe_arrival: Time,
-    /// When everything sent so far would have gone out at exactly `REPLAY_BPS_MAX`.
-    paid_until: Time,
 }
 
 impl Pacer {
-    /// A feed that starts at the head: audio.
-    pub const fn live() -> Pacer {
-        Pacer { replay: None }
-    }
-
-    /// A feed that starts at a keyframe in the reel.
-    pub const fn replay(keyframe_arrival: Time, now: Time) -> Pacer {
-        Pacer { replay: Some(Replay { joined: now, keyframe_arrival, paid_until: now }) }
-    }
-
-    pub const fn is_live(&self) -> bool {
-        self.replay.is_none()
-    }
-
-    /// The cursor reached the head: live for ever.
-    pub fn on_head_reached(&mut self) {
-        self.replay = None;
+    pub const fn new(keyframe_arrival: Time, now: Time) -> Pacer {
+        Pacer { began: now, keyframe_arrival }
     }
 
     /// May the next packet, `bytes` long, go? `Pace::Now` counts it as sent.
-    pub fn pace(&mut self, now: Time, arrival: Time, bytes: usize) -> Pace {
-        let Some(replay) = &mut self.replay else { return Pace::Now };
-        let due = replay.due(arrival);
+    ///
+    /// `paid_until`: when everything the session replayed so far would have gone out at exactly `REPLAY_BPS_MAX`.
+    pub fn pace(&self, now: Time, arrival: Time, bytes: usize, paid_until: &mut Time) -> Pace {
+        let span = arrival.since(self.keyframe_arrival).as_nanos() as u64;
+        let clock = self.began + Duration::from_nanos(span.div_ceil(REPLAY_SPEED));
+        let due = clock.max(*paid_until - BURST);
         if now < due {
             return Pace::Wait(due);
         }
         let nanos = bytes as u64 * 8 * 1_000_000_000 / REPLAY_BPS_MAX;
-        replay.paid_until = replay.paid_until.max(now) + Duration::from_nanos(nanos);
+        *paid_until = (*paid_until).max(now) + Duration::from_nanos(nanos);
         Pace::Now
-    }
-
-    /// When a packet that arrived at `arrival` may go; `Time::ZERO` once live.
-    pub fn deadline(&self, arrival: Time) -> Time {
-        self.replay.map_or(Time::ZERO, |replay| replay.due(arrival))
-    }
-}
-
-impl Replay {
-    fn due(&self, arrival: Time) -> Time {
-        let span = arrival.since(self.keyframe_arrival).as_nanos() as u64;
-        let clock = self.joined + Duration::from_nanos(span.div_ceil(REPLAY_SPEED));
-        clock.max(self.paid_until - BURST)
     }
 }
 
@@ -88,21 +56,19 @@ mod tests {
     fn run(age: Duration, gap: Duration, bytes: usize, tick: Duration) -> Vec<(Time, usize)> {
         let keyframe = Time::from_millis(10_000);
         let joined = keyframe + age;
-        let mut pacer = Pacer::replay(keyframe, joined);
-        let (mut now, mut sent) = (joined, Vec::new());
+        let pacer = Pacer::new(keyframe, joined);
+        let (mut now, mut sent, mut paid_until) = (joined, Vec::new(), Time::ZERO);
         let mut cursor = 0usize;
-        while !pacer.is_live() {
+        loop {
             loop {
                 let arrival = keyframe + gap * cursor as u32;
                 if arrival > now {
-                    pacer.on_head_reached();
-                    break;
+                    return sent;
                 }
-                match pacer.pace(now, arrival, bytes) {
+                match pacer.pace(now, arrival, bytes, &mut paid_until) {
                     Pace::Now => sent.push((now, cursor)),
                     Pace::Wait(until) => {
                         assert!(until > now);
-                        assert_eq!(until, pacer.deadline(arrival));
                         break;
                     }
                 }
@@ -111,7 +77,6 @@ mod tests {
             now = now + tick;
             assert!(now < joined + Duration::from_secs(60), "never live");
         }
-        sent
     }
 
     #[test]
@@ -145,19 +110,23 @@ mod tests {
 
     #[test]
     fn waiting_until_the_deadline_is_enough() {
-        let mut pacer = Pacer::replay(Time::from_millis(100), Time::from_millis(1_000));
+        let pacer = Pacer::new(Time::from_millis(100), Time::from_millis(1_000));
         let arrival = Time::from_millis(300);
-        let Pace::Wait(until) = pacer.pace(Time::from_millis(1_000), arrival, 1_000) else { panic!("too early") };
+        let mut paid = Time::ZERO;
+        let Pace::Wait(until) = pacer.pace(Time::from_millis(1_000), arrival, 1_000, &mut paid) else {
+            panic!("too early")
+        };
         assert_eq!(until, Time::from_millis(1_020));
-        assert_eq!(pacer.pace(Time(until.0 - 1), arrival, 1_000), Pace::Wait(until));
-        assert_eq!(pacer.pace(until, arrival, 1_000), Pace::Now);
+        assert_eq!(pacer.pace(Time(until.0 - 1), arrival, 1_000, &mut paid), Pace::Wait(until));
+        assert_eq!(pacer.pace(until, arrival, 1_000, &mut paid), Pace::Now);
     }
 
     #[test]
-    fn audio_is_live_at_once() {
-        let mut pacer = Pacer::live();
-        assert!(pacer.is_live());
-        assert_eq!(pacer.pace(Time::ZERO, Time::NEVER, usize::MAX), Pace::Now);
-        assert_eq!(pacer.deadline(Time::NEVER), Time::ZERO);
+    fn two_replays_of_one_session_share_its_rate() {
+        let now = Time::from_millis(1_000);
+        let pacers = [Pacer::new(now, now), Pacer::new(now, now)];
+        let mut paid = Time::ZERO;
+        let went = (0..100).filter(|n| pacers[n % 2].pace(now, now, 1_000, &mut paid) == Pace::Now).count();
+        assert_eq!(went, 11, "10 kB, and the packet that reaches it");
     }
 }

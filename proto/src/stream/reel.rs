@@ -155,6 +155,8 @@ impl ReelWriter {
         header.head.store(0, Relaxed);
         header.tail.store(0, Relaxed);
         header.keyframe.store(0, Relaxed);
+        header.bytes.store(0, Relaxed);
+        header.deaf.store(0, Relaxed);
         header.generation.store(generation, Release);
         let mut writer = ReelWriter::new(memory, generation);
         writer.clear_sr();
@@ -245,6 +247,10 @@ impl ReelWriter {
         fence(Release);
         slot.arrival.store(meta.arrival.0, Relaxed);
         slot.meta.store(pack_meta(meta), Relaxed);
+        let bytes = &self.memory.header().bytes;
+        let before = bytes.load(Relaxed);
+        slot.before.store(before, Relaxed);
+        bytes.store(before.wrapping_add(payload.len() as u64), Relaxed);
         slot.bytes.store(u64::from(slab) | (offset as u64) << 32 | (payload.len() as u64) << 48, Relaxed);
         slot.word.store(word(self.generation, index), Release);
         if index >= self.head {
@@ -311,6 +317,11 @@ impl ReelWriter {
     pub fn set_publisher_epoch(&mut self, epoch: u32) {
         self.memory.header().publisher_epoch.store(u64::from(epoch), Release);
         self.clear_sr();
+    }
+
+    /// Whether the publisher answers keyframe requests, for whoever reads.
+    pub fn set_deaf(&mut self, deaf: bool) {
+        self.memory.header().deaf.store(u64::from(deaf), Release);
     }
 
     pub fn head(&self) -> u64 {
@@ -433,6 +444,16 @@ impl ReelReader {
     pub fn keyframe(&self) -> Option<u64> {
         let index = self.memory.header().keyframe.load(Acquire).checked_sub(1)?;
         self.slot(index).map(|_| index)
+    }
+
+    /// Payload bytes that came with `index` and since.
+    pub fn bytes_since(&self, index: u64) -> u64 {
+        let before = self.memory.slot(index).before.load(Relaxed);
+        self.memory.header().bytes.load(Relaxed).wrapping_sub(before)
+    }
+    /// The publisher does not answer keyframe requests.
+    pub fn is_deaf(&self) -> bool {
+        self.memory.header().deaf.load(Acquire) != 0
     }
 
     /// The packet `index`; None if it is a hole, no longer or not yet here.

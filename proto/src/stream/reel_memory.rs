@@ -85,7 +85,11 @@ pub(super) struct ReelHeader {
     pub tail: AtomicU64,
     /// One more than the index of the newest entry picture's first packet; 0: none.
     pub keyframe: AtomicU64,
-    reserved_2: [AtomicU64; 5],
+    /// Payload bytes that ever came in: less those at a keyframe's slot, what came since.
+    pub bytes: AtomicU64,
+    /// 1: keyframes cannot be asked for, its publisher is deaf.
+    pub deaf: AtomicU64,
+    reserved_2: [AtomicU64; 3],
 
     /// Sender report under a sequence lock: odd while it is written, 0 before the first.
     pub sr_lock: AtomicU64,
@@ -104,12 +108,12 @@ pub(super) struct ReelHeader {
 /// One packet's place, 64 bytes:
 ///
 /// ```text
-///    0        8         16                               32                        64
-///    +--------+---------+-----------+-----+-----+-------+------+--------+--------+----------+
-///    | word   | arrival | timestamp |flags|codec| layer | slab | offset | length | reserved |
-///    | 64     | 64      | 32        | 16  | 8   | 8     | 32   | 16     | 16     |          |
-///    +--------+---------+-----------+-----+-----+-------+------+--------+--------+----------+
-///    word = generation (16 bits) | index + 1 (48 bits); 0: empty.
+///    0        8         16                               32                       40             64
+///    +--------+---------+-----------+-----+-----+-------+------+--------+--------+--------+----------+
+///    | word   | arrival | timestamp |flags|codec| layer | slab | offset | length | before | reserved |
+///    | 64     | 64      | 32        | 16  | 8   | 8     | 32   | 16     | 16     | 64     |          |
+///    +--------+---------+-----------+-----+-----+-------+------+--------+--------+--------+----------+
+///    word = generation (16 bits) | index + 1 (48 bits); 0: empty. before = the reel's `bytes` when it came.
 /// ```
 ///
 /// The word is taken away first and written last (Release); a reader loads it before and after the rest.
@@ -119,7 +123,8 @@ pub(super) struct SlotWords {
     pub arrival: AtomicU64,
     pub meta: AtomicU64,
     pub bytes: AtomicU64,
-    reserved: [AtomicU64; 4],
+    pub before: AtomicU64,
+    reserved: [AtomicU64; 3],
 }
 
 const _: () = assert!(size_of::<SlotWords>() == SLOT_BYTES);

@@ -13,7 +13,7 @@ use crate::limits::{
     ANSWER_INTERVAL, ANSWERS_PER_PACKET_MAX, NACK_LOOKS_MAX, NACK_LOOKS_SPAN, RESEND_WINDOW_AUDIO,
     RESEND_WINDOW_VIDEO, RTX_BURST_BYTES_MAX, RTX_BYTES_START, RTX_PERCENT_MAX, REPLAY_BPS_MAX,
 };
-use crate::session::record::FeedRecord;
+use crate::session::record::{FeedRecord, Mapping};
 use crate::time::Time;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::time::Duration;
@@ -163,10 +163,10 @@ pub struct Answer {
     pub index: u64,
 }
 
-/// The answer that carries `slot` to the viewer again: where it negotiated retransmissions for the codec, in a
+/// The answer that carries `slot` to the viewer again, as `mapping` sent it (`rewrite::sent_as`): where it negotiated retransmissions for the codec, in a
 /// stream of their own whose index is taken here, before the seal; else the very bytes of the first time.
-pub fn answer(feed: &mut FeedRecord, slot: &SlotMeta) -> Option<Answer> {
-    let (mut header, index) = rewrite::header(feed, slot)?;
+pub fn answer(feed: &mut FeedRecord, mapping: &Mapping, slot: &SlotMeta) -> Option<Answer> {
+    let (mut header, index) = rewrite::header_in(feed, mapping, slot)?;
     let Some(payload_type) = rtx_payload_type(feed, slot) else { return Some(Answer { header, prefix: None, index }) };
     let own = feed.rtx_index.load(Relaxed);
     feed.rtx_index.store(own + 1, Release);

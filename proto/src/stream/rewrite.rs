@@ -6,7 +6,7 @@
 
 use super::reel::{SlotFlags, SlotMeta};
 use crate::id::Kind;
-use crate::session::record::{FeedRecord, MAPPINGS, Mapping};
+use crate::session::record::{FeedRecord, LEAD_WHOLE, MAPPINGS, Mapping};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// SRTP's packet index: 32 bits of rollover counter, 16 of sequence number (RFC 3711 section 3.3.1).
@@ -16,17 +16,42 @@ const MARKER: u8 = 0x80;
 
 pub const HEADER_BYTES: usize = 12;
 
-/// The RTP header of `slot` as `feed` sends it, and its 48-bit SRTP index. None if the viewer has no payload type
-/// for the codec, or no mapping reaches that packet.
+/// The RTP header of `slot` as `feed` sends it now, and its 48-bit SRTP index. None if the viewer has no payload
+/// type for the codec, or no mapping reaches that packet. Of two mappings the newer one holds.
 pub fn header(feed: &FeedRecord, slot: &SlotMeta) -> Option<([u8; HEADER_BYTES], u64)> {
-    let in_use = feed.mapping.get(..usize::from(feed.mappings))?;
-    let mapping = in_use.iter().find(|mapping| (mapping.first_index..mapping.end_index).contains(&slot.index))?;
+    let mapping = mappings(feed).iter().rev().find(|mapping| covers(mapping, slot.index))?;
+    header_in(feed, mapping, slot)
+}
+
+/// Where the packet with SRTP index `index` stands: the mapping that gave it this number, and its index in the
+/// reel. None if it was not sent, or no mapping reaches it any more. `header_in` of both makes the same bytes again.
+pub fn sent_as(feed: &FeedRecord, index: u64) -> Option<(Mapping, u64)> {
+    let cursor = feed.cursor.load(Relaxed);
+    let in_use = mappings(feed);
+    in_use.iter().enumerate().rev().find_map(|(at, mapping)| {
+        let reel = index.wrapping_sub(mapping.sequence_offset) & SRTP_INDEX_MASK;
+        // What stands at the cursor or beyond may still get another number.
+        let sent = at + 1 < in_use.len() || reel < cursor;
+        (sent && covers(mapping, reel)).then_some((*mapping, reel))
+    })
+}
+
+fn mappings(feed: &FeedRecord) -> &[Mapping] {
+    feed.mapping.get(..usize::from(feed.mappings)).unwrap_or_default()
+}
+
+fn covers(mapping: &Mapping, index: u64) -> bool {
+    (mapping.first_index..mapping.end_index).contains(&index)
+}
+
+/// The header of `slot` under one mapping of the feed.
+pub fn header_in(feed: &FeedRecord, mapping: &Mapping, slot: &SlotMeta) -> Option<([u8; HEADER_BYTES], u64)> {
     let payload_type = *feed.payload_types.get(slot.codec as usize)?;
     if payload_type == 0 || payload_type >= MARKER {
         return None;
     }
     let index = slot.index.wrapping_add(mapping.sequence_offset) & SRTP_INDEX_MASK;
-    let timestamp = slot.timestamp.wrapping_add(mapping.timestamp_offset);
+    let timestamp = timestamp(mapping, slot.timestamp);
     let marker = match slot.codec.kind() {
         Kind::Video => slot.flags.contains(SlotFlags::FRAME_END),
         // RFC 7587 section 4.1 leaves it to the sender: the start of talk, if it says so.
@@ -41,23 +66,40 @@ pub fn header(feed: &FeedRecord, slot: &SlotMeta) -> Option<([u8; HEADER_BYTES],
     Some((bytes, index))
 }
 
-/// The reel's packet that has the SRTP index `index` in this feed: `header`'s inverse. None if no mapping gives it.
-pub fn reel_index(feed: &FeedRecord, index: u64) -> Option<u64> {
-    let in_use = feed.mapping.get(..usize::from(feed.mappings))?;
-    in_use.iter().find_map(|mapping| {
-        let reel = index.wrapping_sub(mapping.sequence_offset) & SRTP_INDEX_MASK;
-        (mapping.first_index..mapping.end_index).contains(&reel).then_some(reel)
-    })
+/// The timestamp that a mapping gives to one of the reel.
+pub fn timestamp(mapping: &Mapping, of_reel: u32) -> u32 {
+    let left = mapping.meet.wrapping_sub(of_reel) as i32;
+    let lead = if left > 0 { (left as u64 * u64::from(mapping.lead.min(LEAD_WHOLE))) >> 16 } else { 0 };
+    of_reel.wrapping_add(mapping.timestamp_offset).wrapping_add(lead as u32)
 }
 
-/// A mapping that gives the reel's packet `first_index` the SRTP index `first_sequence`.
+/// The SRTP index of the packet the cursor stands at, if the newest mapping goes on.
+pub fn next_sequence(feed: &FeedRecord) -> Option<u64> {
+    let newest = mappings(feed).last()?;
+    Some(feed.cursor.load(Relaxed).wrapping_add(newest.sequence_offset) & SRTP_INDEX_MASK)
+}
+
+/// The newest mapping; all zeros before the first.
+pub fn newest(feed: &FeedRecord) -> Mapping {
+    mappings(feed).last().copied().unwrap_or_default()
+}
+
+/// Nothing that was sent so far can be sent again; the sequence goes on.
+pub fn forget(feed: &mut FeedRecord) {
+    if feed.mappings > 0 {
+        feed.mapping[0] = Mapping { first_index: feed.cursor.load(Relaxed), end_index: u64::MAX, ..newest(feed) };
+        feed.mappings = 1;
+    }
+}
+
+/// A mapping that gives the reel's packet `first_index` the SRTP index `first_sequence`, on the true timeline.
 ///
 /// For a feed's first one that is a random number of 15 bits: the rollover counter starts at 0, and 2^15 packets
 /// may go by before it turns, so that a viewer that missed the first ones still guesses it right. For a later
 /// one it is the feed's next index: no hole.
 pub fn start_mapping(first_index: u64, reel: u32, first_sequence: u64, timestamp_offset: u32) -> Mapping {
     let sequence_offset = first_sequence.wrapping_sub(first_index);
-    Mapping { first_index, end_index: u64::MAX, sequence_offset, timestamp_offset, reel }
+    Mapping { first_index, end_index: u64::MAX, sequence_offset, timestamp_offset, meet: 0, lead: 0, reel }
 }
 
 /// Makes `mapping` the newest of the feed; the oldest goes when all places are taken. The one before it ends at
@@ -218,18 +260,72 @@ mod tests {
                 match header(&copy, slot) {
                     Some(again) => {
                         assert_eq!(again, (*bytes, *index));
-                        assert_eq!(reel_index(&feed, *index), Some(slot.index), "the way back");
+                        let (mapping, back) = sent_as(&feed, *index).unwrap();
+                        assert_eq!((back, header_in(&copy, &mapping, slot)), (slot.index, Some(again)), "the way back");
                         sent_again += 1;
                     }
                     None => assert!(slot.index < feed.mapping[0].first_index, "only what no mapping reaches"),
                 }
                 assert_eq!(header(&feed, slot), header(&copy, slot));
                 let below = feed.mapping[0].first_index.wrapping_add(feed.mapping[0].sequence_offset);
-                assert!(reel_index(&feed, *index).is_some() || *index < below & SRTP_INDEX_MASK);
+                assert!(sent_as(&feed, *index).is_some() || *index < below & SRTP_INDEX_MASK);
             }
             // Never one index for two packets.
             assert!(sent.windows(2).all(|pair| pair[0].2 < pair[1].2));
         }
         assert!(sent_again > 10_000);
+    }
+
+    /// A feed goes back to a picture again and again, its timeline bent each time: every packet it sends has a number
+    /// of its own, in order, and whatever number is asked for, it comes as the very bytes that had it.
+    #[test]
+    fn a_packet_sent_twice_has_two_numbers_and_each_comes_back_as_it_was() {
+        let mut rng = Rng::new(12);
+        let (mut came_back, mut gone) = (0, 0);
+        for round in 0..300 {
+            let mut feed = feed(round);
+            let mut cursor = 128 + rng.below(100_000);
+            let mut next = rng.below(1 << 15);
+            let offset = rng.next_u32();
+            let mut sent: Vec<(SlotMeta, [u8; HEADER_BYTES], u64)> = Vec::new();
+            for part in 0..2 + rng.below(7) {
+                if part > 0 {
+                    assert_eq!(next_sequence(&feed), Some(next));
+                    // Back into what was sent, or on beyond it.
+                    let back = rng.below(200) as i64 - 40;
+                    cursor = (cursor as i64 - back).max(100) as u64;
+                }
+                let bent = Mapping {
+                    meet: (cursor + rng.below(400)) as u32 * 7,
+                    lead: rng.below(u64::from(LEAD_WHOLE) + 1) as u32,
+                    ..start_mapping(cursor, 0, next, offset)
+                };
+                push_mapping(&mut feed, bent);
+                feed.cursor.store(cursor, Relaxed);
+                for _ in 0..rng.below(200) {
+                    let (bytes, index) = header(&feed, &slot(cursor)).unwrap();
+                    assert_eq!(index, next);
+                    assert_eq!(sent_as(&feed, index), None, "not sent yet, it may become another packet's");
+                    sent.push((slot(cursor), bytes, index));
+                    (cursor, next) = (cursor + 1, next + 1);
+                    feed.cursor.store(cursor, Relaxed);
+                }
+            }
+            assert!(sent.windows(2).all(|pair| pair[0].2 < pair[1].2), "one number, one packet");
+            for (slot, bytes, index) in &sent {
+                match sent_as(&feed, *index) {
+                    Some((mapping, reel)) => {
+                        assert_eq!(reel, slot.index);
+                        assert_eq!(header_in(&feed, &mapping, slot), Some((*bytes, *index)));
+                        came_back += 1;
+                    }
+                    None => gone += 1,
+                }
+            }
+            forget(&mut feed);
+            assert!(sent.iter().all(|(_, _, index)| sent_as(&feed, *index).is_none()));
+            assert_eq!(next_sequence(&feed), Some(next));
+        }
+        assert!(came_back > 50_000 && gone > 1_000, "{came_back} {gone}");
     }
 }

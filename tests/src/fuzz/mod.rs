@@ -13,6 +13,7 @@ mod replay;
 mod rewrite;
 mod rtcp;
 mod rtp;
+mod session;
 mod stun;
 
 pub use link::link_decode;
@@ -21,6 +22,7 @@ pub use reel::reel_operations;
 pub use rewrite::rewrite_model;
 pub use rtcp::rtcp;
 pub use rtp::rtp;
+pub use session::{session_datagrams, session_datagrams_keyed};
 pub use stun::stun;
 
 /// A target: its name in `fuzz/`, and its body.
@@ -35,6 +37,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "rtp", body: rtp },
     Target { name: "rtcp", body: rtcp },
     Target { name: "sdp_offer", body: sdp_offer },
+    Target { name: "session_datagrams", body: session_datagrams },
+    Target { name: "session_datagrams_keyed", body: session_datagrams_keyed },
     Target { name: "reel_operations", body: reel_operations },
     Target { name: "rewrite_model", body: rewrite_model },
     Target { name: "link_decode", body: link_decode },

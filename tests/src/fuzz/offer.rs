@@ -5,7 +5,7 @@ use spillway_proto::id::Codec;
 use spillway_proto::limits::{BODY_BYTES_MAX, SDP_LINES_MAX, SDP_MEDIA_MAX};
 use spillway_proto::sdp::answer::{AnswerFacts, CANDIDATES_MAX, MediaText, SourceText};
 use spillway_proto::sdp::offer::{FragmentFacts, MediaFacts, OfferFacts, PayloadFacts};
-use spillway_proto::sdp::{Direction, MediaKind, SdpError, Setup};
+use spillway_proto::sdp::{DEPENDENCY_DESCRIPTOR_URI, Direction, MediaKind, SdpError, Setup, TRANSPORT_CC_URI};
 use std::net::SocketAddr;
 
 /// What ffmpeg's WHIP client reads of an answer.
@@ -41,8 +41,13 @@ fn answered(offer: &OfferFacts, publishes: bool) {
         let find = |codec: Codec| {
             if publishes { media.payload_to_receive(codec) } else { media.payload_to_send(codec, None) }.cloned()
         };
+        // Each before its retransmissions.
+        let with_rtx = |payload: PayloadFacts| {
+            let rtx = media.rtx_of(&payload).map(|rtx| PayloadFacts::rtx(rtx.payload_type, payload.payload_type, rtx.clock_rate));
+            std::iter::once(payload).chain(rtx)
+        };
         let found = media.codecs().into_iter().filter_map(find);
-        if publishes { found.take(1).collect() } else { found.collect() }
+        if publishes { found.take(1).flat_map(with_rtx).collect() } else { found.flat_map(with_rtx).collect() }
     };
     let mut taken: Vec<&MediaKind> = Vec::new();
     let media: Vec<MediaText> = offer
@@ -55,7 +60,9 @@ fn answered(offer: &OfferFacts, publishes: bool) {
             }
             taken.push(&section.kind);
             if publishes {
-                return MediaText::accepted(section, Direction::RecvOnly, &payloads, &[], None);
+                let extensions = [TRANSPORT_CC_URI, DEPENDENCY_DESCRIPTOR_URI].map(|uri| section.extension_sent(uri));
+                let extensions: Vec<_> = extensions.into_iter().flatten().map(|extension| extension.answered()).collect();
+                return MediaText::accepted(section, Direction::RecvOnly, &payloads, &extensions, None);
             }
             // A room's name has at most 64 characters.
             let name = "r".repeat(64);

@@ -159,6 +159,55 @@ fn our_clients_offer_is_read_by_our_server() {
     assert!(text.contains("a=rtcp-mux-only\r\n"));
 }
 
+/// What the clients without a browser's parser need of an answer.
+#[test]
+fn obs_ffmpeg_and_gstreamer_read_their_answers() {
+    let publishers = [
+        ("OBS", include_str!("../fixtures/obs_publish.sdp")),
+        ("OBS with layers", include_str!("../fixtures/obs_simulcast.sdp")),
+        ("ffmpeg 8", include_str!("../fixtures/ffmpeg_publish.sdp")),
+        ("ffmpeg 9", include_str!("../fixtures/ffmpeg9_publish.sdp")),
+        ("GStreamer", include_str!("../fixtures/gstreamer_publish.sdp")),
+        ("GStreamer, watching", include_str!("../fixtures/gstreamer_view.sdp")),
+    ];
+    for (client, offer) in publishers {
+        let offer = OfferFacts::parse(offer).unwrap();
+        let media = offer
+            .media
+            .iter()
+            .map(|section| {
+                let (codec, direction) = (section.codecs()[0], section.direction);
+                let payload = section.payload_to_receive(codec).unwrap().clone();
+                match direction {
+                    Direction::RecvOnly => MediaText::accepted(section, Direction::SendOnly, &[payload], &[], source(7)),
+                    _ => MediaText::accepted(section, Direction::RecvOnly, &[payload], &[], None),
+                }
+            })
+            .collect();
+        let mut facts = answer(media);
+        facts.setup = if offer.setup == Setup::Passive { Setup::Active } else { Setup::Passive };
+        facts.candidates.resize(CANDIDATES_MAX, "[2001:db8:1111:2222:3333:4444:5555:6666]:65535".parse().unwrap());
+        let text = facts.write();
+        // OBS trims what stands before; ffmpeg takes nothing before it, and no more than 8 KB.
+        assert!(text.starts_with("v=0\r\n") && text.len() <= 8_192, "{client}: {} bytes", text.len());
+        // ffmpeg knows the first candidate of UDP and type host, and that one only; it parses IPv4.
+        let first = text.lines().find(|line| line.contains("udp") && line.contains("host")).unwrap();
+        assert_eq!(first, "a=candidate:1 1 udp 2130706431 192.0.2.7 7081 typ host", "{client}");
+        // OBS and libnice end with a warning where a name stands instead of an address; all need one bundle.
+        let mids: Vec<&str> = offer.media.iter().map(|section| section.mid.as_str()).collect();
+        assert!(text.contains(&format!("a=group:BUNDLE {}\r\n", mids.join(" "))), "{client}");
+        // A section that waited for its bundle with port 0 is accepted with port 9 (RFC 8843 section 7.3.3).
+        assert_eq!(text.matches("\r\nm=").count(), text.matches(" 9 UDP/TLS/RTP/SAVPF ").count(), "{client}");
+        let ice_chars = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/".contains(&byte));
+        let read = OfferFacts::parse(&text).unwrap();
+        assert!(ice_chars(&read.ice_ufrag) && ice_chars(&read.ice_pwd) && read.ice_lite, "{client}");
+        assert_eq!(read.media.len(), offer.media.len(), "{client}");
+        // RFC 8853 section 5.3.2: what the answer leaves out is not sent. OBS then ends by itself and says that not all
+        // of its layers were accepted; with one layer it sends no rid.
+        assert!(!text.contains("a=simulcast") && !text.contains("a=rid"), "{client}");
+    }
+}
+
 #[test]
 fn the_largest_answer_is_one_that_ffmpeg_reads() {
     let offer = OfferFacts::parse(CHROMIUM_VIEW).unwrap();

@@ -12,8 +12,20 @@ const FIREFOX_VIEW: &str = include_str!("../fixtures/firefox_view.sdp");
 const OBS_PUBLISH: &str = include_str!("../fixtures/obs_publish.sdp");
 const GSTREAMER_PUBLISH: &str = include_str!("../fixtures/gstreamer_publish.sdp");
 const FFMPEG_PUBLISH: &str = include_str!("../fixtures/ffmpeg_publish.sdp");
-const ALL: [&str; 6] =
-    [CHROMIUM_PUBLISH, CHROMIUM_VIEW, FIREFOX_VIEW, OBS_PUBLISH, GSTREAMER_PUBLISH, FFMPEG_PUBLISH];
+const FFMPEG9_PUBLISH: &str = include_str!("../fixtures/ffmpeg9_publish.sdp");
+const OBS_SIMULCAST: &str = include_str!("../fixtures/obs_simulcast.sdp");
+const GSTREAMER_VIEW: &str = include_str!("../fixtures/gstreamer_view.sdp");
+const ALL: [&str; 9] = [
+    CHROMIUM_PUBLISH,
+    CHROMIUM_VIEW,
+    FIREFOX_VIEW,
+    OBS_PUBLISH,
+    OBS_SIMULCAST,
+    GSTREAMER_PUBLISH,
+    GSTREAMER_VIEW,
+    FFMPEG_PUBLISH,
+    FFMPEG9_PUBLISH,
+];
 
 fn parse(text: &str) -> OfferFacts {
     OfferFacts::parse(text).unwrap()
@@ -85,6 +97,51 @@ fn obs_gstreamer_and_ffmpeg_publish() {
     let facts = parse(FFMPEG_PUBLISH);
     assert_eq!(facts.setup, Setup::Passive);
     assert_eq!(facts.section(Kind::Video).unwrap().payload_to_receive(Codec::H264).unwrap().payload_type, 106);
+}
+
+#[test]
+fn ffmpeg_9_offers_to_repeat_its_packets() {
+    let facts = parse(FFMPEG9_PUBLISH);
+    assert_eq!((facts.setup, facts.candidates.len()), (Setup::Passive, 0));
+    let video = facts.section(Kind::Video).unwrap();
+    // Baseline without constraints, which every decoder of constrained baseline takes.
+    assert_eq!(video.codecs(), [Codec::H264]);
+    assert!(video.payload_to_receive(Codec::H264).unwrap().feedback.nack);
+    assert_eq!(video.payloads.iter().find(|p| p.payload_type == 105).unwrap().parameter("apt"), Some("106"));
+    assert_eq!(video.fid_groups, [(101, 102)]);
+}
+
+#[test]
+fn obs_offers_layers_by_rid_and_one_codec_of_three() {
+    let facts = parse(OBS_SIMULCAST);
+    let video = facts.section(Kind::Video).unwrap();
+    assert!(video.simulcast && facts.candidates.is_empty() && video.ssrcs.is_empty());
+    assert_eq!(video.rids, ["0", "1", "2"]);
+    assert_eq!((video.extensions[1].id, &*video.extensions[1].uri), (2, "urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id"));
+    assert_eq!(video.codecs(), [Codec::H264]);
+    let h264 = "profile-level-id=42e01f;packetization-mode=1;level-asymmetry-allowed=1";
+    for (name, fmtp) in [("H265", "profile-id=1;tier-flag=0;level-id=93;tx-mode=SRST"), ("AV1", "profile=0;level-idx=5;tier=0")] {
+        for offer in [OBS_PUBLISH, OBS_SIMULCAST] {
+            let offer = offer.replace("H264/90000", &format!("{name}/90000")).replace(h264, fmtp);
+            let facts = parse(&offer);
+            let video = facts.section(Kind::Video).unwrap();
+            assert_eq!((video.payloads.len(), video.payloads[0].name.as_str()), (1, name));
+            assert_eq!(video.payloads[0].fmtp, fmtp);
+            assert_eq!(facts.section(Kind::Audio).unwrap().codecs(), [Codec::Opus]);
+        }
+    }
+}
+
+#[test]
+fn gstreamer_watches() {
+    let facts = parse(GSTREAMER_VIEW);
+    let video = facts.section(Kind::Video).unwrap();
+    assert_eq!((video.mid.as_str(), video.direction), ("video0", Direction::RecvOnly));
+    assert_eq!(video.codecs(), [Codec::H264, Codec::Vp8]);
+    // A profile that stands nowhere is Baseline (RFC 6184 section 8.1), and it decodes what we have anyway.
+    assert_eq!(video.payload_to_send(Codec::H264, Some(crate::sdp::codec::H264Profile::High)).unwrap().payload_type, 102);
+    let audio = facts.section(Kind::Audio).unwrap();
+    assert_eq!((audio.port, audio.bundle_only, audio.codecs()), (0, true, vec![Codec::Opus]));
 }
 
 #[test]

@@ -1,0 +1,86 @@
+//! Goal: the engine finishes a handshake it begins itself, with remotes that offered `a=setup:passive` (ffmpeg), and
+//! takes no remote but the one the offer promised.
+//! Method: `Sim` in virtual time, real handshakes; our own client as the DTLS server.
+
+use super::world::{Source, World};
+use spillway_proto::id::{Codec, Side, TrackId};
+use spillway_proto::limits::HANDSHAKE_EXPIRY;
+use spillway_proto::link::command::{DtlsRole, Fingerprint};
+use spillway_proto::link::counters::CounterId;
+use spillway_proto::link::event::{CloseReason, Event};
+use spillway_proto::session::dtls::Identity;
+use std::time::Duration;
+
+/// What became of the session of a remote.
+fn closed(world: &World, remote: usize) -> Option<CloseReason> {
+    let session = world.remotes[remote].session;
+    world.heard.iter().find_map(|event| match event {
+        Event::SessionClosed { session: closed, reason } if *closed == session => Some(*reason),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_publisher_and_a_viewer_that_wait_for_our_hello_are_served() {
+    let mut world = World::new(1);
+    let publisher = world.add_as(0, Side::Publisher, DtlsRole::Client);
+    let track = world.track(0, publisher, TrackId::NONE, Codec::Vp8, 77);
+    let viewer = world.add_as(0, Side::Viewer, DtlsRole::Client);
+    let (_, ssrc) = world.feed(0, viewer, track);
+    world.connect();
+    Source::new(publisher, 77).play(&mut world, 40, 4);
+    assert_eq!(world.remotes[viewer].of(ssrc).len(), 160);
+    assert_eq!(world.counter(CounterId::DtlsHandshakes), 2);
+    // Their goodbyes are sealed with the right keys too.
+    for remote in [publisher, viewer] {
+        let now = world.now;
+        world.remotes[remote].client.close(now);
+        world.run(Duration::from_millis(20));
+        assert_eq!(closed(&world, remote), Some(CloseReason::RemoteClosed));
+    }
+}
+
+#[test]
+fn our_lost_flights_go_again_by_themselves() {
+    for lost in 1..5 {
+        let mut world = World::new(1);
+        let publisher = world.add_as(0, Side::Publisher, DtlsRole::Client);
+        world.remotes[publisher].handshakes_lost_max = lost;
+        world.run(Duration::from_millis(60));
+        assert!(!world.remotes[publisher].connected, "the first hello was lost");
+        // 100 ms, doubled each time.
+        world.run(Duration::from_millis(100 << lost));
+        assert_eq!(world.remotes[publisher].handshakes_lost, lost);
+        assert!(world.remotes[publisher].connected, "{lost} lost");
+        assert_eq!(world.shards[0].parts().1.timers.handshakes_running(), 0);
+    }
+}
+
+#[test]
+fn nobody_is_greeted_before_its_check_and_no_longer_than_a_handshake_may_take() {
+    let mut world = World::new(1);
+    let silent = world.add_as(0, Side::Publisher, DtlsRole::Client);
+    world.remotes[silent].silent = true;
+    let deaf = world.add_as(0, Side::Publisher, DtlsRole::Client);
+    world.remotes[deaf].handshakes_lost_max = usize::MAX;
+    world.run(Duration::from_secs(1));
+    let to_silent = world.remotes[silent].address;
+    let (io, _) = world.shards[0].parts();
+    assert!(io.take_sent().iter().all(|sent| sent.path.remote != to_silent));
+    world.run(HANDSHAKE_EXPIRY);
+    assert_eq!(closed(&world, deaf), Some(CloseReason::HandshakeFailed));
+    let greeted = world.remotes[deaf].handshakes_lost;
+    assert!((4..=8).contains(&greeted), "greeted {greeted} times in ten seconds");
+}
+
+#[test]
+fn a_server_with_another_certificate_gets_no_keys() {
+    let mut world = World::new(1);
+    let identity = Identity::new().unwrap();
+    let publisher =
+        world.add_promising(0, Side::Publisher, DtlsRole::Client, &identity, Fingerprint([7; 32]));
+    world.run(Duration::from_millis(300));
+    assert_eq!(closed(&world, publisher), Some(CloseReason::FingerprintMismatch));
+    assert_eq!((world.counter(CounterId::DtlsHandshakes), world.counter(CounterId::DtlsFailed)), (0, 1));
+    assert!(!world.remotes[publisher].connected);
+}

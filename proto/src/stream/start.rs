@@ -1,0 +1,355 @@
+//! How a video feed starts: what it is given of the newest keyframe and what came since, and when it is live.
+//!
+//! Decisions only; engine/shard/start carries them out. One `Start` per feed and one `ReplayBudget` per shard, both
+//! owned by the viewer's shard.
+//!
+//! ```text
+//!   Waiting --a keyframe is in the reel--> short way? --yes--> Replay ------- at the head ------> Live
+//!      ^                                       | no            |  ^ \                              |  ^
+//!      |                                       v          lossy|  |  `-- request: again, 3 times   |  |
+//!      |                                    Keyframe           |  |                                |  |
+//!      |                                       | sent          |  | deaf, and now it fits          |  |
+//!      |                                       v               v  |                                |  |
+//!      |                                      Hold <--------------+       the next keyframe        |  |
+//!      |                                       `-----------------------------------------------------'
+//!      `-- too far behind, and the reel has no keyframe -------------------------------------------'
+//!
+//!   Live --request, and the short way is open (or the publisher is deaf)--> Replay (or Keyframe)
+//! ```
+//!
+//! Short way: all since the keyframe at ten times live. Long way: the keyframe alone, shown as if it were of now,
+//! and one request upstream. Audio is Live from its first packet.
+//!
+//! Never: a timestamp before one that was sent; a request upstream for what a replay lost; more than `RESTARTS_MAX`
+//! restarts before the feed is live.
+
+use super::pacer::{Pace, Pacer};
+use crate::limits::{
+    REPLAY_AGE_MAX, REPLAY_BPS_MAX, REPLAY_BYTES_MAX, REPLAY_BYTES_PER_SECOND_MAX, REPLAY_LOSS_PERCENT_MAX,
+    REPLAY_LOSSES_MAX, REPLAY_SPEED, REPLAYS_PER_SECOND_MAX, RESTART_INTERVAL, RESTARTS_MAX,
+};
+use crate::session::record::LEAD_WHOLE;
+use crate::time::Time;
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Bytes since a younger keyframe say little of the bitrate: they are mostly the keyframe.
+const RATE_KNOWN_AFTER: Duration = Duration::from_millis(500);
+/// A replay that is not live after twice its time and this: the source grew faster than the replay.
+const REPLAY_SLACK: Duration = Duration::from_millis(500);
+/// A timeline that was bent is true again after at least this.
+const BEND_MIN: Duration = Duration::from_millis(50);
+/// Requests this soon after a restart were sent before it arrived.
+const RESTART_GAP: Duration = Duration::from_millis(200);
+/// A live viewer asks for a keyframe that is on its way to it.
+const ON_ITS_WAY: Duration = Duration::from_millis(100);
+
+/// What the reel says of its newest keyframe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry {
+    pub index: u64,
+    pub timestamp: u32,
+    pub arrival: Time,
+    /// Payload bytes since, with its own.
+    pub bytes: u64,
+    /// The track's publisher answers no requests.
+    pub deaf: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    Short,
+    Long,
+}
+
+/// What becomes of a viewer's keyframe request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// It was served a moment ago, or more often than it may be.
+    Ignored,
+    /// From the reel. `ask`: and the publisher is asked, as for a join.
+    Again { way: Way, ask: bool },
+    /// The reel cannot: the publisher is asked, the feed goes on.
+    Upstream,
+}
+
+/// What replays may cost a shard, and what is a storm.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReplayBudget {
+    /// When all replays so far would be over at `REPLAY_BYTES_PER_SECOND_MAX`; all joins at their own rate.
+    bytes_until: Time,
+    joins_until: Time,
+}
+
+impl ReplayBudget {
+    /// How a feed begins that joins now.
+    pub fn join(&mut self, now: Time, entry: &Entry) -> Way {
+        let storm = !spend(&mut self.joins_until, now, SECOND / REPLAYS_PER_SECOND_MAX as u32);
+        if storm && !entry.deaf { Way::Long } else { self.way(now, entry) }
+    }
+
+    /// The short way, if it is open and paid for.
+    pub fn way(&mut self, now: Time, entry: &Entry) -> Way {
+        let young = entry.deaf || now.since(entry.arrival) <= REPLAY_AGE_MAX;
+        let cost = Duration::from_nanos(entry.bytes.saturating_mul(1_000_000_000) / REPLAY_BYTES_PER_SECOND_MAX);
+        let open = young && entry.fits(now) && spend(&mut self.bytes_until, now, cost);
+        if open { Way::Short } else { Way::Long }
+    }
+}
+
+/// Takes `cost` from a purse that holds a second's worth and fills by itself.
+fn spend(until: &mut Time, now: Time, cost: Duration) -> bool {
+    let open = until.since(now) < SECOND;
+    if open {
+        *until = (*until).max(now) + cost;
+    }
+    open
+}
+
+impl Entry {
+    fn fits(&self, now: Time) -> bool {
+        self.bytes <= REPLAY_BYTES_MAX && self.catch_up(now).is_some()
+    }
+
+    /// How long a replay takes that begins now; None if the source is about as fast as a replay may be.
+    fn catch_up(&self, now: Time) -> Option<Duration> {
+        let age = now.since(self.arrival);
+        let by_speed = age / (REPLAY_SPEED as u32 - 1);
+        let rate = if age < RATE_KNOWN_AFTER { 0 } else { self.bytes * 1_000 / (age.as_millis() as u64).max(1) };
+        let rate_max = REPLAY_BPS_MAX / 8;
+        if rate > rate_max / 4 * 3 {
+            return None;
+        }
+        let by_rate = Duration::from_nanos(self.bytes.saturating_mul(1_000_000_000) / (rate_max - rate));
+        Some(by_speed.max(by_rate))
+    }
+}
+
+/// How far from true the timestamps of a feed run that begins at `entry` now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Bend {
+    /// As in the record's `Mapping`.
+    pub meet: u32,
+    pub lead: u32,
+}
+
+impl Bend {
+    /// `sent`: the greatest timestamp the viewer was sent; `offset`: the feed's; `newest`: the reel's last timestamp.
+    ///
+    /// On the short way nothing is bent for a viewer that saw nothing of this picture or after; else the replay
+    /// begins just behind what it saw and is true again where it catches up. On the long way the keyframe is of now.
+    pub fn new(way: Way, entry: &Entry, now: Time, newest: u32, offset: u32, sent: Option<u32>, clock_rate: u32) -> Bend {
+        let true_start = entry.timestamp.wrapping_add(offset);
+        let seen = sent.map_or(-1, |sent| sent.wrapping_sub(true_start) as i32);
+        let shift = u64::from((i64::from(seen) + 1).max(0) as u32);
+        match way {
+            Way::Short if shift == 0 => Bend::default(),
+            Way::Short => {
+                let catch_up = entry.catch_up(now).unwrap_or(SECOND).max(BEND_MIN);
+                let span = ticks(now.since(entry.arrival) + catch_up, clock_rate);
+                let span = span.max(shift + ticks(BEND_MIN, clock_rate)).min(i32::MAX as u64);
+                // Rounded up: not a tick before what was sent.
+                let lead = (shift << 16).div_ceil(span).min(u64::from(LEAD_WHOLE));
+                Bend { meet: entry.timestamp.wrapping_add(span as u32), lead: lead as u32 }
+            }
+            Way::Long => {
+                let behind = u64::from((newest.wrapping_sub(entry.timestamp) as i32).max(0) as u32);
+                let span = behind.max(shift).min(i32::MAX as u64);
+                Bend { meet: entry.timestamp.wrapping_add(span as u32), lead: LEAD_WHOLE }
+            }
+        }
+    }
+}
+
+fn ticks(span: Duration, clock_rate: u32) -> u64 {
+    (span.as_nanos() * u128::from(clock_rate) / 1_000_000_000) as u64
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// Not connected, or no keyframe is in the reel.
+    Waiting,
+    Replay(Pacer),
+    Keyframe(Pacer),
+    Hold,
+    Live,
+}
+
+/// Where one feed stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    stage: Stage,
+    /// First packet and timestamp of the picture it entered at.
+    entry: u64,
+    entry_timestamp: u32,
+    /// The greatest timestamp it was sent.
+    sent: Option<u32>,
+    /// The newest mapping is not the true timeline.
+    bent: bool,
+    restarts: u8,
+    restarted_at: Option<Time>,
+    give_up_at: Time,
+    /// Of the present replay: packets sent, packets asked for again, and up to which SRTP index those were counted.
+    replayed: u32,
+    lost: u32,
+    lost_until: u64,
+    /// A replay was given up: the next keyframe is waited for.
+    gave_up: bool,
+}
+
+impl Start {
+    pub const WAITING: Start = Start {
+        stage: Stage::Waiting,
+        entry: 0,
+        entry_timestamp: 0,
+        sent: None,
+        bent: false,
+        restarts: 0,
+        restarted_at: None,
+        give_up_at: Time::NEVER,
+        replayed: 0,
+        lost: 0,
+        lost_until: 0,
+        gave_up: false,
+    };
+
+    pub fn stage(&self) -> &Stage {
+        &self.stage
+    }
+    pub fn is_live(&self) -> bool {
+        self.stage == Stage::Live
+    }
+    pub fn sent(&self) -> Option<u32> {
+        self.sent
+    }
+    pub fn is_bent(&self) -> bool {
+        self.bent
+    }
+    /// The reel's newest keyframe is another one than it entered at.
+    pub fn is_newer(&self, entry: &Entry) -> bool {
+        entry.index > self.entry && entry.timestamp != self.entry_timestamp
+    }
+    /// Of the picture the feed enters at.
+    pub fn is_entry(&self, timestamp: u32) -> bool {
+        timestamp == self.entry_timestamp && !self.is_live()
+    }
+
+    /// It begins at a keyframe; `sequence` is its first SRTP index.
+    pub fn enter(&mut self, now: Time, way: Way, entry: &Entry, bend: Bend, sequence: u64) {
+        let pacer = Pacer::new(entry.arrival, now);
+        self.stage = if way == Way::Short { Stage::Replay(pacer) } else { Stage::Keyframe(pacer) };
+        (self.entry, self.entry_timestamp) = (entry.index, entry.timestamp);
+        self.bent = bend.lead > 0;
+        self.give_up_at = now + entry.catch_up(now).unwrap_or(SECOND) * 2 + REPLAY_SLACK;
+        (self.replayed, self.lost, self.lost_until) = (0, 0, sequence);
+    }
+
+    /// Likewise, once more, for a viewer that did not get it.
+    pub fn enter_again(&mut self, now: Time, way: Way, entry: &Entry, bend: Bend, sequence: u64) {
+        self.restarts = if self.is_live() { 0 } else { self.restarts + 1 };
+        self.restarted_at = Some(now);
+        self.enter(now, way, entry, bend, sequence);
+    }
+
+    /// From here on at live pace.
+    pub fn on_live(&mut self, bend: Bend) {
+        self.stage = Stage::Live;
+        (self.restarts, self.gave_up, self.bent) = (0, false, bend.lead > 0);
+    }
+
+    /// The cursor is at the head: a replay is live. What it has left of a bent timeline comes at live pace.
+    pub fn on_head_reached(&mut self) {
+        if matches!(self.stage, Stage::Replay(_)) {
+            self.stage = Stage::Live;
+            (self.restarts, self.gave_up) = (0, false);
+        }
+    }
+
+    /// The timeline met the true one.
+    pub fn on_straight(&mut self) {
+        self.bent = false;
+    }
+
+    /// The keyframe went out: the next one is waited for.
+    pub fn on_keyframe_sent(&mut self) {
+        self.stage = Stage::Hold;
+    }
+
+    /// The reel lost what it would send next, and has no keyframe.
+    pub fn on_lost(&mut self) {
+        self.stage = Stage::Waiting;
+    }
+
+    /// The replay is stopped; on as in the long way.
+    ///
+    /// `entry`: the reel's newest keyframe, which may have gone by in the replay.
+    pub fn give_up(&mut self, entry: Option<&Entry>) {
+        (self.stage, self.gave_up) = (Stage::Hold, true);
+        if let Some(entry) = entry {
+            (self.entry, self.entry_timestamp) = (entry.index, entry.timestamp);
+        }
+    }
+
+    /// A replay that takes too long: the source grows as fast as it goes.
+    pub fn is_overdue(&self, now: Time) -> bool {
+        matches!(self.stage, Stage::Replay(_)) && now > self.give_up_at
+    }
+
+    /// A feed that holds may replay after all, while asking is of no use.
+    pub fn may_replay(&self, now: Time, entry: &Entry, budget: &mut ReplayBudget) -> bool {
+        self.stage == Stage::Hold && !self.gave_up && entry.deaf && budget.way(now, entry) == Way::Short
+    }
+
+    /// May the next packet go? Live costs nothing.
+    pub fn pace(&self, now: Time, arrival: Time, bytes: usize, paid_until: &mut Time) -> Pace {
+        match &self.stage {
+            Stage::Replay(pacer) | Stage::Keyframe(pacer) => pacer.pace(now, arrival, bytes, paid_until),
+            Stage::Live => Pace::Now,
+            Stage::Waiting | Stage::Hold => Pace::Wait(Time::NEVER),
+        }
+    }
+
+    /// Packets went out, the last of them with this timestamp.
+    pub fn on_sent(&mut self, packets: usize, timestamp: u32) {
+        self.replayed = self.replayed.saturating_add(packets as u32);
+        if self.sent.is_none_or(|sent| timestamp.wrapping_sub(sent) as i32 > 0) {
+            self.sent = Some(timestamp);
+        }
+    }
+
+    /// The viewer asks for a keyframe.
+    pub fn on_request(&self, now: Time, entry: Option<&Entry>, budget: &mut ReplayBudget) -> Request {
+        let since = |span| self.restarted_at.is_some_and(|at| now.since(at) < span);
+        let Some(entry) = entry else {
+            return if self.is_live() { Request::Upstream } else { Request::Ignored };
+        };
+        match self.stage {
+            Stage::Waiting => Request::Ignored,
+            Stage::Live if since(RESTART_INTERVAL) || now.since(entry.arrival) < ON_ITS_WAY => Request::Ignored,
+            Stage::Live => match budget.way(now, entry) {
+                Way::Long if !entry.deaf => Request::Upstream,
+                way => Request::Again { way, ask: way == Way::Long },
+            },
+            _ if self.replayed == 0 || self.restarts >= RESTARTS_MAX || since(RESTART_GAP) => Request::Ignored,
+            // What was granted is granted again.
+            Stage::Replay(_) if entry.fits(now) => Request::Again { way: Way::Short, ask: false },
+            Stage::Replay(_) => Request::Again { way: Way::Long, ask: true },
+            Stage::Keyframe(_) | Stage::Hold => Request::Again { way: Way::Long, ask: false },
+        }
+    }
+
+    /// The viewer lacks the packet with this SRTP index. True: the path does not carry the replay.
+    pub fn on_loss(&mut self, index: u64) -> bool {
+        if !matches!(self.stage, Stage::Replay(_)) || index < self.lost_until {
+            return false;
+        }
+        // Asked for again and again it is lost once.
+        self.lost_until = index + 1;
+        self.lost += 1;
+        let share = u64::from(self.lost) * 100 > u64::from(self.replayed) * u64::from(REPLAY_LOSS_PERCENT_MAX);
+        self.lost >= REPLAY_LOSSES_MAX && share
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+//! Everything the engine ever sent in one feed, and whether it hangs together.
+//!
+//! Owned by the sniffer, which sees each datagram as it leaves the shard: before the network has lost any.
+
+use super::media::{MediaItem, Published, Studio};
+use super::violation::{Invariant, Violation};
+use spillway_proto::id::{Codec, TrackId};
+use spillway_proto::time::Time;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How far a timestamp may run away from the time between two packets at a switch.
+const SWITCH_SLACK: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    pub hash: (u64, u64),
+    pub item: MediaItem,
+    pub timestamp: u32,
+    pub at: Time,
+}
+
+/// A feed as its viewer's answer named it.
+pub struct Feed {
+    pub ssrc: u32,
+    /// 0: none was negotiated.
+    pub rtx_ssrc: u32,
+    pub track: TrackId,
+    pub video: bool,
+    pub payload_types: [u8; Codec::COUNT],
+    pub rtx_payload_types: [u8; Codec::COUNT],
+    /// By the 48-bit index.
+    pub sent: BTreeMap<u64, Sent>,
+    /// RTX packets by their own index: the ciphertext, and what it repeats.
+    pub repeated: BTreeMap<u64, (u64, u64)>,
+}
+
+impl Feed {
+    pub fn new(ssrc: u32, rtx_ssrc: u32, track: TrackId, video: bool, payload_types: [u8; Codec::COUNT], rtx_payload_types: [u8; Codec::COUNT]) -> Feed {
+        Feed { ssrc, rtx_ssrc, track, video, payload_types, rtx_payload_types, sent: BTreeMap::new(), repeated: BTreeMap::new() }
+    }
+
+    /// The 48-bit index of a sequence number that was just sent: the nearest to the newest (RFC 3711 section 3.3.1).
+    pub fn index_of(&self, sequence: u16, repeated: bool) -> u64 {
+        let newest = if repeated {
+            self.repeated.last_key_value().map(|(index, _)| *index)
+        } else {
+            self.sent.last_key_value().map(|(index, _)| *index)
+        };
+        let Some(newest) = newest else { return u64::from(sequence) };
+        let away = sequence.wrapping_sub(newest as u16) as i16;
+        newest.checked_add_signed(i64::from(away)).unwrap_or(u64::from(sequence))
+    }
+
+    /// (b) and (e): sequence, timestamps and publishers over the whole life of the feed. `slack` is how much later
+    /// than at a socket a datagram may have reached its owner; `mesh_lost` says that some never did.
+    pub fn check(&self, name: &str, studio: &Studio, slack: Duration, mesh_lost: bool) -> Result<(), Violation> {
+        let mut before: Option<(u64, &Sent)> = None;
+        for (index, sent) in &self.sent {
+            match before {
+                None => self.check_first(name, *index, sent, studio)?,
+                Some((at, last)) => self.check_step(name, (at, last), (*index, sent), studio, slack, mesh_lost)?,
+            }
+            before = Some((*index, sent));
+        }
+        Ok(())
+    }
+
+    fn fault(&self, invariant: Invariant, name: &str, sent: &Sent, text: String) -> Result<(), Violation> {
+        Err(Violation::new(invariant, sent.at, format!("{name}, ssrc {}: {text}", self.ssrc)))
+    }
+
+    fn check_first(&self, name: &str, index: u64, sent: &Sent, studio: &Studio) -> Result<(), Violation> {
+        if self.video && !studio.published(sent.item).keyframe {
+            let text = format!("the first packet ({index}, {:?}) is of no keyframe", sent.item);
+            return self.fault(Invariant::Continuity, name, sent, text);
+        }
+        Ok(())
+    }
+
+    fn check_step(
+        &self,
+        name: &str,
+        (at, last): (u64, &Sent),
+        (index, sent): (u64, &Sent),
+        studio: &Studio,
+        slack: Duration,
+        mesh_lost: bool,
+    ) -> Result<(), Violation> {
+        let (before, packet) = (studio.published(last.item), studio.published(sent.item));
+        if sent.item.broadcast < last.item.broadcast && !packet.keyframe {
+            let text = format!("{:?} follows {:?}: a publisher that was taken over came back", sent.item, last.item);
+            return self.fault(Invariant::OnePublisher, name, sent, text);
+        }
+        let hole = index - at - 1;
+        let same = sent.item.broadcast == last.item.broadcast;
+        let step = u64::from(sent.item.number).wrapping_sub(u64::from(last.item.number));
+        let goes_on = same && step == hole + 1;
+        if goes_on && hole > 0 && !mesh_lost {
+            // Each of the packets between must have been missing when its turn came: lost, or late.
+            let track = studio.broadcasts[sent.item.broadcast as usize].track(self.video);
+            let between = last.item.number + 1..sent.item.number;
+            // What came before the next but too shortly before may have been overtaken on another shard.
+            let there = between.into_iter().find(|&number| {
+                let arrived_at = track.packets[number as usize].arrived_at;
+                arrived_at != Time::NEVER && arrived_at + slack < packet.arrived_at
+            });
+            if let Some(number) = there {
+                let text = format!("a hole of {hole} before {index}, though packet {number} of the source was there");
+                return self.fault(Invariant::Continuity, name, sent, text);
+            }
+        }
+        if same && !goes_on {
+            // A jump: to a picture that can be entered, with the next number.
+            let entry = !self.video || (packet.keyframe && (packet.place == 0 || packet.place == 1));
+            if hole > 0 || !entry {
+                let text = format!(
+                    "from {at} ({:?}) to {index} ({:?}, keyframe {}, place {}): a gap or a copy of the engine's own making",
+                    last.item, sent.item, packet.keyframe, packet.place
+                );
+                return self.fault(Invariant::Continuity, name, sent, text);
+            }
+        }
+        if !same && hole > 0 {
+            // Packets of the former publisher that never came, before one that did, may have left holes.
+            let track = studio.broadcasts[last.item.broadcast as usize].track(self.video);
+            let missing = track.packets[last.item.number as usize + 1..].iter().filter(|p| p.arrived_at == Time::NEVER || slack > Duration::ZERO);
+            if !mesh_lost && (missing.count() as u64) < hole {
+                let text = format!("a hole of {hole} before {index}, at a switch of publishers");
+                return self.fault(Invariant::Continuity, name, sent, text);
+            }
+        }
+        self.check_time(name, (last, before), (sent, packet), same)
+    }
+
+    /// Within a frame one timestamp, between frames a later one, at a switch about as much later as it came later.
+    fn check_time(
+        &self,
+        name: &str,
+        (last, before): (&Sent, &Published),
+        (sent, packet): (&Sent, &Published),
+        same: bool,
+    ) -> Result<(), Violation> {
+        let source = packet.timestamp.wrapping_sub(before.timestamp) as i32;
+        let step = sent.timestamp.wrapping_sub(last.timestamp) as i32;
+        let good = if same && source == 0 {
+            step == 0
+        } else {
+            let rate = if self.video { 90_000 } else { 48_000 };
+            // A replay sends faster than was captured.
+            let apart = sent.at.since(last.at).max(packet.captured_at.since(before.captured_at)) + SWITCH_SLACK;
+            let most = (apart.as_millis() as i64 * rate / 1_000).max(i64::from(source));
+            step > 0 && (same && step == source || i64::from(step) <= most)
+        };
+        if good {
+            return Ok(());
+        }
+        let text = format!(
+            "the timestamp went on by {step} from {:?} to {:?}, the source's by {source}",
+            last.item, sent.item
+        );
+        self.fault(Invariant::Continuity, name, sent, text)
+    }
+}
