@@ -109,6 +109,8 @@ pub fn choose_sent(offer: &OfferFacts) -> Result<Vec<SentTrack>, Refusal> {
             return Err(no_common_codec(section, possible(kind)));
         };
         let Some(codec) = payload.codec() else { return Err(no_common_codec(section, possible(kind))) };
+        // Read here: an answer does not repeat them.
+        let parameter_sets = payload.parameter_sets();
         let (payload, extensions) = feedback_to_send(section, payload);
         let rtx = section.rtx_of(&payload).map(|rtx| rtx_answered(rtx, &payload));
         let repairs: Vec<u32> = section.fid_groups.iter().map(|(_, repair)| *repair).collect();
@@ -118,8 +120,8 @@ pub fn choose_sent(offer: &OfferFacts) -> Result<Vec<SentTrack>, Refusal> {
             codec,
             profile: (codec == Codec::H264).then(|| payload.h264_profile()).flatten(),
             rtx_ssrc: if rtx.is_some() { section.rtx_ssrc_of(ssrc) } else { 0 },
-            parameter_sets: payload.parameter_sets(),
-            payload: PayloadFacts { fmtp: payload.fmtp_answered(), ..payload },
+            parameter_sets,
+            payload,
             rtx,
             extensions,
             ssrc,
