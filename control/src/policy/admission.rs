@@ -531,7 +531,7 @@ mod tests {
         assert_eq!(video.extensions, Extensions::default());
 
         let (lines, chosen) = to_viewer(FIREFOX, Codec::H264);
-        assert_eq!(lines[0], "video 9 UDP/TLS/RTP/SAVPF 126 127 120 124 121 125");
+        assert_eq!(lines[0], "video 9 UDP/TLS/RTP/SAVPF 126 127 120 124 121");
         assert_eq!(chosen[1].facts().rtx_payload_types[Codec::H264 as usize], 127);
     }
 }
