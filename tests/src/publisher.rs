@@ -9,6 +9,7 @@ use spillway_proto::limits::DATAGRAM_SIZE_MAX;
 use spillway_proto::mux::matroska::{Clip, Frame};
 use spillway_proto::mux::packetize;
 use spillway_proto::session::client::Received;
+use spillway_proto::wire::payload::{h264, h265};
 use spillway_proto::wire::rtcp::{self, Rtcp};
 use spillway_proto::wire::rtp::{RTP_HEADER_BYTES, write_header};
 use spillway_proto::time::NtpTime;
@@ -249,7 +250,12 @@ impl<'c> Track<'c> {
                 if frame.keyframe && self.sets_in_band {
                     nals.extend(self.parameter_sets.iter().map(Vec::as_slice));
                 }
-                nals.extend(track.nals(&frame.data));
+                // Some encoders repeat them in their frames too.
+                let is_set = |nal: &[u8]| nal.first().is_some_and(|first| match self.codec {
+                    Codec::H265 => (h265::VPS..=h265::PPS).contains(&h265::nal_type(*first)),
+                    _ => matches!(h264::nal_type(*first), h264::SPS | 8),
+                });
+                nals.extend(track.nals(&frame.data).filter(|nal| self.sets_in_band || !is_set(nal)));
                 if self.codec == Codec::H265 { packetize::h265(&nals, emit) } else { packetize::h264(&nals, emit) }
             }
             (Codec::Vp8, _) => packetize::vp8(&frame.data, self.count as u16 & 0x7FFF, emit),

@@ -23,6 +23,8 @@ mod track;
 #[cfg(any(test, feature = "simulation"))]
 pub mod audit;
 #[cfg(test)]
+mod codecs;
+#[cfg(test)]
 mod healing;
 #[cfg(test)]
 mod handshake_tests;
