@@ -6,3 +6,4 @@ pub mod ice;
 pub mod reassembler;
 pub mod record;
 pub mod srtp;
+mod window;
