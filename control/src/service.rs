@@ -209,9 +209,16 @@ impl Service {
                 facts: planned.sent.facts(),
                 note: planned.note.write(),
             };
-            match self.link.command(plan.engine_epoch, plan.shard, command).await? {
-                Answer::Track { track } => made.tracks.push(track),
+            let track = match self.link.command(plan.engine_epoch, plan.shard, command).await? {
+                Answer::Track { track } => track,
                 _ => return Err(Refusal::EngineBusy),
+            };
+            made.tracks.push(track);
+            // Before the answer is out: no packet comes earlier.
+            let sets = planned.sent.parameter_sets.clone();
+            if !sets.is_empty() {
+                let command = Command::SetParameterSets { track, sets };
+                self.link.command(plan.engine_epoch, plan.shard, command).await?;
             }
         }
         let sections = admission::answer_sent(offer, &sent_of(plan));

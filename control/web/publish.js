@@ -259,13 +259,27 @@ async function preview(kind = kindChosen()) {
 
 // ---------------------------------------------------------------- the session
 
+/** What the browser can send and the server forwards, in the profile that every viewer has. */
+const CODECS = {
+  H264: (fmtp) => /packetization-mode=1/.test(fmtp),
+  VP8: () => true,
+  VP9: (fmtp) => !/profile-id=[^0]/.test(fmtp),
+  AV1: (fmtp) => !/(^|;)\s*profile=[^0]/.test(fmtp),
+  H265: (fmtp) => !/profile-id=(?!1\b)/.test(fmtp),
+};
+
+/** The browser's codecs of that name that the server takes. */
+function codecsNamed(name, all = RTCRtpSender.getCapabilities?.("video")?.codecs ?? []) {
+  return all.filter((codec) => codec.mimeType.toUpperCase() === `VIDEO/${name}` && CODECS[name](codec.sdpFmtpLine ?? ""));
+}
+
 /** The codec chosen, in the order in which the browser shall offer; H264 in the profile that every player knows. */
 function orderCodecs(transceiver) {
   const wanted = $("#codec").value;
   const all = RTCRtpSender.getCapabilities?.("video")?.codecs ?? [];
   if (!wanted || !transceiver.setCodecPreferences) return;
-  const baseline = (codec) => /profile-level-id=42e0/i.test(codec.sdpFmtpLine ?? "") && /packetization-mode=1/.test(codec.sdpFmtpLine ?? "");
-  const chosen = all.filter((codec) => codec.mimeType.toUpperCase() === `VIDEO/${wanted}`).sort((a, b) => baseline(b) - baseline(a));
+  const baseline = (codec) => /profile-level-id=42e0/i.test(codec.sdpFmtpLine ?? "");
+  const chosen = codecsNamed(wanted, all).sort((a, b) => baseline(b) - baseline(a));
   const helpers = all.filter((codec) => /\/(rtx|red|ulpfec)$/i.test(codec.mimeType));
   if (chosen.length) transceiver.setCodecPreferences([...chosen, ...helpers]);
 }
@@ -552,9 +566,7 @@ if (!secure) {
   $('#kinds input[value="pattern"]').checked = true;
 }
 if (!navigator.mediaDevices?.getDisplayMedia) $('#kinds input[value="screen"]').disabled = true;
-if (!(RTCRtpSender.getCapabilities?.("video")?.codecs ?? []).some((codec) => /h264/i.test(codec.mimeType))) {
-  $('#codec option[value="H264"]').disabled = true;
-}
+$("#codec").append(...Object.keys(CODECS).filter((name) => codecsNamed(name).length).map((name) => new Option(name, name)));
 renderKind();
 renderServer(null);
 listDevices().catch(() => {});

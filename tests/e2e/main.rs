@@ -4,6 +4,7 @@
 
 mod answers;
 mod browser;
+mod codecs;
 mod ffmpeg;
 mod firefox;
 mod first_picture;

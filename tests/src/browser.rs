@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -62,6 +63,15 @@ pub struct Page<'b> {
 
 impl Browser {
     pub fn start() -> Browser {
+        Browser::start_with(&[])
+    }
+
+    /// Its fake camera shows this file (Y4M), over and over.
+    pub fn start_with_camera(film: &Path) -> Browser {
+        Browser::start_with(&[format!("--use-file-for-fake-video-capture={}", film.display())])
+    }
+
+    fn start_with(more: &[String]) -> Browser {
         let mut command = Command::new("chromedriver");
         command.arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         for name in ["NO_PROXY", "no_proxy"] {
@@ -81,6 +91,7 @@ impl Browser {
         let profile = Scratch::new();
         let mut flags: Vec<String> = FLAGS.iter().map(|flag| (*flag).to_owned()).collect();
         flags.push(format!("--user-data-dir={}", profile.0.display()));
+        flags.extend_from_slice(more);
         if !has_interface() {
             flags.push("--allow-loopback-in-peer-connection".to_owned());
             // Where there is no IPv4 Chromium finds no name for its address, and offers none.

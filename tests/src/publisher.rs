@@ -40,11 +40,13 @@ pub struct Conduct {
     /// Lost packets are sent again: in a stream of their own where that was agreed, else the same bytes.
     pub resends: bool,
     pub rtx: bool,
+    /// The parameter sets stand in the description and in no packet.
+    pub sets_in_offer: bool,
 }
 
 impl Conduct {
-    pub const DEAF: Conduct = Conduct { obeys: false, resends: false, rtx: false };
-    pub const OBEDIENT: Conduct = Conduct { obeys: true, resends: true, rtx: true };
+    pub const DEAF: Conduct = Conduct { obeys: false, resends: false, rtx: false, sets_in_offer: false };
+    pub const OBEDIENT: Conduct = Conduct { obeys: true, resends: true, rtx: true, sets_in_offer: false };
 }
 
 /// One frame as it was sent.
@@ -68,6 +70,8 @@ pub struct Told {
     pub frames: Vec<Sent>,
     /// Distinct packets of video.
     pub video_packets: u64,
+    /// The payload of each of them, in order.
+    pub video_hashes: Vec<u64>,
     /// When keyframes were asked for (PLI and FIR).
     pub keyframe_requests: Vec<Instant>,
     /// When, and how many sequence numbers of video were asked for again.
@@ -110,6 +114,11 @@ pub fn load(path: &Path) -> Clip {
 /// The committed clip in H264: ten seconds, a keyframe every two.
 pub fn clip() -> Clip {
     load(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../control/clip/h264.mkv")))
+}
+
+/// A small one in H265, as the payload parsers' own tests read it: three seconds, a keyframe each second.
+pub fn clip_h265() -> Clip {
+    load(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../proto/src/wire/payload/fixtures/h265.mkv")))
 }
 
 impl Publisher {
@@ -176,6 +185,8 @@ struct Track<'c> {
     kind: Kind,
     codec: Codec,
     parameter_sets: &'c [Vec<u8>],
+    sets_in_band: bool,
+    hashes: Vec<u64>,
     frames: Vec<&'c Frame>,
     /// Frames sent so far, and which of the clip's is next: they part when a keyframe was asked for.
     count: u64,
@@ -189,13 +200,25 @@ struct Track<'c> {
 }
 
 impl<'c> Track<'c> {
-    fn new(clip: &'c Clip, kind: Kind) -> Option<Track<'c>> {
+    fn new(clip: &'c Clip, kind: Kind, sets_in_band: bool) -> Option<Track<'c>> {
         let track = if kind == Kind::Audio { clip.audio.as_ref() } else { clip.video.as_ref() }?;
         let frames = clip.frames.iter().filter(|frame| frame.track == kind).collect();
         let (codec, parameter_sets) = (track.codec, track.parameter_sets.as_slice());
-        let history = VecDeque::new();
-        let index = FIRST_INDEX;
-        Some(Track { kind, codec, parameter_sets, frames, count: 0, next: 0, index, again: 0, packets: 0, octets: 0, history })
+        Some(Track {
+            kind,
+            codec,
+            parameter_sets,
+            sets_in_band,
+            hashes: Vec::new(),
+            frames,
+            count: 0,
+            next: 0,
+            index: FIRST_INDEX,
+            again: 0,
+            packets: 0,
+            octets: 0,
+            history: VecDeque::new(),
+        })
     }
 
     /// When the next frame is due. Frames are as far apart as they are on average, so that rounds have no seam.
@@ -221,13 +244,13 @@ impl<'c> Track<'c> {
         let mut payloads: Vec<Vec<u8>> = Vec::new();
         let emit = |payload: &[u8], _last: bool| payloads.push(payload.to_vec());
         match (self.codec, clip.video.as_ref()) {
-            (Codec::H264, Some(track)) => {
+            (Codec::H264 | Codec::H265, Some(track)) => {
                 let mut nals: Vec<&[u8]> = Vec::new();
-                if frame.keyframe {
+                if frame.keyframe && self.sets_in_band {
                     nals.extend(self.parameter_sets.iter().map(Vec::as_slice));
                 }
                 nals.extend(track.nals(&frame.data));
-                packetize::h264(&nals, emit);
+                if self.codec == Codec::H265 { packetize::h265(&nals, emit) } else { packetize::h264(&nals, emit) }
             }
             (Codec::Vp8, _) => packetize::vp8(&frame.data, self.count as u16 & 0x7FFF, emit),
             _ => _ = packetize::opus(&frame.data, emit),
@@ -240,6 +263,7 @@ impl<'c> Track<'c> {
             write_header(&mut header, marker, payload_type, self.index as u16, timestamp, ssrc);
             session.send_rtp(&header, &payload, self.index);
             last = hash(&payload);
+            self.hashes.push(last);
             self.packets += 1;
             self.octets = self.octets.wrapping_add(payload.len() as u32);
             self.history.push_back((header, payload, self.index));
@@ -288,9 +312,11 @@ impl<'c> Track<'c> {
 fn run(told: &Mutex<Told>, stop: &AtomicBool, way: &Way, clip: &Clip, conduct: Conduct) {
     let with = |change: &mut dyn FnMut(&mut Told)| change(&mut told.lock().unwrap_or_else(PoisonError::into_inner));
     let end = |error: String| with(&mut |told| told.over = Some(error.clone()));
-    let mut tracks: Vec<Track<'_>> = [Kind::Audio, Kind::Video].iter().filter_map(|kind| Track::new(clip, *kind)).collect();
+    let mut tracks: Vec<Track<'_>> = [Kind::Audio, Kind::Video].iter().filter_map(|kind| Track::new(clip, *kind, !conduct.sets_in_offer)).collect();
     let codec = clip.video.as_ref().map_or(Codec::H264, |video| video.codec);
-    let offer = Offer { codec, nack: conduct.resends, rtx: conduct.rtx, sources: Some([AUDIO, VIDEO, AGAIN]) };
+    let sets = clip.video.as_ref().filter(|_| conduct.sets_in_offer).map(|video| sprop(codec, &video.parameter_sets));
+    let sources = Some([AUDIO, VIDEO, AGAIN]);
+    let offer = Offer { codec, nack: conduct.resends, rtx: conduct.rtx, sources, sets: sets.unwrap_or_default() };
     let mut session = match Session::open(way, &offer) {
         Ok(session) => session,
         Err(error) => return end(error),
@@ -326,6 +352,7 @@ fn run(told: &Mutex<Told>, stop: &AtomicBool, way: &Way, clip: &Clip, conduct: C
                     told.frames.push(sent);
                     if sent.kind == Kind::Video {
                         told.video_packets = packets;
+                        told.video_hashes.append(&mut track.hashes);
                     }
                 });
             }
@@ -338,6 +365,31 @@ fn run(told: &Mutex<Told>, stop: &AtomicBool, way: &Way, clip: &Clip, conduct: C
         }
     }
     session.leave();
+}
+
+/// Parameter sets as a description has them (RFC 6184 section 8.1, RFC 7798 section 7.1), with a semicolon before.
+fn sprop(codec: Codec, sets: &[Vec<u8>]) -> String {
+    let coded: Vec<String> = sets.iter().map(|set| base64(set)).collect();
+    match codec {
+        Codec::H265 => {
+            ["vps", "sps", "pps"].iter().zip(coded).map(|(name, set)| format!(";sprop-{name}={set}")).collect()
+        }
+        _ => format!(";sprop-parameter-sets={}", coded.join(",")),
+    }
+}
+
+/// RFC 4648 section 4.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for three in bytes.chunks(3) {
+        let bits = (0..3).fold(0, |bits, at| bits << 8 | usize::from(three.get(at).copied().unwrap_or(0)));
+        for place in 0..4 {
+            let digit = char::from(DIGITS[bits >> (18 - 6 * place) & 63]);
+            text.push(if place <= three.len() { digit } else { '=' });
+        }
+    }
+    text
 }
 
 /// What the node wants of us.

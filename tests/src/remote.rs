@@ -25,7 +25,7 @@ pub const RTX_PT: u8 = 97;
 pub const OWN_SSRC: u32 = 0x0BEE_0001;
 
 /// What a remote offers.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Offer {
     pub codec: Codec,
     pub nack: bool,
@@ -33,6 +33,8 @@ pub struct Offer {
     pub rtx: bool,
     /// Media sources to announce: audio, video, retransmissions of video. None: this remote watches.
     pub sources: Option<[u32; 3]>,
+    /// More parameters of the codec: its parameter sets, each with a semicolon before it.
+    pub sets: String,
 }
 
 impl Offer {
@@ -52,8 +54,15 @@ impl Offer {
         let rtx = if self.rtx { format!(" {RTX_PT}") } else { String::new() };
         let _ = write!(out, "m=video 9 UDP/TLS/RTP/SAVPF {VIDEO_PT}{rtx}\r\n{transport}a=mid:1\r\na={direction}\r\n");
         let _ = write!(out, "a=rtcp-mux\r\na=rtcp-rsize\r\na=rtpmap:{VIDEO_PT} {}/90000\r\n", self.codec.sdp_name());
-        if self.codec == Codec::H264 {
-            let _ = write!(out, "a=fmtp:{VIDEO_PT} level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f\r\n");
+        let parameters = match self.codec {
+            Codec::H264 => "level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f",
+            Codec::H265 => "level-id=180;profile-id=1;tier-flag=0;tx-mode=SRST",
+            Codec::Vp9 => "profile-id=0",
+            Codec::Av1 => "level-idx=5;profile=0;tier=0",
+            _ => "",
+        };
+        if !parameters.is_empty() {
+            let _ = write!(out, "a=fmtp:{VIDEO_PT} {parameters}{}\r\n", self.sets);
         }
         let _ = write!(out, "a=rtcp-fb:{VIDEO_PT} ccm fir\r\na=rtcp-fb:{VIDEO_PT} nack pli\r\n");
         if self.nack {

@@ -248,7 +248,7 @@ impl Watching {
     }
 
     fn run(mut self, way: &Way, manner: Manner) {
-        let offer = Offer { codec: manner.codec, nack: manner.asks != Asks::Never, rtx: manner.rtx, sources: None };
+        let offer = Offer { codec: manner.codec, nack: manner.asks != Asks::Never, rtx: manner.rtx, sources: None, sets: String::new() };
         let mut session = match Session::open(way, &offer) {
             Ok(session) => session,
             Err(error) => return self.with(|seen| seen.over = Some(error)),

@@ -395,10 +395,11 @@ fn bad_bodies_are_named() {
     let line = broken.lines().position(|line| line == "a=rtpmap:96 VP8").unwrap() + 1;
     assert!(reply.body.contains(&format!("line {line}: ")), "{}", reply.body);
     node.post("/whip/demo", &token, "").is(400, "bad_sdp");
-    let hevc = PUBLISH.replace("VP8/90000", "H265/90000").replace("H264/90000", "H265/90000");
-    let reply = node.post("/whip/demo", &token, &hevc);
+    let unknown = ["VP8", "VP9", "AV1", "H264"];
+    let unknown = unknown.iter().fold(PUBLISH.to_owned(), |sdp, codec| sdp.replace(&format!("{codec}/90000"), "H266/90000"));
+    let reply = node.post("/whip/demo", &token, &unknown);
     reply.is(422, "no_common_codec");
-    assert!(reply.body.contains("H265") && reply.body.contains("possible H264, VP8"), "{}", reply.body);
+    assert!(reply.body.contains("H266") && reply.body.contains("possible H264, VP8"), "{}", reply.body);
     let charset = [("Authorization", bearer.as_str()), ("Content-Type", "application/sdp; charset=utf-8")];
     assert_eq!(node.request("POST", "/whip/demo", &charset, PUBLISH).status(), 201);
 }

@@ -19,11 +19,15 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-const H264: u8 = 102;
-const H264_RTX: u8 = 103;
-const VP8: u8 = 96;
-const VP8_RTX: u8 = 97;
-const OPUS: u8 = 111;
+/// The payload types we offer, and those of their retransmissions.
+const AUDIO: [(Codec, u8, u8); 1] = [(Codec::Opus, 111, 0)];
+const VIDEO: [(Codec, u8, u8); 5] = [
+    (Codec::H264, 102, 103),
+    (Codec::Vp8, 96, 97),
+    (Codec::Vp9, 98, 99),
+    (Codec::Av1, 45, 46),
+    (Codec::H265, 49, 50),
+];
 const WAIT: Duration = Duration::from_millis(100);
 /// What waits for a repair is looked at this often.
 const WAIT_REPAIR: Duration = Duration::from_millis(10);
@@ -120,12 +124,8 @@ fn play(args: &PlayArgs, stop: &Stop) -> Result<(Played, Option<RemoteError>), R
     let end = began + Duration::from_secs(args.seconds);
     let server = Server::find(&args.server, &args.room, Role::View)?;
     let sections = [
-        Section { codecs: vec![(Codec::Opus, OPUS, 0)], direction: Direction::RecvOnly, ssrc: 0 },
-        Section {
-            codecs: vec![(Codec::H264, H264, H264_RTX), (Codec::Vp8, VP8, VP8_RTX)],
-            direction: Direction::RecvOnly,
-            ssrc: 0,
-        },
+        Section { codecs: AUDIO.to_vec(), direction: Direction::RecvOnly, ssrc: 0 },
+        Section { codecs: VIDEO.to_vec(), direction: Direction::RecvOnly, ssrc: 0 },
     ];
     let mut played = Played::default();
     let Some(mut session) = Session::connect(&server, &format!("/whep/{}", args.room), &sections, stop)? else {
@@ -201,18 +201,14 @@ fn play(args: &PlayArgs, stop: &Stop) -> Result<(Played, Option<RemoteError>), R
 }
 
 fn is_rtx(payload_type: u8) -> bool {
-    matches!(payload_type, H264_RTX | VP8_RTX)
+    VIDEO.iter().any(|(_, _, rtx)| *rtx == payload_type)
 }
 
 /// What a packet carries; a retransmission becomes what it repeats (RFC 4588 section 4): its own payload type and
 /// SSRC tell whose, its first two bytes the sequence number.
 fn unwrap<'a>(mut rtp: Rtp<'a>, repairs: &HashMap<u32, u32>) -> Option<(Codec, Rtp<'a>)> {
-    let codec = match rtp.payload_type {
-        H264 | H264_RTX => Codec::H264,
-        VP8 | VP8_RTX => Codec::Vp8,
-        OPUS => Codec::Opus,
-        _ => return None,
-    };
+    let ours = |(_, media, rtx): &&(Codec, u8, u8)| [*media, *rtx].contains(&rtp.payload_type);
+    let (codec, ..) = *AUDIO.iter().chain(&VIDEO).find(ours)?;
     if is_rtx(rtp.payload_type) {
         let (sequence, payload) = rtp.payload.split_first_chunk::<2>()?;
         (rtp.sequence, rtp.payload) = (u16::from_be_bytes(*sequence), payload);
@@ -376,7 +372,7 @@ mod tests {
         let mut take = |timestamp: u32| {
             let mut bytes = vec![0; 13];
             let header = bytes.first_chunk_mut().unwrap();
-            spillway_proto::wire::rtp::write_header(header, false, VP8, 7, timestamp, 5);
+            spillway_proto::wire::rtp::write_header(header, false, 96, 7, timestamp, 5);
             picture.take(Codec::Vp8, &Rtp::parse(&bytes).unwrap());
             picture.frames
         };
@@ -399,11 +395,11 @@ mod tests {
             let (codec, rtp) = unwrap(Rtp::parse(bytes).unwrap(), &repairs)?;
             Some((codec, rtp.ssrc, rtp.sequence, rtp.payload.to_vec()))
         };
-        assert_eq!(read(&packet(VP8, 5, b"abc")), Some((Codec::Vp8, 5, 7, b"abc".to_vec())));
-        assert_eq!(read(&packet(VP8_RTX, 6, b"\x01\x02abc")), Some((Codec::Vp8, 5, 0x0102, b"abc".to_vec())));
-        assert_eq!(read(&packet(H264_RTX, 6, b"\x01\x02")), Some((Codec::H264, 5, 0x0102, Vec::new())));
-        assert_eq!(read(&packet(VP8_RTX, 9, b"\x01\x02abc")), None, "nobody's retransmission");
-        assert_eq!(read(&packet(VP8_RTX, 6, b"\x01")), None);
+        assert_eq!(read(&packet(96, 5, b"abc")), Some((Codec::Vp8, 5, 7, b"abc".to_vec())));
+        assert_eq!(read(&packet(97, 6, b"\x01\x02abc")), Some((Codec::Vp8, 5, 0x0102, b"abc".to_vec())));
+        assert_eq!(read(&packet(103, 6, b"\x01\x02")), Some((Codec::H264, 5, 0x0102, Vec::new())));
+        assert_eq!(read(&packet(97, 9, b"\x01\x02abc")), None, "nobody's retransmission");
+        assert_eq!(read(&packet(97, 6, b"\x01")), None);
         assert_eq!(read(&packet(99, 5, b"abc")), None);
     }
 }

@@ -16,6 +16,7 @@ use spillway_proto::mux::matroska::{Clip, Frame, Track};
 use spillway_proto::mux::packetize;
 use spillway_proto::sdp::Direction;
 use spillway_proto::time::NtpTime;
+use spillway_proto::wire::payload::h265;
 use spillway_proto::wire::rtcp::{self, Rtcp};
 use spillway_proto::wire::rtp;
 use std::path::PathBuf;
@@ -50,7 +51,8 @@ pub enum SourceArgs {
 #[command(after_help = "Examples:
   spillway publish synthetic demo
   spillway publish synthetic demo --codec vp8
-  spillway publish synthetic demo --clip film.mkv          H264 or VP8 with Opus; ffmpeg -i IN -c:v libx264 -bf 0 -c:a libopus film.mkv
+  spillway publish synthetic demo --clip film.mkv          H264, H265, VP8, VP9 or AV1 with Opus, no B-frames:
+                                                           ffmpeg -i IN -c:v libx264 -bf 0 -c:a libopus film.mkv
   spillway publish synthetic demo --server http://192.0.2.7:7080 --token TOKEN
 
 Ends with Ctrl-C. When the server restarts, it publishes anew by itself. Packets lost on the way to the server are
@@ -313,11 +315,28 @@ impl<'c> Output<'c> {
                 nals.extend(self.track.nals(&frame.data));
                 packetize::h264(&nals, emit);
             }
+            Codec::H265 => {
+                let mut nals: Vec<&[u8]> = self.track.nals(&frame.data).collect();
+                // A file that has them in its frames too has the right ones there.
+                if frame.keyframe && !nals.iter().any(|nal| nal.first().is_some_and(|first| h265::nal_type(*first) == h265::VPS)) {
+                    nals.splice(0..0, self.track.parameter_sets.iter().map(Vec::as_slice));
+                }
+                packetize::h265(&nals, emit);
+            }
             Codec::Vp8 => {
                 packetize::vp8(&frame.data, self.picture_id & 0x7FFF, emit);
                 self.picture_id = self.picture_id.wrapping_add(1);
             }
-            _ => _ = packetize::opus(&frame.data, emit),
+            Codec::Vp9 => {
+                packetize::vp9(&frame.data, frame.keyframe, self.picture_id & 0x7FFF, emit);
+                self.picture_id = self.picture_id.wrapping_add(1);
+            }
+            Codec::Av1 if frame.keyframe && !packetize::has_sequence_header(&frame.data) => {
+                let sequence = self.track.parameter_sets.first().map_or(&[][..], Vec::as_slice);
+                packetize::av1(&[sequence, &frame.data].concat(), true, emit);
+            }
+            Codec::Av1 => packetize::av1(&frame.data, frame.keyframe, emit),
+            Codec::Opus => _ = packetize::opus(&frame.data, emit),
         }
     }
 

@@ -343,8 +343,11 @@ fn payload(codec: Codec, payload_type: u8) -> PayloadFacts {
         channels: if codec == Codec::Opus { 2 } else { 1 },
         fmtp: match codec {
             Codec::H264 => "level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f".to_owned(),
+            Codec::H265 => "level-id=180;profile-id=1;tier-flag=0;tx-mode=SRST".to_owned(),
+            Codec::Vp9 => "profile-id=0".to_owned(),
+            Codec::Av1 => "level-idx=5;profile=0;tier=0".to_owned(),
             Codec::Opus => "minptime=10;useinbandfec=1".to_owned(),
-            _ => String::new(),
+            Codec::Vp8 => String::new(),
         },
         feedback: Feedback { nack: true, nack_pli: video, ccm_fir: video, ..Feedback::default() },
     }

@@ -10,7 +10,7 @@ use spillway_proto::sdp::{DEPENDENCY_DESCRIPTOR_URI, Direction, Feedback, SdpErr
 
 /// What Spillway forwards, as a refusal names it.
 const AUDIO_CODECS: [Codec; 1] = [Codec::Opus];
-const VIDEO_CODECS: [Codec; 2] = [Codec::H264, Codec::Vp8];
+const VIDEO_CODECS: [Codec; 5] = [Codec::H264, Codec::Vp8, Codec::Vp9, Codec::Av1, Codec::H265];
 
 /// Feedback that viewers may send us: no word on bandwidth, because nothing here encodes for one viewer. A
 /// publisher hears this too, and one way of estimating.
@@ -32,6 +32,8 @@ pub struct SentTrack {
     pub extensions: Vec<ExtensionFacts>,
     /// The SSRC the offer named, or 0.
     pub ssrc: u32,
+    /// As `Command::SetParameterSets` takes them; empty: they come in band.
+    pub parameter_sets: Vec<u8>,
     /// Likewise of its retransmissions.
     pub rtx_ssrc: u32,
 }
@@ -116,7 +118,8 @@ pub fn choose_sent(offer: &OfferFacts) -> Result<Vec<SentTrack>, Refusal> {
             codec,
             profile: (codec == Codec::H264).then(|| payload.h264_profile()).flatten(),
             rtx_ssrc: if rtx.is_some() { section.rtx_ssrc_of(ssrc) } else { 0 },
-            payload,
+            parameter_sets: payload.parameter_sets(),
+            payload: PayloadFacts { fmtp: payload.fmtp_answered(), ..payload },
             rtx,
             extensions,
             ssrc,
@@ -298,11 +301,39 @@ mod tests {
     fn a_viewer_keeps_every_codec_and_the_streams_comes_first() {
         let chosen = choose_received(&offer(VIEW), &tracks(Codec::H264)).unwrap();
         let video = &chosen[1];
-        assert_eq!(video.payloads.iter().map(|p| p.payload_type).collect::<Vec<_>>(), [109, 114, 96, 97]);
+        assert_eq!(video.payloads.iter().map(|p| p.payload_type).collect::<Vec<_>>(), [109, 114, 96, 97, 45, 46, 98, 99]);
+        assert_eq!(video.payload_types[Codec::Vp9 as usize], 98);
+        assert_eq!(video.payload_types[Codec::Av1 as usize], 45);
+        assert_eq!(video.payload_types[Codec::H265 as usize], 0, "it has none");
         assert_eq!(video.payload_types[Codec::H264 as usize], 109);
         assert_eq!(video.payload_types[Codec::Vp8 as usize], 96);
         assert_eq!(video.payload_types[Codec::Opus as usize], 0);
         assert!(codecs_of(&chosen).contains(Codec::Opus) && codecs_of(&chosen).contains(Codec::Vp8));
+    }
+
+    #[test]
+    fn each_codec_may_be_the_first_of_an_offer() {
+        for (numbers, codec, number) in [
+            (" 98 96 97", Codec::Vp9, 98),
+            (" 45 96 97", Codec::Av1, 45),
+            (" 96 97", Codec::Vp8, 96),
+        ] {
+            let text = PUBLISH.replace(" 96 97", numbers);
+            let chosen = choose_sent(&offer(&text)).unwrap();
+            assert_eq!((chosen[1].codec, chosen[1].payload.payload_type), (codec, number));
+            assert!(chosen[1].parameter_sets.is_empty());
+        }
+    }
+
+    #[test]
+    fn parameter_sets_of_the_offer_go_to_the_engine_and_not_back() {
+        let sprop = OBS.replace("packetization-mode=1", "packetization-mode=1;sprop-parameter-sets=Z0LAHtk=,aMuMsg==");
+        let offer = offer(&sprop);
+        let chosen = choose_sent(&offer).unwrap();
+        assert_eq!(chosen[1].parameter_sets, [0, 5, 0x67, 0x42, 0xC0, 0x1E, 0xD9, 0, 4, 0x68, 0xCB, 0x8C, 0xB2]);
+        let answer = answer_sent(&offer, &chosen);
+        let fmtp = &answer[1].accepted.as_ref().unwrap().payloads[0].fmtp;
+        assert!(fmtp.contains("packetization-mode=1") && !fmtp.contains("sprop"), "{fmtp}");
     }
 
     #[test]
@@ -321,13 +352,13 @@ mod tests {
         };
         match choose_received(&only_vp8, &tracks(Codec::H264)).unwrap_err() {
             Refusal::NoCommonCodec { offered, possible } => {
-                assert_eq!((offered, possible), (vec!["VP8".into(), "AV1".into(), "VP9".into()], vec!["H264".into()]));
+                assert_eq!((offered, possible), (vec!["VP8".into(), "AV1 (0)".into(), "VP9 (0)".into()], vec!["H264".into()]));
             }
             other => panic!("{other}"),
         }
-        let hevc = OBS.replace("H264/90000", "H265/90000");
-        let error = choose_sent(&offer(&hevc)).unwrap_err();
-        assert_eq!(error.to_string(), "no common codec: offered H265; possible H264, VP8");
+        let unknown = OBS.replace("H264/90000", "H266/90000");
+        let error = choose_sent(&offer(&unknown)).unwrap_err();
+        assert_eq!(error.to_string(), "no common codec: offered H266; possible H264, VP8, VP9, AV1, H265");
     }
 
     #[test]
@@ -456,7 +487,7 @@ mod tests {
     fn viewers_may_ask_again_and_are_asked_nothing_about_their_bandwidth() {
         let (lines, chosen) = to_viewer(VIEW, Codec::Vp8);
         let expected = [
-            "video 9 UDP/TLS/RTP/SAVPF 96 97 109 114",
+            "video 9 UDP/TLS/RTP/SAVPF 96 97 109 114 45 46 98 99",
             "a=rtpmap:96 VP8/90000",
             "a=rtcp-fb:96 nack",
             "a=rtcp-fb:96 nack pli",
@@ -470,6 +501,20 @@ mod tests {
             "a=rtcp-fb:109 ccm fir",
             "a=rtpmap:114 rtx/90000",
             "a=fmtp:114 apt=109",
+            "a=rtpmap:45 AV1/90000",
+            "a=fmtp:45 level-idx=5;profile=0;tier=0",
+            "a=rtcp-fb:45 nack",
+            "a=rtcp-fb:45 nack pli",
+            "a=rtcp-fb:45 ccm fir",
+            "a=rtpmap:46 rtx/90000",
+            "a=fmtp:46 apt=45",
+            "a=rtpmap:98 VP9/90000",
+            "a=fmtp:98 profile-id=0",
+            "a=rtcp-fb:98 nack",
+            "a=rtcp-fb:98 nack pli",
+            "a=rtcp-fb:98 ccm fir",
+            "a=rtpmap:99 rtx/90000",
+            "a=fmtp:99 apt=98",
             "a=ssrc-group:FID 7 8",
             "a=ssrc:7 cname:demo",
             "a=ssrc:7 msid:demo demo-video",
@@ -484,7 +529,7 @@ mod tests {
         assert_eq!(video.extensions, Extensions::default());
 
         let (lines, chosen) = to_viewer(FIREFOX, Codec::H264);
-        assert_eq!(lines[0], "video 9 UDP/TLS/RTP/SAVPF 126 127 120 124");
+        assert_eq!(lines[0], "video 9 UDP/TLS/RTP/SAVPF 126 127 120 124 121 125");
         assert_eq!(chosen[1].facts().rtx_payload_types[Codec::H264 as usize], 127);
     }
 }

@@ -13,6 +13,7 @@ pub struct Audit {
     pub publishers: usize,
     pub viewers: usize,
     pub connected: usize,
+    pub viewers_connected: usize,
     /// Feeds the sessions have, and records the table gave out for feeds.
     pub feeds: usize,
     pub feed_records: usize,
@@ -25,8 +26,8 @@ pub struct Audit {
     pub slabs_held: usize,
     /// As the node's pool accounts for them: one for all shards, not a sum.
     pub slabs_taken: usize,
-    /// Bytes of slabs that the system gave the streams' files.
-    pub slab_bytes_allocated: usize,
+    /// Bytes the system gave the streams' files, their headers included.
+    pub bytes_allocated: usize,
     /// Sessions that timers visit, and handshakes that run.
     pub visited: usize,
     pub handshakes: usize,
@@ -46,7 +47,9 @@ impl Core {
                 Side::Publisher => audit.publishers += 1,
                 Side::Viewer => audit.viewers += 1,
             }
-            audit.connected += usize::from(session.sealer.is_some());
+            let connected = session.sealer.is_some();
+            audit.connected += usize::from(connected);
+            audit.viewers_connected += usize::from(connected && session.side == Side::Viewer);
             audit.feeds += session.feeds.len();
         }
         audit.feed_records += self.table.feeds_used();
@@ -57,13 +60,13 @@ impl Core {
         // Shared by all shards: counted by the first.
         if self.index == 0 {
             let files = self.shared.reel_files.iter().map(super::ReelFile::file);
-            let blocks = files.filter_map(|file| Some(slab_blocks(&file.metadata().ok()?)));
-            audit.slab_bytes_allocated = blocks.sum();
+            let blocks = files.filter_map(|file| Some(allocated(&file.metadata().ok()?)));
+            audit.bytes_allocated = blocks.sum();
         }
     }
 }
 
 /// Bytes the system gave a file (`st_blocks` counts 512 of them each).
-fn slab_blocks(metadata: &std::fs::Metadata) -> usize {
+fn allocated(metadata: &std::fs::Metadata) -> usize {
     metadata.blocks() as usize * 512
 }

@@ -468,7 +468,7 @@ fn threat_28_whoever_comes_and_goes_leaves_nothing() {
     world.remotes.clear();
     world.run(SECOND);
     let left = world.audit();
-    assert_eq!(super::audit::Audit { slab_bytes_allocated: 0, ..left }, super::audit::Audit { slab_bytes_allocated: 0, ..nothing });
+    assert_eq!(super::audit::Audit { bytes_allocated: 0, ..left }, super::audit::Audit { bytes_allocated: 0, ..nothing });
     assert_eq!((left.visited, left.handshakes, left.slabs_taken, left.feed_records), (0, 0, 0, 0));
     let gauges = [CounterId::SessionsPublisher, CounterId::SessionsViewer, CounterId::SessionsConnected, CounterId::Feeds, CounterId::Tracks];
     assert_eq!(gauges.map(|id| world.counter(id)), [0; 5]);

@@ -116,7 +116,9 @@ impl Core {
         let Some(record) = self.table.session(slot) else { return };
         let connected = record.state == SessionState::Connected as u8;
         let added_at = Time(record.added_at);
-        let silent = ice::consent_expired(record, now);
+        // RFC 7675 section 5.1: nothing goes out once consent has expired. The next visit would be too late to notice,
+        // and the goodbye is sent as well.
+        let silent = ice::consent_expired(record, now + REPORT_INTERVAL + 2 * BUCKET_SPAN);
         let Some(mut session) = self.sessions[slot as usize].take() else { return };
         // RFC 7675 section 5.1 for viewers; a publisher that sends no checks lives by authenticated media.
         let lives = session.side == Side::Publisher && now.since(session.media_at) < CONSENT_EXPIRY;

@@ -13,6 +13,7 @@ use spillway_proto::limits::{PUBLISHERS_MAX, TRACKS_MAX, TRACKS_PER_STREAM_MAX};
 use spillway_proto::link::command::{Answer, Note, Status, TrackFacts, TrackFeedback};
 use spillway_proto::link::counters::{CounterId, TrackStats};
 use spillway_proto::link::event::Event;
+use spillway_proto::mux::packetize;
 use spillway_proto::session::record::NIL;
 use spillway_proto::session::srtp::{Opened, Window};
 use spillway_proto::stream::intake::{Intake, IntakeError};
@@ -20,9 +21,11 @@ use spillway_proto::stream::keyframe::{Due, KeyframeRequests, Wish};
 use spillway_proto::stream::nack;
 use spillway_proto::stream::reel::{ReelError, ReelWriter};
 use spillway_proto::time::Time;
-use spillway_proto::wire::payload;
+use spillway_proto::wire::dependency_descriptor::{Descriptor, Structure};
+use spillway_proto::wire::payload::{self, PayloadFacts};
 use spillway_proto::wire::rtcp::{self, Rtcp};
 use spillway_proto::wire::rtp::Rtp;
+use spillway_proto::wire::rtp_ext;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -56,8 +59,10 @@ pub struct Track {
     /// The publisher's session, NIL while there is none.
     pub session: u32,
     pub ssrc: u32,
-    /// From SDP, for keyframes that come without.
+    /// From SDP, for keyframes that come without: the payload of a packet, empty if there are none.
     parameter_sets: Vec<u8>,
+    /// What the publisher's dependency descriptors refer to.
+    structure: Option<Structure>,
     /// Keeps the reel's memory mapped.
     _memory: Arc<Mapping>,
 }
@@ -117,6 +122,23 @@ impl Tracks {
     }
 }
 
+impl Track {
+    /// What the payload says of itself, and what the dependency descriptor adds, where one was negotiated (0: none).
+    fn facts_of(&mut self, rtp: &Rtp<'_>, descriptor_id: u8) -> PayloadFacts {
+        let facts = payload::facts(self.codec, rtp.payload);
+        let Some((profile, block)) = rtp.extension.filter(|_| descriptor_id != 0) else { return facts };
+        let mut elements = rtp_ext::elements(profile, block);
+        let element = elements.find(|(id, _)| *id == descriptor_id);
+        let parsed = element.and_then(|(_, element)| Descriptor::parse(element, self.structure.as_ref()));
+        let Some(descriptor) = parsed else { return facts };
+        let facts = descriptor.complete(facts);
+        if let Some(structure) = descriptor.structure {
+            self.structure = Some(structure);
+        }
+        facts
+    }
+}
+
 impl Core {
     /// A publisher's packet, opened: into the reel, and the news of it to whoever reads it.
     pub fn take_in(&mut self, session: &mut Session, opened: &Opened, window: Option<Window>, packet: &[u8]) {
@@ -152,7 +174,8 @@ impl Core {
             track.ssrc = rtp.ssrc;
             (opened.index, rtp.payload)
         };
-        let facts = payload::facts(track.codec, bytes);
+        let original = Rtp { payload: bytes, ..rtp };
+        let facts = track.facts_of(&original, source.facts.extensions.dependency_descriptor);
         let accepted =
             match track.intake.accept(now, source_index, rtp.timestamp, rtp.marker, facts, bytes.len()) {
                 Ok(accepted) => accepted,
@@ -171,6 +194,10 @@ impl Core {
             self.tracks.repairing.push(index);
         }
         let Some(slabs) = self.tracks.slabs[track.stream.index as usize].as_deref_mut() else { return };
+        if let Some(sets) = &accepted.sets {
+            // A pool that is dry refuses the picture too, and says so there.
+            let _ = track.reel.push(sets, &track.parameter_sets, slabs);
+        }
         match track.reel.push(&accepted.meta, bytes, slabs) {
             Ok(()) => {}
             Err(ReelError::Duplicate { .. }) => return self.tally.add(CounterId::PacketsDuplicate, 1),
@@ -408,6 +435,7 @@ impl Core {
             session: slot,
             ssrc: 0,
             parameter_sets: Vec::new(),
+            structure: None,
             _memory: mapping,
         };
         self.tracks.tracks[id.index as usize] = Some(Box::new(track));
@@ -422,7 +450,8 @@ impl Core {
     pub fn set_parameter_sets(&mut self, id: TrackId, sets: Vec<u8>) -> Result<Answer, Status> {
         self.own_track(id)?;
         let track = self.tracks.get(id.index).filter(|track| track.id == id).ok_or(Status::NotFound)?;
-        track.parameter_sets = sets;
+        track.parameter_sets = packetize::parameter_sets(track.codec, &sets);
+        track.intake.add_sets(!track.parameter_sets.is_empty());
         Ok(Answer::Nothing)
     }
 
@@ -452,6 +481,7 @@ impl Core {
         track.codec = codec;
         track.ssrc = 0;
         track.parameter_sets = Vec::new();
+        track.structure = None;
         track.intake.takeover(codec);
         track.repair.begin(false);
         // Its first packet says so again: control waits for the new publisher to be live.

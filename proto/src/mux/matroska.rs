@@ -1,10 +1,11 @@
 //! Reads a whole Matroska or WebM file (RFC 9559) from memory: its first video and first audio track and their
-//! frames in the order of time. For clips to publish: H264, VP8 and Opus, no B-frames, no lacing.
+//! frames in the order of time. For clips to publish: H264, H265, VP8, VP9, AV1 and Opus, no B-frames, no lacing.
 //!
 //! The file is input like any other: nothing in it makes this panic, recurse or allocate more than the file's
 //! size. Errors say what is wrong with the file and how to make one that works.
 
 use crate::id::{Codec, Kind};
+use crate::wire::payload::h265;
 
 // RFC 8794 section 11 and RFC 9559 section 5: element ids with their length marker.
 const EBML: u32 = 0x1A45_DFA3;
@@ -47,8 +48,10 @@ pub enum MatroskaError {
     Broken { at: usize },
     #[error("the {kind} track's codec {codec} cannot be published; re-encode it: ffmpeg -i INPUT {option} clip.mkv")]
     UnknownCodec { kind: &'static str, codec: String, option: &'static str },
-    #[error("the H264 track's decoder configuration (avcC) is missing or broken; rewrite the file: ffmpeg -i INPUT -c copy clip.mkv")]
+    #[error("the video track's decoder configuration is missing or broken; rewrite the file: ffmpeg -i INPUT -c copy clip.mkv")]
     CodecPrivate,
+    #[error("the video is {codec} in a profile that viewers do not have (10 bits, or more colour); re-encode it: ffmpeg -i INPUT -pix_fmt yuv420p {option} clip.mkv")]
+    Profile { codec: &'static str, option: &'static str },
     #[error("track {track} is compressed or encrypted inside the file; rewrite it: ffmpeg -i INPUT -c copy clip.mkv")]
     ContentEncoding { track: u64 },
     #[error("the block at byte {at} uses lacing; rewrite the file without it: ffmpeg -i INPUT -c copy clip.mkv")]
@@ -65,14 +68,14 @@ pub struct Track {
     /// 0 for audio.
     pub width: u32,
     pub height: u32,
-    /// H264: SPS, then PPS, as NAL units.
+    /// H264: SPS, then PPS; H265: VPS, SPS, PPS, as NAL units. AV1: the OBUs of the sequence header.
     pub parameter_sets: Vec<Vec<u8>>,
-    /// H264: bytes of the length before each NAL unit of a frame, 1 to 4.
+    /// H264 and H265: bytes of the length before each NAL unit of a frame, 1 to 4.
     nal_length_bytes: usize,
 }
 
 impl Track {
-    /// The NAL units of an H264 frame; ends at the first length that does not fit.
+    /// The NAL units of an H264 or H265 frame; ends at the first length that does not fit.
     pub fn nals<'a>(&self, frame: &'a [u8]) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let prefix = self.nal_length_bytes;
         let mut rest = frame;
@@ -303,7 +306,10 @@ impl Parser<'_> {
         }
         let codec = match codec {
             b"V_MPEG4/ISO/AVC" => Codec::H264,
+            b"V_MPEGH/ISO/HEVC" => Codec::H265,
             b"V_VP8" => Codec::Vp8,
+            b"V_VP9" => Codec::Vp9,
+            b"V_AV1" => Codec::Av1,
             b"A_OPUS" => Codec::Opus,
             other => {
                 let codec = String::from_utf8_lossy(other.get(..64).unwrap_or(other)).into_owned();
@@ -315,6 +321,18 @@ impl Parser<'_> {
         }
         let (nal_length_bytes, parameter_sets) = match codec {
             Codec::H264 => decoder_configuration(private).ok_or(MatroskaError::CodecPrivate)?,
+            Codec::H265 => {
+                let (is_main, length, sets) = hevc_configuration(private).ok_or(MatroskaError::CodecPrivate)?;
+                check_profile(is_main, codec)?;
+                (length, sets)
+            }
+            Codec::Av1 => {
+                // av1C (the AV1 codec mapping of ISO/IEC 14496-12, section 2.3.3): marker and version, profile, two
+                // bytes more, then the sequence header.
+                let [0x81, profile, _, _, sequence @ ..] = private else { return Err(MatroskaError::CodecPrivate) };
+                check_profile(profile >> 5 == 0, codec)?;
+                (0, vec![sequence.to_vec()])
+            }
             _ => (0, Vec::new()),
         };
         let size = |pixels| u32::try_from(pixels).unwrap_or(u32::MAX);
@@ -398,6 +416,11 @@ impl Parser<'_> {
         if self.frames.is_empty() {
             return Err(MatroskaError::Empty);
         }
+        let vp9 = self.tracks.iter().any(|(_, track)| track.codec == Codec::Vp9);
+        if let Some(first) = self.frames.iter().find(|frame| vp9 && frame.track == Kind::Video) {
+            // A frame begins with its marker of two bits and its profile, low bit first (VP9 section 6.2).
+            check_profile(first.data.first().is_some_and(|byte| byte & 0x30 == 0), Codec::Vp9)?;
+        }
         // Stable: frames of one track are in order already.
         self.frames.sort_by_key(|frame| frame.time_ns);
         let mut clip = Clip { video: None, audio: None, frames: self.frames };
@@ -409,6 +432,40 @@ impl Parser<'_> {
         }
         Ok(clip)
     }
+}
+
+fn check_profile(is_main: bool, codec: Codec) -> Result<(), MatroskaError> {
+    let option = match codec {
+        Codec::H265 => "-c:v libx265 -x265-params bframes=0",
+        Codec::Av1 => "-c:v libaom-av1 -usage realtime",
+        _ => "-c:v libvpx-vp9 -deadline realtime",
+    };
+    if is_main { Ok(()) } else { Err(MatroskaError::Profile { codec: codec.sdp_name(), option }) }
+}
+
+/// hvcC (ISO/IEC 14496-15 section 8.3.3.1): whether the profile is Main, the length of lengths, then VPS, SPS and PPS.
+fn hevc_configuration(private: &[u8]) -> Option<(bool, usize, Vec<Vec<u8>>)> {
+    let (fixed, rest) = private.split_first_chunk::<23>()?;
+    let (version, profile, length_minus_one, arrays) = (fixed[0], fixed[1], fixed[21] & 3, fixed[22]);
+    let mut sets: Vec<(u8, Vec<u8>)> = Vec::new();
+    let mut rest = rest;
+    for _ in 0..arrays {
+        let ([kind, count @ ..], mut units) = rest.split_first_chunk::<3>()?;
+        for _ in 0..u16::from_be_bytes(*count) {
+            let (length, after) = units.split_first_chunk()?;
+            let (unit, after) = after.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+            // SEI of the encoder may stand there too.
+            if matches!(kind & 0x3F, h265::VPS | h265::SPS | h265::PPS) {
+                sets.push((kind & 0x3F, unit.to_vec()));
+            }
+            units = after;
+        }
+        rest = units;
+    }
+    sets.sort_by_key(|(kind, _)| *kind);
+    // Two bits of profile space, one of tier.
+    let is_main = profile & 0xDF == 1;
+    (version == 1).then(|| (is_main, usize::from(length_minus_one) + 1, sets.into_iter().map(|(_, set)| set).collect()))
 }
 
 /// avcC (ISO/IEC 14496-15 section 5.3.3.1): the length of lengths, then SPS and PPS.
@@ -516,6 +573,39 @@ mod tests {
         assert_eq!(clip.duration_ns(), 250_000_000, "three pictures in 100 ms: the last one stays for 50");
     }
 
+    /// hvcC with an SEI and the sets in another order than they are decoded in, lengths of two bytes.
+    fn hvcc(profile: u8) -> Vec<u8> {
+        let mut bytes = vec![1, profile];
+        bytes.resize(21, 0);
+        bytes.extend([0xFD, 4]);
+        for (kind, unit) in [(39, &[0x4E, 1, 5][..]), (0x80 | 34, &[0x44, 1, 0xC0]), (32, &[0x40, 1, 0x0C]), (33, &[0x42, 1, 1])] {
+            bytes.extend([kind, 0, 1, 0, unit.len() as u8]);
+            bytes.extend(unit);
+        }
+        bytes
+    }
+
+    #[test]
+    fn the_newer_codecs_come_with_their_configuration() {
+        let clip = |codec: &[u8], private: &[u8], data: &[u8]| {
+            let tracks = [entry(1, 1, codec, &element(CODEC_PRIVATE, private))];
+            Clip::parse(&file_of(&tracks, &[element(CLUSTER, &cluster(1, &[simple(1, 0, 0x80, data)]))]))
+        };
+        let h265 = clip(b"V_MPEGH/ISO/HEVC", &hvcc(1), &[0, 3, 0x26, 1, 0xAF]).unwrap();
+        let track = h265.video.unwrap();
+        assert_eq!(track.codec, Codec::H265);
+        assert_eq!(track.parameter_sets, [[0x40, 1, 0x0C], [0x42, 1, 1], [0x44, 1, 0xC0]]);
+        assert_eq!(track.nals(&h265.frames[0].data).collect::<Vec<_>>(), [&[0x26, 1, 0xAF]]);
+        let main10 = clip(b"V_MPEGH/ISO/HEVC", &hvcc(2), b"a").unwrap_err();
+        assert!(main10.to_string().contains("libx265"), "{main10}");
+        for length in 0..hvcc(1).len() {
+            assert_eq!(clip(b"V_MPEGH/ISO/HEVC", &hvcc(1)[..length], b"a"), Err(MatroskaError::CodecPrivate), "{length}");
+        }
+        let av1 = clip(b"V_AV1", &[0x81, 0x05, 0x0C, 0, 0x0A, 1, 0], b"a").unwrap().video.unwrap();
+        assert_eq!((av1.codec, &av1.parameter_sets[0][..]), (Codec::Av1, &[0x0A, 1, 0][..]));
+        assert_eq!(clip(b"V_VP9", &[], &[0x82, 0x49]).unwrap().video.unwrap().codec, Codec::Vp9);
+    }
+
     #[test]
     fn clusters_of_unknown_size_end_at_the_next_one_and_at_the_end() {
         let clusters = [
@@ -551,12 +641,15 @@ mod tests {
         let errors = [
             Clip::parse(b"\0\0\0\x18ftypmp42").unwrap_err(),
             Clip::parse(&element(EBML, &element(DOC_TYPE, b"other"))).unwrap_err(),
-            of(&[entry(1, 1, b"V_VP9", &[])], &[key()]),
+            of(&[entry(1, 1, b"V_THEORA", &[])], &[key()]),
             of(&[entry(1, 1, b"V_MPEG4/ISO/AVC", &[])], &[key()]),
             of(&[entry(1, 1, b"V_VP8", &element(CONTENT_ENCODINGS, b""))], &[key()]),
             of(&[vp8()], &[simple(1, 0, 0x82, b"a")]),
             of(&[vp8()], &[simple(1, 80, 0x80, b"a"), simple(1, 40, 0, b"b")]),
             of(&[vp8()], &[]),
+            of(&[entry(1, 1, b"V_MPEGH/ISO/HEVC", &element(CODEC_PRIVATE, AVCC))], &[key()]),
+            of(&[entry(1, 1, b"V_AV1", &element(CODEC_PRIVATE, &[0x81, 0x20, 0, 0]))], &[key()]),
+            of(&[entry(1, 1, b"V_VP9", &[])], &[simple(1, 0, 0x80, &[0x92])]),
         ];
         use MatroskaError as E;
         assert!(
@@ -571,6 +664,9 @@ mod tests {
                     E::Lacing { .. },
                     E::BFrames { at_ms: 49 },
                     E::Empty,
+                    E::CodecPrivate,
+                    E::Profile { codec: "AV1", .. },
+                    E::Profile { codec: "VP9", .. },
                 ]
             ),
             "{errors:?}"

@@ -2,6 +2,7 @@
 
 use super::offer::{MediaFacts, PayloadFacts};
 use crate::id::Codec;
+use crate::limits::PARAMETER_SETS_BYTES_MAX;
 
 /// H264 profiles browsers and encoders name; levels do not matter here, because everybody allows
 /// asymmetry and we only forward.
@@ -76,9 +77,57 @@ impl PayloadFacts {
             // Fragments need mode 1 (RFC 6184 section 6.2); a viewer without it cannot read a large picture.
             let fragments = self.parameter("packetization-mode") == Some("1");
             (fragments && self.h264_profile().is_some()).then_some(Codec::H264)
+        } else if named(Codec::Vp9) {
+            // RFC 9628 section 6.1: without the parameter, profile 0; the others are more than 8 bits or 4:2:0.
+            self.is("profile-id", "0").then_some(Codec::Vp9)
+        } else if named(Codec::Av1) {
+            // The AOMedia RTP payload format, section 7.2.1: without it, profile 0 (main).
+            self.is("profile", "0").then_some(Codec::Av1)
+        } else if named(Codec::H265) {
+            // RFC 7798 section 7.1: without them, the Main profile in one stream, nothing interleaved. Tier and level
+            // do not matter, as for H264.
+            let main = self.is("profile-space", "0") && self.is("profile-id", "1");
+            let plain = self.is("sprop-max-don-diff", "0")
+                && self.parameter("tx-mode").is_none_or(|mode| mode.eq_ignore_ascii_case("SRST"));
+            (main && plain).then_some(Codec::H265)
         } else {
             None
         }
+    }
+
+    /// Whether a parameter whose default is `wanted` has that value.
+    fn is(&self, name: &str, wanted: &str) -> bool {
+        self.parameter(name).is_none_or(|value| value == wanted)
+    }
+
+    /// The parameter sets that stand in the description (RFC 6184 section 8.1, RFC 7798 section 7.1): NAL units, each
+    /// behind its length in two bytes. Empty if there are none, or if they are no such thing: then they come in band.
+    pub fn parameter_sets(&self) -> Vec<u8> {
+        let names: &[&str] = match self.codec() {
+            Some(Codec::H264) => &["sprop-parameter-sets"],
+            Some(Codec::H265) => &["sprop-vps", "sprop-sps", "sprop-pps"],
+            _ => &[],
+        };
+        let units = names.iter().filter_map(|name| self.parameter(name)).flat_map(|list| list.split(','));
+        let mut sets = Vec::new();
+        for unit in units.filter(|unit| !unit.is_empty()) {
+            // A partial list is worse than none: a picture without its PPS cannot be decoded.
+            let Some(unit) = from_base64(unit) else { return Vec::new() };
+            let Ok(length) = u16::try_from(unit.len()) else { return Vec::new() };
+            sets.extend(length.to_be_bytes());
+            sets.extend(unit);
+            if sets.len() > PARAMETER_SETS_BYTES_MAX {
+                return Vec::new();
+            }
+        }
+        sets
+    }
+
+    /// Its parameters as an answer repeats them: what describes the offerer's own stream stays with the offerer
+    /// (RFC 6184 section 8.2.2: sprop parameters are of who sends).
+    pub fn fmtp_answered(&self) -> String {
+        let is_sprop = |part: &&str| part.trim_start().get(..6).is_some_and(|head| head.eq_ignore_ascii_case("sprop-"));
+        self.fmtp.split(';').filter(|part| !is_sprop(part)).collect::<Vec<_>>().join(";")
     }
 
     pub fn h264_profile(&self) -> Option<H264Profile> {
@@ -93,6 +142,33 @@ impl PayloadFacts {
             key.trim().eq_ignore_ascii_case(name).then(|| value.trim())
         })
     }
+}
+
+/// Base64 (RFC 4648 section 4), with or without its padding; no larger than a parameter set may be. None: it is no
+/// base64, or nothing.
+fn from_base64(text: &str) -> Option<Vec<u8>> {
+    let digits = text.trim_end_matches('=');
+    if digits.is_empty() || digits.len() % 4 == 1 || digits.len() > PARAMETER_SETS_BYTES_MAX * 4 / 3 + 1 {
+        return None;
+    }
+    let (mut bytes, mut bits, mut count) = (Vec::with_capacity(digits.len() * 3 / 4), 0u32, 0);
+    for digit in digits.bytes() {
+        let value = match digit {
+            b'A'..=b'Z' => digit - b'A',
+            b'a'..=b'z' => digit - b'a' + 26,
+            b'0'..=b'9' => digit - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        bits = bits << 6 | u32::from(value);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count) as u8);
+        }
+    }
+    Some(bytes)
 }
 
 impl MediaFacts {
@@ -131,9 +207,11 @@ impl MediaFacts {
     pub fn codec_names(&self) -> Vec<String> {
         let mut names: Vec<String> = Vec::new();
         for payload in &self.payloads {
-            let name = match payload.parameter("profile-level-id") {
-                _ if payload.name.is_empty() => continue,
-                Some(profile) if payload.name.eq_ignore_ascii_case("H264") => format!("H264 ({profile})"),
+            let name = match payload.name.to_ascii_uppercase().as_str() {
+                "" => continue,
+                "H264" => with_profile(payload, "profile-level-id"),
+                "VP9" | "H265" => with_profile(payload, "profile-id"),
+                "AV1" => with_profile(payload, "profile"),
                 _ => payload.name.clone(),
             };
             let repair = ["rtx", "red", "ulpfec", "flexfec-03", "telephone-event", "CN"];
@@ -142,6 +220,14 @@ impl MediaFacts {
             }
         }
         names
+    }
+}
+
+/// A codec's name and the profile it was offered in.
+fn with_profile(payload: &PayloadFacts, parameter: &str) -> String {
+    match payload.parameter(parameter) {
+        Some(profile) => format!("{} ({profile})", payload.name),
+        None => payload.name.clone(),
     }
 }
 
@@ -186,7 +272,76 @@ mod tests {
         assert_eq!(payload(111, "opus", 48_000, 2, "").codec(), Some(Codec::Opus));
         assert_eq!(payload(111, "opus", 48_000, 1, "").codec(), None);
         assert_eq!(payload(96, "VP8", 90_000, 1, "").codec(), Some(Codec::Vp8));
-        assert_eq!(payload(96, "AV1", 90_000, 1, "").codec(), None);
+        assert_eq!(payload(96, "AV2", 90_000, 1, "").codec(), None);
+    }
+
+    #[test]
+    fn the_newer_codecs_are_taken_in_the_profile_everybody_has() {
+        let codec = |name: &str, fmtp: &str| payload(96, name, 90_000, 1, fmtp).codec();
+        for fmtp in ["", "profile-id=0"] {
+            assert_eq!(codec("VP9", fmtp), Some(Codec::Vp9));
+        }
+        for fmtp in ["profile-id=1", "profile-id=2", "profile-id=zero"] {
+            assert_eq!(codec("VP9", fmtp), None, "{fmtp}");
+        }
+        for fmtp in ["", "level-idx=5;profile=0;tier=0"] {
+            assert_eq!(codec("AV1", fmtp), Some(Codec::Av1));
+        }
+        assert_eq!(codec("AV1", "level-idx=5;profile=1;tier=0"), None);
+        for fmtp in ["", "level-id=180;profile-id=1;tier-flag=0;tx-mode=SRST", "profile-space=0; profile-id=1; tx-mode=srst"] {
+            assert_eq!(codec("H265", fmtp), Some(Codec::H265), "{fmtp}");
+        }
+        for fmtp in ["profile-id=2", "profile-space=1", "tx-mode=MRST", "sprop-max-don-diff=2"] {
+            assert_eq!(codec("H265", fmtp), None, "{fmtp}");
+        }
+        assert_eq!(payload(96, "VP9", 48_000, 1, "").codec(), None);
+    }
+
+    /// Of several payload types of one name the one whose profile we forward is taken, whatever stands first.
+    #[test]
+    fn the_profile_decides_which_payload_type_it_is() {
+        let media = MediaFacts {
+            payloads: vec![
+                payload(100, "VP9", 90_000, 1, "profile-id=2"),
+                payload(98, "VP9", 90_000, 1, "profile-id=0"),
+                payload(47, "AV1", 90_000, 1, "profile=1"),
+                payload(45, "AV1", 90_000, 1, "level-idx=5;profile=0;tier=0"),
+                payload(50, "H265", 90_000, 1, "level-id=180;profile-id=2;tier-flag=0;tx-mode=SRST"),
+                payload(49, "H265", 90_000, 1, "level-id=180;profile-id=1;tier-flag=0;tx-mode=SRST"),
+            ],
+            ..MediaFacts::for_tests()
+        };
+        for (codec, number) in [(Codec::Vp9, 98), (Codec::Av1, 45), (Codec::H265, 49)] {
+            assert_eq!(media.payload_to_send(codec, None).unwrap().payload_type, number);
+            assert_eq!(media.payload_to_receive(codec).unwrap().payload_type, number);
+        }
+        assert_eq!(media.codecs(), [Codec::Vp9, Codec::Av1, Codec::H265]);
+        assert_eq!(media.codec_names()[..2], ["VP9 (2)".to_owned(), "VP9 (0)".into()]);
+    }
+
+    #[test]
+    fn parameter_sets_are_read_from_the_description_or_not_at_all() {
+        let h264 = |sprop: &str| {
+            let fmtp = format!("packetization-mode=1;sprop-parameter-sets={sprop};profile-level-id=42e01f");
+            payload(96, "H264", 90_000, 1, &fmtp)
+        };
+        let sets = h264("Z0LAHtkDxWhAAAADAEAAAAwDxYuS,aMuMsg==").parameter_sets();
+        assert_eq!(sets[..5], [0, 21, 0x67, 0x42, 0xC0]);
+        assert_eq!(sets[23..], [0, 4, 0x68, 0xCB, 0x8C, 0xB2]);
+        assert_eq!(h264("aMuMsg").parameter_sets(), [0, 4, 0x68, 0xCB, 0x8C, 0xB2], "without padding");
+        for broken in ["", "aMuMsg==,Z0LA!", "aMuMs", "====", "aM uM"] {
+            assert_eq!(h264(broken).parameter_sets(), [0; 0], "{broken:?}");
+        }
+        // 400 bytes with their lengths: 266 of base64's fours are 199 and a bit.
+        let unit = |bytes: usize| "QUFB".repeat(bytes / 3) + ["", "QQ==", "QUE="][bytes % 3];
+        let pair = |second| h264(&format!("{},{}", unit(198), unit(second))).parameter_sets().len();
+        assert_eq!((pair(198), pair(199), h264(&unit(20_000)).parameter_sets().len()), (400, 0, 0));
+
+        let h265 = payload(49, "H265", 90_000, 1, "sprop-pps=RAHA;sprop-vps=QAEM;sprop-sps=QgEB");
+        assert_eq!(h265.parameter_sets(), [0, 3, 0x40, 1, 0x0C, 0, 3, 0x42, 1, 1, 0, 3, 0x44, 1, 0xC0], "in the order of decoding");
+        assert_eq!(payload(96, "VP8", 90_000, 1, "sprop-parameter-sets=aMuMsg==").parameter_sets(), [0; 0]);
+        assert_eq!(h264("aMuMsg==").fmtp_answered(), "packetization-mode=1;profile-level-id=42e01f");
+        assert_eq!(h265.fmtp_answered(), "");
     }
 
     #[test]

@@ -6,4 +6,3 @@ pub mod ice;
 pub mod reassembler;
 pub mod record;
 pub mod srtp;
-mod window;

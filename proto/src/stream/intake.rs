@@ -7,6 +7,7 @@
 //! new track at `FIRST_INDEX`, a taken-over one at the head, its timestamp going on as if the clock had run through.
 
 use super::feedback::SrMapping;
+use super::numbering::Numbering;
 use super::reel::{SlotFlags, SlotMeta};
 use crate::id::{Codec, Kind};
 use crate::limits::REEL_SLOTS;
@@ -31,6 +32,8 @@ const TAKEOVER_GAP_MIN: Duration = Duration::from_millis(1);
 /// A packet the reel shall take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Accepted {
+    /// First to be pushed, where there is one: the parameter sets that stood only in SDP, as a packet of their own.
+    pub sets: Option<SlotMeta>,
     pub meta: SlotMeta,
     /// After the push: `ReelWriter::set_keyframe` with this index. It is the first packet of an entry picture, which
     /// may be an earlier one: an SPS becomes the entry once the IDR with its timestamp follows.
@@ -67,8 +70,10 @@ pub struct Intake {
     codec: Codec,
     layer: u8,
     anchored: bool,
-    index_offset: u64,
+    numbering: Numbering,
     timestamp_offset: u32,
+    /// The description has parameter sets, and no packet has brought any: keyframes get them from there.
+    adds_sets: bool,
     /// One past the newest index.
     head: u64,
     /// Nothing below belongs to the present publisher.
@@ -117,8 +122,9 @@ impl Intake {
             codec,
             layer,
             anchored: false,
-            index_offset: 0,
+            numbering: Numbering::default(),
             timestamp_offset: 0,
+            adds_sets: false,
             head: 0,
             floor: 0,
             head_timestamp: 0,
@@ -145,8 +151,8 @@ impl Intake {
         if !self.anchored {
             self.anchor(now, source_index, timestamp);
         }
-        let index = source_index.wrapping_add(self.index_offset);
         // Below zero comes out as something huge, which the mask's bound refuses.
+        let index = self.numbering.index_of(source_index).unwrap_or(u64::MAX);
         if index < self.floor || index >= INDEX_MASK || (index < self.head && self.head - index > SLOTS) {
             self.stats.too_late += 1;
             return Err(IntakeError::TooLate);
@@ -156,9 +162,15 @@ impl Intake {
             return Err(IntakeError::Duplicate);
         }
         let timestamp = timestamp.wrapping_add(self.timestamp_offset);
-        let frame_start = facts.frame_start.unwrap_or_else(|| self.starts_frame(index, timestamp));
+        let mut facts = facts;
+        let mut frame_start = facts.frame_start.unwrap_or_else(|| self.starts_frame(index, timestamp));
         if index >= self.head {
             self.stats.frames += u64::from(frame_start || timestamp != self.head_timestamp);
+        }
+        let sets = self.sets_before(now, index, source_index, timestamp, frame_start, &mut facts);
+        let index = sets.map_or(index, |sets| sets.index + 1);
+        frame_start &= sets.is_none();
+        if index >= self.head {
             self.advance(index + 1);
             self.head_timestamp = timestamp;
             self.head_arrival = now;
@@ -184,7 +196,41 @@ impl Intake {
             self.on_keyframe(now);
         }
         let of_entry = self.picture.entry.is_some_and(|(of, _)| of == timestamp);
-        Ok(Accepted { meta, entry, entry_is_new, of_entry })
+        Ok(Accepted { sets, meta, entry, entry_is_new, of_entry })
+    }
+
+    /// The description had parameter sets (true), for keyframes that come without.
+    pub fn add_sets(&mut self, has_sets: bool) {
+        self.adds_sets = has_sets;
+    }
+
+    /// A place for the parameter sets before a keyframe's first packet, which then moves up by one.
+    fn sets_before(
+        &mut self,
+        now: Time,
+        index: u64,
+        source_index: u64,
+        timestamp: u32,
+        frame_start: bool,
+        facts: &mut PayloadFacts,
+    ) -> Option<SlotMeta> {
+        // Who sends them once sends them always, and may change them: then the description's are out of date.
+        self.adds_sets &= !facts.parameter_sets;
+        if !self.adds_sets || !facts.keyframe || index + 1 >= INDEX_MASK {
+            return None;
+        }
+        if index < self.head {
+            // The next packets have their places already: nothing can be put between. Without sets it is no entry.
+            facts.keyframe = false;
+            return None;
+        }
+        self.numbering.add_before(source_index);
+        self.advance(index + 1);
+        set_bit(&mut self.received, index);
+        let flags = SlotFlags::PARAMETER_SETS.with_if(frame_start, SlotFlags::FRAME_START);
+        let sets = PayloadFacts { parameter_sets: true, ..PayloadFacts::NONE };
+        self.picture.on_packet(index, timestamp, sets);
+        Some(SlotMeta { index, timestamp, arrival: now, flags, codec: self.codec, layer: self.layer })
     }
 
     /// Another publisher feeds the track from the next packet on: it goes on at the head without a hole.
@@ -192,6 +238,7 @@ impl Intake {
     pub fn takeover(&mut self, codec: Codec) {
         self.codec = codec;
         self.anchored = false;
+        self.adds_sets = false;
         self.picture.provisional = None;
         self.picture.entry = None;
         self.reception = Reception::default();
@@ -231,9 +278,13 @@ impl Intake {
     pub fn expected_and_lost(&self) -> (u64, u64) {
         self.reception.expected_and_lost()
     }
-    /// Reel index = source index + this, modulo 2^64: for the track's record.
+    /// Reel index = source index + this, modulo 2^64, for the newest packets: for the track's record.
     pub fn index_offset(&self) -> u64 {
-        self.index_offset
+        self.numbering.offset()
+    }
+    /// The publisher's number of a packet in the reel; None for one of our own.
+    pub fn source_of(&self, index: u64) -> Option<u64> {
+        self.numbering.source_of(index)
     }
     /// Reel timestamp = source timestamp + this.
     pub fn timestamp_offset(&self) -> u32 {
@@ -254,7 +305,7 @@ impl Intake {
             self.timestamp_offset = expected.wrapping_sub(timestamp);
             self.floor = self.head;
         }
-        self.index_offset = self.head.wrapping_sub(source_index);
+        self.numbering.anchor(source_index, self.head);
         self.anchored = true;
     }
 

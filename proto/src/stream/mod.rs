@@ -5,6 +5,7 @@ pub mod feedback;
 pub mod intake;
 pub mod keyframe;
 pub mod nack;
+pub mod numbering;
 pub mod pacer;
 pub mod reel;
 mod reel_memory;

@@ -10,6 +10,8 @@
 //! Templates come with the structure of a keyframe and are named by number afterwards: who reads layers of later
 //! frames keeps the structure.
 
+use super::payload::PayloadFacts;
+
 /// Template ids have six bits.
 const TEMPLATES_MAX: usize = 64;
 /// Two bits of layer per template: a structure whose layers have no end is none.
@@ -38,6 +40,8 @@ pub struct Descriptor {
 pub struct Frame {
     pub spatial: u8,
     pub temporal: u8,
+    /// How many spatial layers a picture of this structure has at most.
+    pub spatial_layers: u8,
     /// Refers to earlier frames.
     pub has_references: bool,
     /// Decode targets that may be switched to at this frame, a bit each.
@@ -127,8 +131,25 @@ impl Descriptor {
         if chains {
             bits.skip(8 * structure.chains)?;
         }
-        descriptor.frame = Some(Frame { spatial, temporal, has_references, switch_targets });
+        let spatial_layers = structure.spatial_layers();
+        descriptor.frame = Some(Frame { spatial, temporal, spatial_layers, has_references, switch_targets });
         Some(descriptor)
+    }
+
+    /// A payload's facts with what is said here: it knows frames without reading the payload.
+    pub fn complete(&self, facts: PayloadFacts) -> PayloadFacts {
+        PayloadFacts {
+            keyframe: facts.keyframe || self.is_entry(),
+            frame_start: match self.frame {
+                // Each spatial layer is a frame; the lowest one begins the picture.
+                Some(frame) => Some(self.start_of_frame && frame.spatial == 0),
+                None if self.start_of_frame => facts.frame_start,
+                None => Some(false),
+            },
+            // With more of them only the marker says which is the picture's last.
+            frame_end: facts.frame_end || self.end_of_frame && self.frame.is_some_and(|frame| frame.spatial_layers == 1),
+            ..facts
+        }
     }
 
     /// The first packet of a frame that depends on nothing: it brings the structure of what follows
@@ -303,7 +324,7 @@ mod tests {
         let structure = key.structure.as_ref().unwrap();
         assert_eq!((structure.count, structure.spatial_layers(), structure.chains), (5, 2, 2));
         let frame = |spatial, temporal, has_references, switch_targets| {
-            Some(Frame { spatial, temporal, has_references, switch_targets })
+            Some(Frame { spatial, temporal, spatial_layers: 2, has_references, switch_targets })
         };
         assert_eq!(key.frame, frame(0, 0, false, 0b1111));
         assert!(key.is_entry());
@@ -328,6 +349,27 @@ mod tests {
     }
 
     #[test]
+    fn a_payload_learns_from_it_where_frames_begin_and_end() {
+        let none = PayloadFacts::NONE;
+        let key = Descriptor::parse(&l2t2(true, 60), None).unwrap();
+        let facts = key.complete(none);
+        assert!(facts.keyframe && facts.frame_start == Some(true) && !facts.frame_end, "a layer may follow");
+        let later = |start, end, template| {
+            Descriptor::parse(&mandatory(start, end, template, 7).bytes(), key.structure.as_ref()).unwrap().complete(none)
+        };
+        assert_eq!(later(true, true, 61), PayloadFacts { frame_start: Some(true), ..none });
+        assert_eq!(later(false, true, 61).frame_start, Some(false));
+        assert_eq!(later(true, true, 63).frame_start, Some(false), "the upper layer");
+        let unknown = |start| Descriptor::parse(&mandatory(start, true, 61, 7).bytes(), None).unwrap().complete(none);
+        assert_eq!((unknown(true).frame_start, unknown(false).frame_start), (None, Some(false)));
+        // One layer: the end of its frame is the end of the picture.
+        let mut writer = mandatory(true, true, 0, 1);
+        writer.put(0b10000, 5).put(0, 6).put(0, 5).put(3, 2).put(0, 32);
+        let single = Descriptor::parse(&writer.bytes(), None).unwrap().complete(none);
+        assert!(single.keyframe && single.frame_end);
+    }
+
+    #[test]
     fn custom_fields_take_the_place_of_the_templates() {
         let key = Descriptor::parse(&l2t2(true, 60), None).unwrap();
         let structure = key.structure.as_ref();
@@ -340,7 +382,8 @@ mod tests {
         writer.put(0, 2).put(0xAB, 8).put(0xCD, 8);
         let custom = Descriptor::parse(&writer.bytes(), structure).unwrap();
         assert_eq!(custom.active_targets, Some(0b0011));
-        let frame = Frame { spatial: 0, temporal: 0, has_references: false, switch_targets: 0b0010 };
+        let frame =
+            Frame { spatial: 0, temporal: 0, spatial_layers: 2, has_references: false, switch_targets: 0b0010 };
         assert_eq!(custom.frame, Some(frame));
         let bytes = writer.bytes();
         for length in 4..bytes.len() {

@@ -206,7 +206,7 @@ impl Scene {
         // Goodbyes to remotes that are gone are no answers to strangers of the next input.
         self.world.heard.clear();
         self.world.to_strangers.clear();
-        let left = Audit { slab_bytes_allocated: 0, ..self.world.audit() };
+        let left = Audit { bytes_allocated: 0, ..self.world.audit() };
         assert_eq!(left, Audit::default(), "something was left behind");
         if self.inputs < INPUTS_PER_WORLD {
             WORLD.set(Some((self.world, self.inputs + 1)));

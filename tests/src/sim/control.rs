@@ -175,6 +175,19 @@ impl Control {
         })
     }
 
+    /// Viewers that are connected, as policy tells pages.
+    pub fn viewers(&self) -> usize {
+        let state = |room: &u32| self.live.as_ref().map_or(0, |live| live.rooms.state(&room_name(*room)).viewers);
+        self.store.names.keys().map(state).sum()
+    }
+
+    /// A room with more than one publisher in the engine.
+    pub fn room_of_two(&self) -> Option<u32> {
+        let mut rooms: Vec<u32> = self.publishing.values().map(|publishing| publishing.room).collect();
+        rooms.sort_unstable();
+        rooms.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
+    }
+
     /// Whether `poll` has something to do by itself.
     pub fn is_busy(&self) -> bool {
         self.live.is_some() && !self.is_settled()

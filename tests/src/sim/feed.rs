@@ -2,7 +2,7 @@
 //!
 //! Owned by the sniffer, which sees each datagram as it leaves the shard: before the network has lost any.
 
-use super::media::{MediaItem, Published, Studio};
+use super::media::{MediaItem, Published, Studio, Track};
 use super::violation::{Invariant, Violation};
 use spillway_proto::id::{Codec, TrackId};
 use spillway_proto::time::Time;
@@ -11,6 +11,8 @@ use std::time::Duration;
 
 /// How far a timestamp may run away from the time between two packets at a switch.
 const SWITCH_SLACK: Duration = Duration::from_secs(1);
+/// A packet is not overtaken by one further behind: a second's worth.
+const REORDERED_MAX: usize = 256;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Sent {
@@ -58,7 +60,7 @@ impl Feed {
         let mut before: Option<(u64, &Sent)> = None;
         for (index, sent) in &self.sent {
             match before {
-                None => self.check_first(name, *index, sent, studio)?,
+                None => self.check_first(name, *index, sent, studio, slack)?,
                 Some((at, last)) => self.check_step(name, (at, last), (*index, sent), studio, slack, mesh_lost)?,
             }
             before = Some((*index, sent));
@@ -70,12 +72,22 @@ impl Feed {
         Err(Violation::new(invariant, sent.at, format!("{name}, ssrc {}: {text}", self.ssrc)))
     }
 
-    fn check_first(&self, name: &str, index: u64, sent: &Sent, studio: &Studio) -> Result<(), Violation> {
-        if self.video && !studio.published(sent.item).keyframe {
-            let text = format!("the first packet ({index}, {:?}) is of no keyframe", sent.item);
+    fn check_first(&self, name: &str, index: u64, sent: &Sent, studio: &Studio, slack: Duration) -> Result<(), Violation> {
+        if self.video && !self.is_entry(sent, sent.at, studio, slack) {
+            let place = studio.published(sent.item).place;
+            let text = format!("the first packet ({index}, {:?}, place {place}) is not a keyframe's first", sent.item);
             return self.fault(Invariant::Continuity, name, sent, text);
         }
         Ok(())
+    }
+
+    /// Of a keyframe, and no earlier packet of it was there at `when`.
+    fn is_entry(&self, sent: &Sent, when: Time, studio: &Studio, slack: Duration) -> bool {
+        let packet = studio.published(sent.item);
+        let track = studio.broadcasts[sent.item.broadcast as usize].track(self.video);
+        let number = sent.item.number as usize;
+        let earlier = &track.packets[number - usize::from(packet.place)..number];
+        packet.keyframe && earlier.iter().all(|p| p.arrived_at == Time::NEVER || p.arrived_at + slack >= when)
     }
 
     fn check_step(
@@ -112,8 +124,13 @@ impl Feed {
         }
         if same && !goes_on {
             // A jump: to a picture that can be entered, with the next number.
-            let entry = !self.video || (packet.keyframe && (packet.place == 0 || packet.place == 1));
-            if hole > 0 || !entry {
+            // What was decided when is not known: what came after the entry's own packet may have come too late.
+            let entry = !self.video || self.is_entry(sent, packet.arrived_at, studio, slack);
+            // The cursor may have passed holes of the source before it jumped.
+            let track = studio.broadcasts[sent.item.broadcast as usize].track(self.video);
+            let passed = (u64::from(last.item.number) + 1..).take(hole as usize);
+            let holes = passed.map(|number| number as usize).all(|number| mesh_lost || is_missing(track, number, slack));
+            if !holes || !entry {
                 let text = format!(
                     "from {at} ({:?}) to {index} ({:?}, keyframe {}, place {}): a gap or a copy of the engine's own making",
                     last.item, sent.item, packet.keyframe, packet.place
@@ -161,4 +178,11 @@ impl Feed {
         );
         self.fault(Invariant::Continuity, name, sent, text)
     }
+}
+
+/// Whether a packet was not there when its turn came: it never arrived, or not before one behind it.
+fn is_missing(track: &Track, number: usize, slack: Duration) -> bool {
+    let Some(packet) = track.packets.get(number) else { return false };
+    let behind = track.packets[number + 1..].iter().take(REORDERED_MAX);
+    packet.arrived_at == Time::NEVER || behind.into_iter().any(|other| other.arrived_at <= packet.arrived_at + slack)
 }

@@ -35,3 +35,6 @@ pub fn replay_command(scenario: &str, seed: u64) -> String {
     format!("cargo run --release -p spillway-tests --bin sim -- --scenario {scenario} --seeds {seed}..{}", seed + 1)
 }
 
+
+#[cfg(test)]
+mod tests;

@@ -19,13 +19,13 @@ pub struct Weather {
     pub reorder_ms: u64,
     pub delay_ms: u64,
     pub jitter_ms: u64,
-    /// A loss takes up to so many datagrams with it.
-    pub burst: u64,
+    /// A loss takes what follows within up to so many milliseconds with it.
+    pub burst_ms: u64,
 }
 
 impl Weather {
     pub const CLEAR: Weather =
-        Weather { loss: 0, duplicate: 0, reorder: 0, reorder_ms: 0, delay_ms: 5, jitter_ms: 0, burst: 1 };
+        Weather { loss: 0, duplicate: 0, reorder: 0, reorder_ms: 0, delay_ms: 5, jitter_ms: 0, burst_ms: 0 };
 
     /// Bad in some way or other.
     pub fn bad(rng: &mut Rng) -> Weather {
@@ -36,7 +36,7 @@ impl Weather {
             reorder_ms: 1 + rng.below(50),
             delay_ms: 1 + rng.below(60),
             jitter_ms: [0, 0, 3, 20][rng.below(4) as usize],
-            burst: [1, 1, 4, 20][rng.below(4) as usize],
+            burst_ms: [0, 0, 20, 150][rng.below(4) as usize],
         }
     }
 }
@@ -47,25 +47,22 @@ pub struct Route {
     pub weather: Weather,
     /// Nothing passes until then.
     pub cut_until: Time,
-    /// Datagrams that go with the one that was lost last.
-    doomed: u64,
+    /// What comes before then goes with what was lost last.
+    doomed_until: Time,
 }
 
 impl Route {
     pub fn new(weather: Weather) -> Route {
-        Route { weather, cut_until: Time::ZERO, doomed: 0 }
+        Route { weather, cut_until: Time::ZERO, doomed_until: Time::ZERO }
     }
 
     /// When each copy of a datagram arrives; none: lost.
     fn arrivals(&mut self, now: Time, rng: &mut Rng) -> impl Iterator<Item = Time> + use<> {
         let weather = self.weather;
-        let lost = if now < self.cut_until {
-            true
-        } else if self.doomed > 0 {
-            self.doomed -= 1;
+        let lost = if now < self.cut_until || now < self.doomed_until {
             true
         } else if rng.below(1_000) < weather.loss {
-            self.doomed = rng.below(weather.burst.max(1));
+            self.doomed_until = now + Duration::from_millis(rng.below(weather.burst_ms + 1));
             true
         } else {
             false

@@ -25,6 +25,8 @@ pub struct Person {
     pub since: Time,
     /// Each of its datagrams may land on any shard.
     pub strays: bool,
+    /// They all land on one, which is not the session's.
+    pub lands_wrong: bool,
     pub sessions: u64,
 }
 
@@ -44,6 +46,7 @@ impl Person {
             remote: None,
             since: Time::ZERO,
             strays: false,
+            lands_wrong: false,
             sessions: 0,
         }
     }

@@ -32,9 +32,9 @@ pub struct Reception {
     nack: bool,
     /// The next number in order.
     next: Option<u64>,
-    waiting: BTreeMap<u64, MediaItem>,
+    /// What came before its turn, and when.
+    waiting: BTreeMap<u64, (MediaItem, Time)>,
     missing: BTreeMap<u64, Missing>,
-    hole_since: Time,
     /// The packets since a keyframe's first are all there.
     whole: bool,
     last: Option<MediaItem>,
@@ -61,7 +61,6 @@ impl Reception {
             next: None,
             waiting: BTreeMap::new(),
             missing: BTreeMap::new(),
-            hole_since: Time::NEVER,
             whole: false,
             last: None,
             request_at: Time::NEVER,
@@ -86,20 +85,21 @@ impl Reception {
             }
         }
         self.repaired += u64::from(self.missing.remove(&packet.index).is_some_and(|missing| missing.asked > 0));
-        self.waiting.insert(packet.index, packet.item);
+        self.waiting.insert(packet.index, (packet.item, now));
         self.take_in_order(now, studio);
     }
 
     fn take_in_order(&mut self, now: Time, studio: &Studio) {
-        while let Some(item) = self.next.and_then(|next| self.waiting.remove(&next)) {
+        while let Some((item, _)) = self.next.and_then(|next| self.waiting.remove(&next)) {
             self.next = self.next.map(|next| next + 1);
             self.decode(now, item, studio);
         }
-        if self.waiting.is_empty() {
-            self.hole_since = Time::NEVER;
-        } else if self.hole_since == Time::NEVER {
-            self.hole_since = now;
-        }
+    }
+
+    /// When the first hole is left behind: what stands behind it has waited long enough then.
+    fn give_up_at(&self) -> Time {
+        let give_up = if self.nack { GIVE_UP_WITH_NACK } else { GIVE_UP };
+        self.waiting.first_key_value().map_or(Time::NEVER, |(_, (_, since))| *since + give_up)
     }
 
     fn decode(&mut self, now: Time, item: MediaItem, studio: &Studio) {
@@ -126,18 +126,12 @@ impl Reception {
     /// What is due; call at `deadline` and whenever convenient.
     pub fn poll(&mut self, now: Time, studio: &Studio) -> Wishes {
         let mut wishes = Wishes::default();
-        let give_up = if self.nack { GIVE_UP_WITH_NACK } else { GIVE_UP };
-        if self.hole_since != Time::NEVER && now.since(self.hole_since) >= give_up {
-            let after = self.waiting.first_key_value().map(|(index, _)| *index);
-            if let Some(after) = after {
-                self.missing = self.missing.split_off(&after);
-                (self.next, self.whole, self.last) = (Some(after), false, None);
-                self.hole_since = Time::NEVER;
-                if self.video {
-                    self.request_at = self.request_at.min(now);
-                }
-                self.take_in_order(now, studio);
-            }
+        while self.give_up_at() <= now
+            && let Some(after) = self.waiting.first_key_value().map(|(index, _)| *index)
+        {
+            self.missing = self.missing.split_off(&after);
+            (self.next, self.whole, self.last) = (Some(after), false, None);
+            self.take_in_order(now, studio);
         }
         for (index, missing) in &mut self.missing {
             if missing.ask_at <= now {
@@ -155,9 +149,59 @@ impl Reception {
     }
 
     pub fn deadline(&self) -> Time {
-        let give_up = if self.nack { GIVE_UP_WITH_NACK } else { GIVE_UP };
-        let hole = if self.hole_since == Time::NEVER { Time::NEVER } else { self.hole_since + give_up };
         let ask = self.missing.values().map(|missing| missing.ask_at).min().unwrap_or(Time::NEVER);
-        hole.min(ask).min(if self.video { self.request_at } else { Time::NEVER })
+        self.give_up_at().min(ask).min(if self.video { self.request_at } else { Time::NEVER })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: what counts as decodable, and what is asked for again. Method: a broadcast's packets by hand.
+    use super::*;
+    use crate::sim::media::{Broadcast, Size};
+    use spillway_proto::id::Codec;
+    use spillway_proto::rng::Rng;
+
+    /// Two frames of three packets or fewer, the first a keyframe.
+    fn studio() -> (Studio, Vec<MediaItem>) {
+        let size = Size { keyframe_packets: 3, frame_packets: 1, payload_max: 50, frames_per_keyframe: 100 };
+        let mut broadcast = Broadcast::new(0, 0, 1, Codec::Vp8, [1, 2], [96, 111], size, false, Rng::new(1));
+        broadcast.begin(Time::from_millis(1_000));
+        let items = broadcast.capture(Time::from_millis(1_050));
+        (Studio { broadcasts: vec![broadcast] }, items.into_iter().filter(|item| item.video).collect())
+    }
+
+    fn packet(index: u64, items: &[MediaItem]) -> Packet {
+        Packet { feed: 0, index, item: items[index as usize] }
+    }
+
+    #[test]
+    fn frames_count_from_a_whole_keyframe_on() {
+        let (studio, items) = studio();
+        let now = Time::from_millis(1_100);
+        let mut whole = Reception::new(true, false);
+        [0, 2, 1, 3].iter().for_each(|&index| whole.on_packet(now, &packet(index, &items), &studio));
+        assert_eq!((whole.frames, whole.poll(now, &studio)), (2, Wishes::default()));
+        let mut torn = Reception::new(true, false);
+        [0, 2, 3].iter().for_each(|&index| torn.on_packet(now, &packet(index, &items), &studio));
+        assert_eq!(torn.deadline(), now + GIVE_UP);
+        assert!(torn.poll(now + GIVE_UP, &studio).keyframe && torn.frames == 0);
+        assert!(!torn.poll(now + GIVE_UP, &studio).keyframe, "not twice at once");
+        assert!(torn.poll(now + GIVE_UP + KEYFRAME_REQUEST_EVERY, &studio).keyframe);
+    }
+
+    #[test]
+    fn what_is_missing_is_asked_for_until_it_comes() {
+        let (studio, items) = studio();
+        let now = Time::from_millis(1_100);
+        let mut reception = Reception::new(true, true);
+        [0, 3].iter().for_each(|&index| reception.on_packet(now, &packet(index, &items), &studio));
+        assert!(reception.poll(now, &studio).lost.is_empty(), "it may only be late");
+        assert_eq!(reception.poll(now + NACK_AFTER, &studio).lost, vec![1u64, 2]);
+        reception.on_packet(now + NACK_AFTER, &packet(1, &items), &studio);
+        assert_eq!(reception.poll(now + NACK_AFTER + NACK_EVERY, &studio).lost, vec![2u64]);
+        reception.on_packet(now + NACK_AFTER + NACK_EVERY, &packet(2, &items), &studio);
+        assert_eq!((reception.frames, reception.repaired), (2, 2));
+        assert_eq!(reception.deadline(), Time::NEVER);
     }
 }

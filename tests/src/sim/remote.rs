@@ -268,6 +268,8 @@ impl Remote {
         let (Some(ssrc), Some(index)) = (word(4), end.checked_sub(4).and_then(word)) else {
             return self.fault(Invariant::Nonce, now, "an SRTCP datagram without an index");
         };
+        // Its first bit says that the rest is encrypted.
+        let index = index & 0x7FFF_FFFF;
         let digest = hash(bytes);
         // One sealer, one nonce space of each SSRC.
         match self.reports.insert((ssrc, index), digest) {

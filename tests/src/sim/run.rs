@@ -630,6 +630,7 @@ impl Run {
         // The kernel deals datagrams out by a hash of their addresses; mostly the engine has steered that right.
         let lands_on = match (who.strays, self.rng.below(4)) {
             (true, _) => None,
+            _ if who.lands_wrong => Some((admitted.shard + 1 + self.rng.below(shards as u64 - 1) as usize) % shards),
             (false, 0) => Some(self.rng.below(shards as u64) as usize),
             (false, _) => Some(admitted.shard),
         };
@@ -742,6 +743,7 @@ impl Run {
             person.route = Route::new(Weather::CLEAR);
         }
         self.stalled_until.fill(Time::ZERO);
+        (0..self.shards()).for_each(|shard| self.world.block(shard, 0));
         if !self.control.is_up() {
             self.control.start(&self.world);
         }
@@ -814,13 +816,21 @@ impl Run {
                 return Err(Violation::new(Invariant::Accounting, now, text));
             }
         }
-        if audit.slab_bytes_allocated > audit.slab_bytes_accounted() + self.world.reel_overhead() {
-            let text = format!(
-                "{} bytes of the reels' files are allocated, {} accounted",
-                audit.slab_bytes_allocated,
-                audit.slab_bytes_accounted()
-            );
+        let accounted = audit.slab_bytes_accounted() + self.world.reel_overhead();
+        if audit.bytes_allocated > accounted {
+            let text = format!("{} bytes of the reels' files are allocated, {accounted} accounted", audit.bytes_allocated);
             return Err(Violation::new(Invariant::Accounting, now, text));
+        }
+        if !stalled && self.control.is_settled() {
+            let known = self.control.viewers();
+            if known != audit.viewers_connected {
+                let text = format!("{} viewers are connected, control knows of {known}", audit.viewers_connected);
+                return Err(Violation::new(Invariant::Accounting, now, text));
+            }
+            if let Some(room) = self.control.room_of_two() {
+                let text = format!("room {room} has two publishers, and nothing is under way that ends one");
+                return Err(Violation::new(Invariant::OnePublisher, now, text));
+            }
         }
         Ok(())
     }

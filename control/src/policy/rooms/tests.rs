@@ -260,7 +260,15 @@ fn a_takeover_with_another_codec_keeps_those_who_have_it() {
     world.live(second);
     assert_eq!(world.rooms.state("demo").viewers, 1);
     assert_eq!(world.rooms.state("demo").tracks[1].1, Codec::H264);
-    assert_eq!(world.view(&only_vp8).unwrap_err().to_string(), "no common codec: offered VP8, H265, AV1, VP9; possible H264");
+    assert_eq!(world.view(&only_vp8).unwrap_err().to_string(), "no common codec: offered VP8, H265, AV1 (0), VP9 (0); possible H264");
+
+    // AV1, which the first viewer negotiated as it came; its note says so, also to a control that is started anew.
+    let av1 = OBS.replace("H264/90000", "AV1/90000");
+    let (_, third, orders) = world.publish(1, &av1).unwrap();
+    world.live(third);
+    assert!(!commands(&orders).iter().any(|command| matches!(command, Command::RemoveSession { session } if *session != second)));
+    assert_eq!(world.rooms.state("demo").viewers, 1);
+    assert_eq!(world.rooms.state("demo").tracks[1].1, Codec::Av1);
 }
 
 #[test]

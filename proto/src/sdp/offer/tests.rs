@@ -46,7 +46,7 @@ fn chromium_publishes() {
     let video = facts.section(Kind::Video).unwrap();
     assert_eq!((video.mid.as_str(), video.direction, video.bundled), ("1", Direction::SendOnly, true));
     assert!(video.rtcp_mux && video.rtcp_rsize);
-    assert_eq!(video.codecs(), [Codec::Vp8, Codec::H264]);
+    assert_eq!(video.codecs(), [Codec::Vp8, Codec::H264, Codec::Av1, Codec::Vp9]);
     assert_eq!(video.payload_to_receive(Codec::H264).unwrap().payload_type, 109);
     assert_eq!(video.payloads.len(), 18);
     let rtx = video.payloads.iter().find(|p| p.payload_type == 97).unwrap();
@@ -76,7 +76,7 @@ fn viewers_of_chromium_and_firefox_receive() {
     let facts = parse(FIREFOX_VIEW);
     let video = facts.section(Kind::Video).unwrap();
     assert_eq!((video.port, video.bundle_only, video.direction), (0, true, Direction::RecvOnly));
-    assert_eq!(video.codecs(), [Codec::Vp8, Codec::H264]);
+    assert_eq!(video.codecs(), [Codec::Vp8, Codec::Vp9, Codec::H264]);
     // 97 is packetization-mode 0.
     assert_eq!(video.payload_to_send(Codec::H264, None).unwrap().payload_type, 126);
     assert_eq!(facts.ice_ufrag, "6e1d0a9c");

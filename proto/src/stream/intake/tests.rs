@@ -280,3 +280,85 @@ fn a_retransmission_heals_and_is_reported_as_lost() {
     intake.takeover(Codec::Vp8);
     assert_eq!((intake.source_newest(), intake.expected_and_lost()), (None, (0, 0)));
 }
+
+/// A publisher whose parameter sets stand only in its description: each keyframe gets a packet before it, what comes
+/// behind moves up, what comes late from before stays where it belongs.
+#[test]
+fn parameter_sets_of_the_description_go_before_keyframes() {
+    let mut video = Video::new();
+    video.0.add_sets(true);
+    let first = video.packet(10, 100, false, IDR);
+    let sets = first.sets.unwrap();
+    assert_eq!((sets.index, first.meta.index, first.meta.timestamp), (FIRST_INDEX, FIRST_INDEX + 1, sets.timestamp));
+    assert_eq!((first.entry, first.entry_is_new), (Some(FIRST_INDEX), true), "the picture begins with its sets");
+    let begins = |meta: &SlotMeta| meta.flags.contains(SlotFlags::FRAME_START);
+    assert!(begins(&sets) && !begins(&first.meta));
+    assert!(sets.flags.contains(SlotFlags::PARAMETER_SETS) && !sets.flags.contains(SlotFlags::MARKER));
+    let second = video.packet(11, 100, true, NO);
+    assert_eq!((second.sets, second.meta.index), (None, FIRST_INDEX + 2));
+    // 12 comes late, behind the next keyframe.
+    let key = video.packet(13, 300, true, IDR);
+    assert_eq!((key.sets.unwrap().index, key.meta.index), (FIRST_INDEX + 4, FIRST_INDEX + 5));
+    assert_eq!(key.entry, Some(FIRST_INDEX + 4));
+    let late = video.packet(12, 200, true, NO);
+    assert_eq!((late.sets, late.meta.index), (None, FIRST_INDEX + 3), "its own place, before the sets");
+    let sources = [0, 1, 2, 3, 4, 5].map(|place| video.0.source_of(FIRST_INDEX + place));
+    assert_eq!(sources, [None, Some(10), Some(11), Some(12), None, Some(13)]);
+    assert_eq!(video.0.accept(at(2_000), 13, 300, true, IDR, 100), Err(IntakeError::Duplicate), "and no second sets");
+    assert_eq!(video.0.stats().frames, 2, "pictures in sequence, each once");
+    assert_eq!((video.0.stats().packets, video.0.expected_and_lost()), (4, (4, 0)), "ours count nowhere");
+    // Another publisher: its description had none.
+    video.0.takeover(Codec::H264);
+    assert_eq!(video.packet(7, 9, true, IDR).sets, None);
+}
+
+#[test]
+fn a_keyframe_that_comes_late_without_sets_is_no_entry() {
+    let mut video = Video::new();
+    video.0.add_sets(true);
+    video.packet(10, 100, true, NO);
+    let behind = video.packet(12, 200, true, NO);
+    let late = video.packet(11, 200, false, IDR);
+    assert_eq!((late.sets, late.entry), (None, None), "nothing can be put between {} and the rest", behind.meta.index);
+    assert_eq!(late.meta.index, FIRST_INDEX + 1);
+    assert_eq!(video.packet(13, 300, true, IDR).entry, Some(FIRST_INDEX + 3), "the next one is");
+}
+
+#[test]
+fn sets_that_come_in_band_end_it() {
+    let mut video = Video::new();
+    video.0.add_sets(true);
+    assert!(video.packet(10, 100, true, IDR).sets.is_some());
+    let own = video.packet(11, 200, false, SPS).meta.index;
+    let key = video.packet(12, 200, true, IDR);
+    assert_eq!((key.sets, key.entry), (None, Some(own)));
+    assert_eq!(video.packet(13, 300, true, IDR).sets, None, "the description's may be out of date");
+}
+
+/// Any order of arrival within 40 packets: no two packets share a place, and the source's order is the reel's.
+#[test]
+fn added_sets_keep_the_order_of_the_source() {
+    let mut rng = Rng::new(23);
+    for _ in 0..50 {
+        let mut intake = Intake::new(Codec::H265, 0);
+        intake.add_sets(true);
+        let mut arrivals: Vec<(u64, u64)> = (0..600).map(|source| (source + rng.below(40), source)).collect();
+        arrivals.sort_unstable();
+        let (mut places, mut sets_seen) = (BTreeSet::new(), 0);
+        let mut of_source = Vec::new();
+        for (step, (_, source)) in arrivals.into_iter().enumerate() {
+            let facts = if source % 30 == 0 { IDR } else { NO };
+            // Packets from before the anchor's reserve may not have a place.
+            let Ok(accepted) = intake.accept(at(step as u64), source, source as u32 * 3_000, true, facts, 10) else { continue };
+            if let Some(sets) = accepted.sets {
+                assert!(places.insert(sets.index) && sets.index + 1 == accepted.meta.index);
+                sets_seen += 1;
+            }
+            assert!(places.insert(accepted.meta.index));
+            of_source.push((source, accepted.meta.index));
+        }
+        of_source.sort_unstable();
+        assert!(of_source.windows(2).all(|pair| pair[0].1 < pair[1].1));
+        assert!(of_source.len() > 590 && sets_seen > 0, "{} {sets_seen}", of_source.len());
+    }
+}

@@ -15,6 +15,7 @@ pub const TEMPORAL_DELIMITER: u8 = 2;
 pub const FRAME_HEADER: u8 = 3;
 pub const FRAME: u8 = 6;
 pub const TILE_LIST: u8 = 8;
+pub const PADDING: u8 = 15;
 
 pub const CONTINUES: u8 = 0x80;
 pub const CONTINUED: u8 = 0x40;
