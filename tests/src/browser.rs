@@ -42,6 +42,11 @@ const REROUTE: &str = "window.RTCPeerConnection = class extends RTCPeerConnectio
         sdp = sdp.replace(/^(a=candidate:\\S+ \\d+ \\S+ \\d+) \\S+ \\d+ /gm, '$1 ADDRESS ');
         return super.setRemoteDescription({ type, sdp });
     } };";
+/// What the publish page adds to the answer goes again: the browser begins at its own 300 kbit/s.
+const NO_START_BITRATE: &str = "window.RTCPeerConnection = class extends RTCPeerConnection {
+    setRemoteDescription({ type, sdp }) {
+        return super.setRemoteDescription({ type, sdp: sdp.replace(/;?x-google-start-bitrate=\\d+/g, '') });
+    } };";
 /// The first start of a browser on a cold disk.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -116,6 +121,11 @@ impl Browser {
     pub fn open_through(&self, proxy: SocketAddr, url: &str) -> Page<'_> {
         let address = format!("{} {}", proxy.ip(), proxy.port());
         self.open_with(&format!("{KEEP_CONNECTIONS}\n{}", REROUTE.replace("ADDRESS", &address)), url)
+    }
+
+    /// A new window whose encoder begins as low as the browser likes.
+    pub fn open_slowly(&self, url: &str) -> Page<'_> {
+        self.open_with(&format!("{KEEP_CONNECTIONS}\n{NO_START_BITRATE}"), url)
     }
 
     /// A new window that looks for no way to the server: what a browser does on a machine with loopback only.

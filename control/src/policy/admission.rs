@@ -105,11 +105,11 @@ pub fn choose_sent(offer: &OfferFacts) -> Result<Vec<SentTrack>, Refusal> {
         }
         // The publisher's first codec that we know: it put them into its order.
         let codec = section.codecs().into_iter().next();
-        let Some(payload) = codec.and_then(|codec| section.payload_to_receive(codec)) else {
+        let Some(offered) = codec.and_then(|codec| section.payload_to_receive(codec)) else {
             return Err(no_common_codec(section, possible(kind)));
         };
-        let Some(codec) = payload.codec() else { return Err(no_common_codec(section, possible(kind))) };
-        let (payload, extensions) = feedback_to_send(section, payload);
+        let Some(codec) = offered.codec() else { return Err(no_common_codec(section, possible(kind))) };
+        let (payload, extensions) = feedback_to_send(section, offered);
         let rtx = section.rtx_of(&payload).map(|rtx| rtx_answered(rtx, &payload));
         let repairs: Vec<u32> = section.fid_groups.iter().map(|(_, repair)| *repair).collect();
         let ssrc = section.ssrcs.iter().map(|facts| facts.ssrc).find(|ssrc| !repairs.contains(ssrc)).unwrap_or(0);
@@ -118,8 +118,9 @@ pub fn choose_sent(offer: &OfferFacts) -> Result<Vec<SentTrack>, Refusal> {
             codec,
             profile: (codec == Codec::H264).then(|| payload.h264_profile()).flatten(),
             rtx_ssrc: if rtx.is_some() { section.rtx_ssrc_of(ssrc) } else { 0 },
-            parameter_sets: payload.parameter_sets(),
-            payload: PayloadFacts { fmtp: payload.fmtp_answered(), ..payload },
+            // The answer repeats none of them.
+            parameter_sets: offered.parameter_sets(),
+            payload,
             rtx,
             extensions,
             ssrc,
@@ -529,7 +530,7 @@ mod tests {
         assert_eq!(video.extensions, Extensions::default());
 
         let (lines, chosen) = to_viewer(FIREFOX, Codec::H264);
-        assert_eq!(lines[0], "video 9 UDP/TLS/RTP/SAVPF 126 127 120 124 121 125");
+        assert_eq!(lines[0], "video 9 UDP/TLS/RTP/SAVPF 126 127 120 124 121", "nothing says what 125 repeats");
         assert_eq!(chosen[1].facts().rtx_payload_types[Codec::H264 as usize], 127);
     }
 }

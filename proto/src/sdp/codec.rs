@@ -123,13 +123,6 @@ impl PayloadFacts {
         sets
     }
 
-    /// Its parameters as an answer repeats them: what describes the offerer's own stream stays with the offerer
-    /// (RFC 6184 section 8.2.2: sprop parameters are of who sends).
-    pub fn fmtp_answered(&self) -> String {
-        let is_sprop = |part: &&str| part.trim_start().get(..6).is_some_and(|head| head.eq_ignore_ascii_case("sprop-"));
-        self.fmtp.split(';').filter(|part| !is_sprop(part)).collect::<Vec<_>>().join(";")
-    }
-
     pub fn h264_profile(&self) -> Option<H264Profile> {
         // RFC 6184 section 8.1: without the parameter, Baseline at level 1.
         H264Profile::of(self.parameter("profile-level-id").unwrap_or("420010"))
@@ -340,8 +333,6 @@ mod tests {
         let h265 = payload(49, "H265", 90_000, 1, "sprop-pps=RAHA;sprop-vps=QAEM;sprop-sps=QgEB");
         assert_eq!(h265.parameter_sets(), [0, 3, 0x40, 1, 0x0C, 0, 3, 0x42, 1, 1, 0, 3, 0x44, 1, 0xC0], "in the order of decoding");
         assert_eq!(payload(96, "VP8", 90_000, 1, "sprop-parameter-sets=aMuMsg==").parameter_sets(), [0; 0]);
-        assert_eq!(h264("aMuMsg==").fmtp_answered(), "packetization-mode=1;profile-level-id=42e01f");
-        assert_eq!(h265.fmtp_answered(), "");
     }
 
     #[test]

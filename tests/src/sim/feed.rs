@@ -87,7 +87,13 @@ impl Feed {
         let track = studio.broadcasts[sent.item.broadcast as usize].track(self.video);
         let number = sent.item.number as usize;
         let earlier = &track.packets[number - usize::from(packet.place)..number];
-        packet.keyframe && earlier.iter().all(|p| p.arrived_at == Time::NEVER || p.arrived_at + slack >= when)
+        // A takeover goes on with the publisher's packet that arrived first; what was sent before that one has no place.
+        let anchor = track.first_arrived.unwrap_or_default() as usize;
+        let first = number - earlier.len();
+        packet.keyframe
+            && earlier.iter().enumerate().all(|(at, p)| {
+                p.arrived_at == Time::NEVER || p.arrived_at + slack >= when || first + at < anchor
+            })
     }
 
     fn check_step(

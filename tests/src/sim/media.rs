@@ -51,6 +51,8 @@ pub struct Track {
     /// The publisher's 48-bit index of packet 0.
     pub first_index: u64,
     pub packets: Vec<Published>,
+    /// The packet that reached a shard before all others.
+    pub first_arrived: Option<u32>,
     timestamp: u32,
     next_at: Time,
     frame: u32,
@@ -103,6 +105,7 @@ impl Broadcast {
             // Some sequences turn over on the way; the first packets come well before.
             first_index: if rng.below(4) == 0 { 65_536 - 200 - rng.below(200) } else { rng.below(1 << 15) },
             packets: Vec::new(),
+            first_arrived: None,
             timestamp: rng.next_u32(),
             next_at: Time::NEVER,
             frame: 0,
@@ -245,7 +248,9 @@ impl Studio {
     /// A packet reached a shard.
     pub fn arrived(&mut self, item: MediaItem, now: Time) {
         let broadcast = &mut self.broadcasts[item.broadcast as usize];
-        let packet = &mut broadcast.tracks[usize::from(!item.video)].packets[item.number as usize];
+        let track = &mut broadcast.tracks[usize::from(!item.video)];
+        track.first_arrived.get_or_insert(item.number);
+        let packet = &mut track.packets[item.number as usize];
         packet.arrived_at = packet.arrived_at.min(now);
     }
 }

@@ -1,9 +1,10 @@
 //! The simulator: the engine's shards and control's policy as they are, over a network, clients and a clock that a
 //! seed decides. Eight invariants are looked at in every scenario; what breaks one names the seed that shows it.
 //!
-//! - `run` is the loop; `scenario` says what happens in it; `person` and `remote` are who is there.
+//! - `run` is the loop, with `actions` and `verdict`; `scenario` says what happens in it; `person` and `remote` are who
+//!   is there.
 //! - `network` loses, doubles, delays; `media` is what is published; `control` drives the policy.
-//! - `remote` (its sniffer), `feed`, `reception` and `run` (its audit) hold what they see to `violation`'s list.
+//! - `remote` (its sniffer), `feed`, `reception` and `run::verdict` hold what they see to `violation`'s list.
 //! - `handshake` stands in for DTLS, `hash` for the comparison of whole datagrams.
 
 pub mod control;

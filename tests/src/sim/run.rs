@@ -3,23 +3,25 @@
 //! Nothing here asks a clock or the system's randomness: a scenario and a seed decide every byte. `step` is the whole
 //! loop; what happens when is in the heap of actions and in the network's queue.
 
+mod actions;
+mod verdict;
+
 use super::control::{Admitted, Control, Post, Said};
 use super::feed::Feed;
 use super::handshake::{KeyLog, Stub};
 use super::hash::{hash, mix};
 use super::media::{Broadcast, MediaItem, Studio};
-use super::network::{Network, Parcel, Route, Weather};
+use super::network::{Network, Parcel};
 use super::person::Person;
 use super::remote::{Remote, Sniffed};
 use super::violation::{Invariant, Violation};
 use spillway_engine::io::Path;
 use spillway_engine::io::sim::SentDatagram;
 use spillway_engine::shard::HandshakeMaker;
-use spillway_engine::shard::world::{BEGIN, SERVER, World};
+use spillway_engine::shard::world::{BEGIN, World};
 use spillway_proto::id::{Codec, Side};
-use spillway_proto::limits::{DATAGRAM_SIZE_MAX, DECODABLE_WITHIN};
+use spillway_proto::limits::DATAGRAM_SIZE_MAX;
 use spillway_proto::link::command::{DtlsRole, Fingerprint};
-use spillway_proto::link::counters::CounterId;
 use spillway_proto::rng::Rng;
 use spillway_proto::sdp::offer::OfferFacts;
 use spillway_proto::session::client::{Client, ClientFacts, Received};
@@ -674,242 +676,5 @@ impl Run {
     fn delete(&mut self, remote: usize) {
         self.numbers += 1;
         self.deletes.insert((self.now + Duration::from_millis(1 + self.rng.below(POST_MS)), self.numbers), remote);
-    }
-
-    // ---- what a scenario has happen ----
-
-    fn act(&mut self) {
-        while let Some(&Reverse((at, number))) = self.actions.peek() {
-            if at > self.now {
-                break;
-            }
-            self.actions.pop();
-            if let Some(action) = self.scheduled.remove(&number) {
-                self.do_action(action);
-            }
-        }
-    }
-
-    fn do_action(&mut self, action: Action) {
-        let now = self.now;
-        match action {
-            Action::Join(person) => {
-                if !std::mem::replace(&mut self.people[person].wants, true) {
-                    self.people[person].since = now;
-                    self.schedule_post(person, now);
-                }
-            }
-            Action::Leave(person, leaving) => self.leave(person, leaving),
-            Action::Cut(person, span) => self.people[person].route.cut_until = now + span,
-            Action::Rebind(person) => {
-                if let Some(at) = self.people[person].remote {
-                    let turn = self.remotes[at].address.port() - 4_999;
-                    let address = self.new_address(at, turn);
-                    self.remotes[at].address = address;
-                    self.addresses.insert(address, at);
-                }
-            }
-            Action::CrashControl => {
-                self.control.crash();
-                let waiting: Vec<usize> =
-                    (0..self.people.len()).filter(|&person| self.people[person].post.is_some()).collect();
-                // Their connections are reset.
-                for person in waiting {
-                    let on_way = self.posts.values().any(|post| Some(post.number) == self.people[person].post);
-                    if !on_way {
-                        self.try_again(person);
-                    }
-                }
-                self.answers.clear();
-            }
-            Action::StartControl => {
-                if !self.control.is_up() {
-                    self.control.start(&self.world);
-                }
-            }
-            Action::Stall(shard, span) => {
-                self.stalled_until[shard] = now + span;
-                self.slack = self.slack.max(span + 2 * MS);
-            }
-            Action::Block(shard, sends) => self.world.block(shard, sends),
-            Action::Noise(datagrams) => self.noise(datagrams),
-            Action::Calm => self.calm(),
-        }
-    }
-
-    fn calm(&mut self) {
-        self.calm_at = self.now;
-        for person in &mut self.people {
-            person.route = Route::new(Weather::CLEAR);
-        }
-        self.stalled_until.fill(Time::ZERO);
-        (0..self.shards()).for_each(|shard| self.world.block(shard, 0));
-        if !self.control.is_up() {
-            self.control.start(&self.world);
-        }
-    }
-
-    fn leave(&mut self, person: usize, leaving: Leaving) {
-        let who = &mut self.people[person];
-        who.wants = false;
-        let Some(at) = who.remote.take() else { return };
-        if let Some(broadcast) = self.remotes[at].broadcast {
-            self.studio.broadcasts[broadcast].end();
-        }
-        match leaving {
-            Leaving::Delete => self.delete(at),
-            Leaving::Goodbye => {
-                self.remotes[at].client.close(self.now);
-                self.drain(at);
-            }
-            Leaving::Silently => {}
-        }
-        self.remotes[at].alive = false;
-    }
-
-    /// Datagrams of somebody without a password: of every class, some from an address of a remote's.
-    fn noise(&mut self, datagrams: usize) {
-        let shards = self.shards() as u64;
-        for _ in 0..datagrams {
-            let known = self.rng.below(4) == 0 && !self.remotes.is_empty();
-            let remote = if known {
-                self.remotes[self.rng.below(self.remotes.len() as u64) as usize].address
-            } else {
-                SocketAddr::from(([203, 0, 113, self.rng.below(250) as u8], 1_024 + self.rng.below(60_000) as u16))
-            };
-            let mut bytes = vec![0; 1 + self.rng.below(400) as usize];
-            self.rng.fill(&mut bytes);
-            bytes[0] = [0, 1, 22, 23, 21, 0x80, 0x90, 0xFF][self.rng.below(8) as usize];
-            let path = Path { local: SERVER.parse().expect("an address"), remote };
-            let parcel =
-                Parcel::ToEngine { shard: self.rng.below(shards) as usize, path, remote: usize::MAX, bytes, media: None };
-            self.network.put(self.now + MS, parcel);
-        }
-    }
-
-    // ---- what must be true ----
-
-    /// (f), and (e) where control is at rest.
-    fn audit(&mut self) -> Result<(), Violation> {
-        let now = self.now;
-        let audit = self.world.audit();
-        let stalled = self.stalled_until.iter().any(|until| *until > now);
-        let counter = |id| self.world.counter(id) as usize;
-        let mut pairs = vec![
-            ("slabs in reels and waiting", audit.slabs_in_reels + audit.slabs_waiting, "slabs the files hold", audit.slabs_held),
-            ("slabs the files hold", audit.slabs_held, "slabs taken from the pool", audit.slabs_taken),
-            ("feeds of sessions", audit.feeds, "feed records in use", audit.feed_records),
-            ("sessions", audit.publishers + audit.viewers, "sessions the timers visit", audit.visited),
-        ];
-        if !stalled {
-            pairs.extend([
-                ("publishers", audit.publishers, "their counter", counter(CounterId::SessionsPublisher)),
-                ("viewers", audit.viewers, "their counter", counter(CounterId::SessionsViewer)),
-                ("connected sessions", audit.connected, "their counter", counter(CounterId::SessionsConnected)),
-                ("feeds", audit.feeds, "their counter", counter(CounterId::Feeds)),
-                ("tracks", audit.tracks, "their counter", counter(CounterId::Tracks)),
-            ]);
-        }
-        for (what, count, other, expected) in pairs {
-            if count != expected {
-                let text = format!("{count} {what}, but {other}: {expected}");
-                return Err(Violation::new(Invariant::Accounting, now, text));
-            }
-        }
-        let accounted = audit.slab_bytes_accounted() + self.world.reel_overhead();
-        if audit.bytes_allocated > accounted {
-            let text = format!("{} bytes of the reels' files are allocated, {accounted} accounted", audit.bytes_allocated);
-            return Err(Violation::new(Invariant::Accounting, now, text));
-        }
-        if !stalled && self.control.is_settled() {
-            let known = self.control.viewers();
-            if known != audit.viewers_connected {
-                let text = format!("{} viewers are connected, control knows of {known}", audit.viewers_connected);
-                return Err(Violation::new(Invariant::Accounting, now, text));
-            }
-            if let Some(room) = self.control.room_of_two() {
-                let text = format!("room {room} has two publishers, and nothing is under way that ends one");
-                return Err(Violation::new(Invariant::OnePublisher, now, text));
-            }
-        }
-        Ok(())
-    }
-
-    /// The end: (b) over whole feeds, (g) for everybody who is in. Returns what the run was.
-    pub fn finish(&mut self) -> Result<Report, Violation> {
-        let mesh_lost = self.world.counter(CounterId::MeshDropped) > 0;
-        for remote in &self.remotes {
-            for feed in &remote.feeds {
-                feed.check(&remote.name(), &self.studio, self.slack, mesh_lost)?;
-            }
-        }
-        self.check_pictures()?;
-        let mut report = Report {
-            digest: self.digest,
-            virtual_ms: self.now.since(BEGIN).as_millis() as u64,
-            datagrams: self.network.carried,
-            lost: self.network.lost,
-            media: self.media,
-            sessions: self.sessions,
-            rebuilds: self.control.rebuilds,
-            strays: self.world.counter(CounterId::StrayDatagrams),
-            ..Report::default()
-        };
-        for reception in self.remotes.iter().flat_map(|remote| &remote.receptions) {
-            report.frames += reception.frames;
-            report.repaired += reception.repaired;
-        }
-        Ok(report)
-    }
-
-    /// Who is where, for the text of a violation.
-    fn publishers_of(&self, room: u32) -> String {
-        let publishers = self.people.iter().enumerate().filter(|(_, person)| person.side == Side::Publisher && person.room == room);
-        let words = publishers.map(|(number, person)| {
-            let state = match person.remote.map(|at| &self.remotes[at]) {
-                Some(remote) => format!("in since {:?}, connected {:?}", remote.admitted_at, remote.connected_at),
-                None => format!("out, post {:?}", person.post),
-            };
-            format!("publisher {number} wants {} sub {}: {state}", person.wants, person.sub)
-        });
-        words.collect::<Vec<_>>().join("; ")
-    }
-
-    /// (g): a frame captured after the faults was complete, at the latest `DECODABLE_WITHIN` after them.
-    fn check_pictures(&self) -> Result<(), Violation> {
-        for (number, person) in self.people.iter().enumerate() {
-            let since = person.since.max(self.calm_at);
-            let until = since + DECODABLE_WITHIN;
-            if !person.wants || person.side != Side::Viewer || until > self.now {
-                continue;
-            }
-            let fault = |text: String| Err(Violation::new(Invariant::Picture, until, format!("viewer {number}: {text}")));
-            let publishes = |other: &Person| other.side == Side::Publisher && other.room == person.room && other.wants;
-            if !self.people.iter().any(publishes) {
-                continue;
-            }
-            let Some(remote) = person.remote.map(|at| &self.remotes[at]) else {
-                return fault(format!(
-                    "not in {DECODABLE_WITHIN:?} after the faults ({:?}); {}",
-                    self.control.refusals,
-                    self.publishers_of(person.room)
-                ));
-            };
-            let video = remote.feeds.iter().position(|feed| feed.video);
-            let decoded = video.and_then(|feed| remote.receptions[feed].decoded);
-            let fresh = decoded.is_some_and(|(captured_at, complete_at)| captured_at >= since && complete_at >= since);
-            if !fresh {
-                let packets = video.map_or(0, |feed| remote.receptions[feed].packets);
-                return fault(format!(
-                    "no decodable frame within {DECODABLE_WITHIN:?} after the faults (ended {:?}): the newest was \
-                     {decoded:?}, {packets} packets, connected {:?}, {}; {}",
-                    self.calm_at,
-                    remote.connected_at,
-                    remote.name(),
-                    self.publishers_of(person.room)
-                ));
-            }
-        }
-        Ok(())
     }
 }
