@@ -421,6 +421,7 @@ fn reordered_and_doubled_packets_arrive_once_each() {
         assert_eq!(viewer.missed(&sender.source), 0);
         // What was late is forwarded once; the viewer's own requests may bring it again.
         assert_eq!(world.remotes[viewer.remote].of(viewer.ssrc).len() as u64, sender.source.index - 60_000);
+        assert_eq!(assert_no_nonce_twice(world.remotes[viewer.remote].wire.as_ref().unwrap()), 0, "sent twice");
     }
     assert!(world.counter(CounterId::PacketsLate) > 500);
     assert!(world.counter(CounterId::PacketsRefusedReplay) > 50);
@@ -458,6 +459,8 @@ fn a_feed_that_is_behind_meets_late_packets_once() {
         world.remotes[viewer.remote].of(viewer.ssrc).iter().map(|seen| number_of(&seen.payload)).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, (60_000..sender.source.index).collect::<Vec<u64>>());
+    // A copy would be refused by the viewer's replay window: the wire tells.
+    assert_eq!(assert_no_nonce_twice(world.remotes[viewer.remote].wire.as_ref().unwrap()), 0, "sent twice");
 }
 
 #[test]

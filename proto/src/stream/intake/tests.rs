@@ -262,6 +262,25 @@ fn jitter_is_rfc_3550s() {
     assert_eq!(audio.report_block(at(0), 1).unwrap().jitter, 0);
 }
 
+/// What came again in a stream of its own is there for viewers, and lost for the publisher's rate control.
+#[test]
+fn a_retransmission_heals_and_is_reported_as_lost() {
+    let mut intake = Intake::new(Codec::Vp8, 0);
+    let take = |intake: &mut Intake, index: u64| intake.accept(at(index), index, 0, false, NO, 10).unwrap();
+    for index in [100, 101, 103, 105] {
+        take(&mut intake, index);
+    }
+    assert_eq!(intake.source_newest(), Some(105));
+    take(&mut intake, 102);
+    assert_eq!(intake.expected_and_lost(), (6, 1), "resent as it was");
+    take(&mut intake, 104);
+    intake.on_retransmission();
+    assert_eq!(intake.expected_and_lost(), (6, 0));
+    assert_eq!(intake.report_block(at(200), 1).unwrap().cumulative_lost, 1);
+    intake.takeover(Codec::Vp8);
+    assert_eq!((intake.source_newest(), intake.expected_and_lost()), (None, (0, 0)));
+}
+
 /// A publisher whose parameter sets stand only in its description: each keyframe gets a packet before it, what comes
 /// behind moves up, what comes late from before stays where it belongs.
 #[test]
