@@ -516,7 +516,7 @@ impl Join {
             rtx_ssrc,
             video: is_video(&received.payload_types),
             payload_types: received.payload_types,
-            rtx_payload_types: [0; Codec::COUNT],
+            rtx_payload_types: received.rtx_payload_types,
         });
     }
 

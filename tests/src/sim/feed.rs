@@ -35,11 +35,13 @@ pub struct Feed {
     pub sent: BTreeMap<u64, Sent>,
     /// RTX packets by their own index: the ciphertext, and what it repeats.
     pub repeated: BTreeMap<u64, (u64, u64)>,
+    /// What RTX brought under an index of the feed's that was a hole until then.
+    pub filled: BTreeMap<u64, MediaItem>,
 }
 
 impl Feed {
     pub fn new(ssrc: u32, rtx_ssrc: u32, track: TrackId, video: bool, payload_types: [u8; Codec::COUNT], rtx_payload_types: [u8; Codec::COUNT]) -> Feed {
-        Feed { ssrc, rtx_ssrc, track, video, payload_types, rtx_payload_types, sent: BTreeMap::new(), repeated: BTreeMap::new() }
+        Feed { ssrc, rtx_ssrc, track, video, payload_types, rtx_payload_types, sent: BTreeMap::new(), repeated: BTreeMap::new(), filled: BTreeMap::new() }
     }
 
     /// The 48-bit index of a sequence number that was just sent: the nearest to the newest (RFC 3711 section 3.3.1).
@@ -52,6 +54,22 @@ impl Feed {
         let Some(newest) = newest else { return u64::from(sequence) };
         let away = sequence.wrapping_sub(newest as u16) as i16;
         newest.checked_add_signed(i64::from(away)).unwrap_or(u64::from(sequence))
+    }
+
+    /// Whether `item` is what belongs into the hole at `index`: it stands there in the source as seen from what was
+    /// sent before or behind, and its timestamp goes with theirs.
+    pub fn fits(&self, index: u64, item: MediaItem, timestamp: u32, studio: &Studio) -> bool {
+        let before = self.sent.range(..index).next_back();
+        let behind = self.sent.range(index + 1..).next();
+        let mut neighbours = before.into_iter().chain(behind);
+        neighbours.any(|(&at, sent)| {
+            let away = index as i64 - at as i64;
+            let source = studio.published(item).timestamp.wrapping_sub(studio.published(sent.item).timestamp) as i32;
+            let step = timestamp.wrapping_sub(sent.timestamp) as i32;
+            sent.item.broadcast == item.broadcast
+                && i64::from(item.number) - i64::from(sent.item.number) == away
+                && step.signum() == source.signum()
+        })
     }
 
     /// (b) and (e): sequence, timestamps and publishers over the whole life of the feed. `slack` is how much later
@@ -166,7 +184,10 @@ impl Feed {
     ) -> Result<(), Violation> {
         let source = packet.timestamp.wrapping_sub(before.timestamp) as i32;
         let step = sent.timestamp.wrapping_sub(last.timestamp) as i32;
-        let good = if same && source == 0 {
+        // A replay that begins again sends the picture once more, and later than what the viewer saw of it: only
+        // there does a packet follow that was published no later than the one before.
+        let again = same && sent.item.number <= last.item.number;
+        let good = if same && source == 0 && !again {
             step == 0
         } else {
             let rate = if self.video { 90_000 } else { 48_000 };

@@ -194,6 +194,9 @@ impl Remote {
             if item.video && rtp.marker != published.is_last() {
                 return self.fault(Invariant::Payload, now, &format!("{item:?} has the marker wrong: {}", rtp.marker));
             }
+            if self.feeds[at].filled.get(&index).is_some_and(|filled| *filled != item) {
+                return self.fault(Invariant::Payload, now, &format!("{item:?} under {index}, where RTX brought another"));
+            }
             self.feeds[at].sent.insert(index, Sent { hash: digest, item, timestamp: rtp.timestamp, at: now });
             Packet { feed: at, index, item }
         };
@@ -221,7 +224,15 @@ impl Remote {
                 let text = format!("RTX repeats {original} as {item:?}, which was {:?}", sent.item);
                 return self.fault(Invariant::Payload, now, &text);
             }
-            None => return self.fault(Invariant::Payload, now, &format!("RTX of {original}, which was never sent")),
+            // A hole of a replay's that began again under other numbers: what came late for it goes to where it
+            // is asked for, and under its own number nothing else may follow.
+            None if self.feeds[at].fits(original, item, rtp.timestamp, studio) => {
+                self.feeds[at].filled.insert(original, item);
+            }
+            None => {
+                let text = format!("RTX of {original}, which was never sent, with {item:?}, which has no place there");
+                return self.fault(Invariant::Payload, now, &text);
+            }
         }
         self.feeds[at].repeated.insert(index, digest);
         Ok(Packet { feed: at, index: original, item })

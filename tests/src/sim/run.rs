@@ -37,8 +37,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Viewers ask for lost packets again. Off until a feed's answer says that the engine takes it.
-pub const NACK: bool = false;
+/// Viewers ask for lost packets again, as browsers do.
+pub const NACK: bool = true;
 
 const OFFER_VP8: &str = include_str!("../../../proto/src/sdp/fixtures/chromium_publish.sdp");
 const OFFER_H264: &str = include_str!("../../../proto/src/sdp/fixtures/obs_publish.sdp");
