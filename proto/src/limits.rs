@@ -105,10 +105,10 @@ pub const RESTART_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Parameter sets from SDP: those of H264 have some 40 bytes, of H265 some 100; a command's body holds 488.
 pub const PARAMETER_SETS_BYTES_MAX: usize = 400;
-/// Once nothing is lost or cut off any more, every admitted viewer has a decodable frame that is newer than that moment
-/// within this; the simulator holds the engine to it. What it lost may take a second to be given up, then the keyframe
-/// alone is shown and a fresh one asked for, at most every 2 s, and it has to come.
-pub const DECODABLE_WITHIN: Duration = Duration::from_secs(4);
+/// Once nothing is lost or cut off any more, every admitted viewer has a decodable frame within this; the simulator
+/// holds the engine to it. A keyframe request and its repeat (1.5 s), or a keyframe interval of a publisher that hears
+/// none (2.3 s), and a join anew (0.7 s).
+pub const DECODABLE_WITHIN: Duration = Duration::from_secs(3);
 
 // ---- requests ----
 /// Keyframe requests to one track: at most one per this span (threats.md row 7).

@@ -429,6 +429,22 @@ fn a_live_viewer_is_answered_from_the_reel_while_the_keyframe_is_young() {
     assert_eq!(offset(0), offset(seen.len() - 1));
 }
 
+/// A replay of what the publisher's packets are missing from would show nothing: the publisher is asked instead, once.
+#[test]
+fn a_picture_the_source_lost_packets_of_is_not_replayed_but_asked_for() {
+    let mut stage = Stage::obedient(4, 300);
+    let viewer = stage.join();
+    stage.play(30);
+    // Two packets that never arrive.
+    (stage.source.index, stage.source.timestamp) = (stage.source.index + 2, stage.source.timestamp + 3_000);
+    stage.play(30);
+    for _ in 0..10 {
+        stage.request(viewer);
+    }
+    stage.play(10);
+    assert_eq!((stage.asked(), stage.world.counter(CounterId::ReplaysRestarted)), (1, 0));
+}
+
 #[test]
 fn threat_07_a_viewer_that_asks_ten_thousand_times_a_second_costs_a_restart_a_second() {
     let mut stage = Stage::obedient(2, 90);

@@ -10,7 +10,7 @@ use spillway_proto::link::counters::CounterId;
 use spillway_proto::rng::Rng;
 use spillway_proto::session::record::{FeedRecord, Mapping};
 use spillway_proto::stream::keyframe::Wish;
-use spillway_proto::stream::reel::ReelReader;
+use spillway_proto::stream::reel::{ReelReader, SlotFlags};
 use spillway_proto::stream::rewrite;
 use spillway_proto::stream::start::{Bend, Entry, Request, Stage, Way};
 use spillway_proto::time::Time;
@@ -104,8 +104,18 @@ impl Core {
         }
         let mut turn = Turn { feed, record, reel: &reader.reel, rng: &mut self.rng, now };
         let entry = turn.entry();
-        match turn.feed.start.on_request(now, entry.as_ref(), &mut self.replay_budget) {
+        let is_live = turn.feed.start.is_live();
+        let request = turn.feed.start.on_request(now, entry.as_ref(), &mut self.replay_budget);
+        // Looked at once per restart, not once per request.
+        let from_reel = is_live && matches!(request, Request::Again { .. });
+        let is_torn = from_reel && entry.as_ref().is_some_and(|entry| is_torn(turn.reel, entry));
+        match request {
             Request::Ignored => {}
+            // The publisher's packets are missing, and a replay would miss them too.
+            Request::Again { .. } if is_torn && entry.as_ref().is_some_and(|entry| !entry.deaf) => {
+                turn.feed.start.on_asked_upstream(now);
+                self.want_keyframe(track.index, Wish::Live);
+            }
             Request::Upstream => self.want_keyframe(track.index, Wish::Live),
             Request::Again { way, ask } => {
                 if let Some(entry) = &entry {
@@ -113,7 +123,8 @@ impl Core {
                 }
                 self.tally.add(CounterId::ReplaysRestarted, 1);
                 self.fanout.queue(session.id.index);
-                if ask {
+                // Who is taken for deaf may only have lost requests: then a torn picture is worth another.
+                if ask || is_torn {
                     self.want_keyframe(track.index, Wish::Join);
                 }
             }
@@ -199,6 +210,13 @@ impl Turn<'_> {
         rewrite::push_mapping(self.record, Mapping { meet: bend.meet, lead: bend.lead, ..mapping });
         self.record.cursor.store(index, Ordering::Release);
     }
+}
+
+/// Since the keyframe a packet of the source is missing: what follows it cannot be decoded, however often it is sent.
+fn is_torn(reel: &ReelReader, entry: &Entry) -> bool {
+    let begins = |flags: SlotFlags| flags.contains(SlotFlags::FRAME_START) || flags.contains(SlotFlags::PARAMETER_SETS);
+    !reel.slot(entry.index).is_some_and(|slot| begins(slot.meta.flags))
+        || (entry.index..reel.head()).any(|index| reel.slot(index).is_none())
 }
 
 fn entry_of(reel: &ReelReader) -> Option<Entry> {

@@ -255,6 +255,11 @@ impl Start {
         self.enter(now, way, entry, bend, sequence);
     }
 
+    /// A live viewer's request went upstream instead of being answered from the reel: that counts like a restart.
+    pub fn on_asked_upstream(&mut self, now: Time) {
+        self.restarted_at = Some(now);
+    }
+
     /// From here on at live pace.
     pub fn on_live(&mut self, bend: Bend) {
         self.stage = Stage::Live;

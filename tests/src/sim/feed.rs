@@ -192,7 +192,9 @@ impl Feed {
         } else {
             let rate = if self.video { 90_000 } else { 48_000 };
             // A replay sends faster than was captured.
-            let apart = sent.at.since(last.at).max(packet.captured_at.since(before.captured_at)) + SWITCH_SLACK;
+            // One that begins again shows its keyframe as if it were of now, however far behind it was.
+            let since = if again { before.captured_at.min(last.at) } else { last.at };
+            let apart = sent.at.since(since).max(packet.captured_at.since(before.captured_at)) + SWITCH_SLACK;
             let most = (apart.as_millis() as i64 * rate / 1_000).max(i64::from(source));
             step > 0 && (same && step == source || i64::from(step) <= most)
         };

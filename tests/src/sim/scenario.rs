@@ -12,8 +12,8 @@ use spillway_proto::session::srtp::Profile;
 use std::time::Duration;
 
 /// A publisher's datagrams too land on another shard each time, not only on a wrong one. What arrives behind its
-/// successor is not sent to viewers who are past it, so every second keyframe would be torn: off until late packets
-/// are sent. (The kernel deals out by address; it scatters one remote's datagrams only while sockets change.)
+/// successor was once not sent to viewers who are past it, so that every second keyframe was torn. Off: not run since late packets
+/// are forwarded. (The kernel deals out by address; it scatters one remote's datagrams only while sockets change.)
 const PUBLISHERS_SCATTER: bool = false;
 
 const fn ms(ms: u64) -> Duration {
