@@ -56,6 +56,13 @@ export function frameAt(unixMs) {
   return Math.floor((unixMs % LOOP_MS) * FRAMES_PER_SECOND / 1000);
 }
 
+/** When an audio clock at `contextTime` (seconds) comes to the next full second of `unixMs`, and from where on plans are
+ *  cleared for it: just before, but never before zero, which browsers refuse (a clock that has only begun is at zero). */
+export function nextBeep(unixMs, contextTime) {
+  const at = contextTime + (1000 - (unixMs % 1000)) / 1000;
+  return { at, clear: Math.max(0, at - 0.01) };
+}
+
 /** How long ago frame k was sent, modulo the 10 s of the loop. */
 export function latencyOf(k, unixMs) {
   const age = (unixMs - (k * 1000) / FRAMES_PER_SECOND) % LOOP_MS;

@@ -10,7 +10,7 @@
 // }
 
 import { $, LiveEvents, announce, formatBitrate, formatDuration, formatRatio, keepToken, keptToken, roomFromPath, setText, takeFragment, wireCopy } from "./common.js";
-import { FRAMES, LOOP_MS, cellsOf, frameAt } from "./latency.js";
+import { FRAMES, cellsOf, frameAt, nextBeep } from "./latency.js";
 import { Keeper } from "./whip.js";
 
 const NO_TOKEN = { title: "A token is needed", text: "Open the publish link you were given, or enter the room's publish token." };
@@ -160,9 +160,8 @@ function openPattern() {
   tone.start();
   const beep = () => {
     if (context48.state !== "running") return;
-    const wait = (1000 - (Date.now() % LOOP_MS) % 1000) / 1000;
-    const at = context48.currentTime + wait;
-    gate.gain.cancelScheduledValues(at - 0.01);
+    const { at, clear } = nextBeep(Date.now(), context48.currentTime);
+    gate.gain.cancelScheduledValues(clear);
     gate.gain.setValueAtTime(0, at);
     gate.gain.linearRampToValueAtTime(0.3, at + 0.004);
     gate.gain.setValueAtTime(0.3, at + 0.096);

@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Backoff, EventParser, Problem, explain, formatBitrate, formatDuration, formatRatio, jittered, readToken, roomFromPath, splitFragment } from "../common.js";
-import { CELLS, FRAMES, cellsOf, frameAt, latencyOf, medianAge, readCells } from "../latency.js";
+import { CELLS, FRAMES, cellsOf, frameAt, latencyOf, medianAge, nextBeep, readCells } from "../latency.js";
 import { Keeper, summarize, withStartBitrate, withStereo } from "../whip.js";
 
 const SAMPLE = 8;
@@ -222,4 +222,10 @@ test("numbers read well", () => {
   assert.deepEqual([formatBitrate(2_440_000), formatBitrate(812_400), formatBitrate(12_000_000), formatBitrate(undefined)], ["2.4 Mbit/s", "812 kbit/s", "12 Mbit/s", "–"]);
   assert.deepEqual([formatRatio(0), formatRatio(0.0004), formatRatio(0.031), formatRatio(0.5)], ["0 %", "0.04 %", "3.1 %", "50 %"]);
   assert.deepEqual([formatDuration(61_000), formatDuration(3_723_000)], ["01:01", "1:02:03"]);
+});
+
+test("the beep of the pattern falls on the full second, also when the audio clock has only begun", () => {
+  assert.deepEqual(nextBeep(1_000_250, 8), { at: 8.75, clear: 8.74 });
+  // Six milliseconds before the second, at zero: ten earlier is a time no browser takes.
+  assert.deepEqual(nextBeep(999_994, 0), { at: 0.006, clear: 0 });
 });
