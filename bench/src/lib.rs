@@ -1,17 +1,24 @@
-//! What the benches share: the clock they measure with, and how they summarize rounds.
+//! The load tester, and what the benches share. `run` is the story; the other modules are its parts.
 
-use std::time::Duration;
+pub mod cli;
+pub mod crowd;
+mod histogram;
+mod live;
+mod offer;
+mod process;
+mod publishers;
+mod remote;
+pub mod run;
+mod sequence;
+pub mod source;
+pub mod summary;
+pub mod sys;
+mod target;
+pub mod text;
+mod threshold;
+mod witness;
 
-/// CPU time this thread has used. On a shared machine the wall clock also counts the neighbours; this
-/// does not.
-pub fn thread_cpu_time() -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // JUSTIFICATION: std has no clock for CPU time, and /proc lags by a scheduler tick.
-    // SAFETY: `time` is a valid timespec that outlives the call, and the call keeps no pointer to it.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
-    assert_eq!(result, 0, "Linux has had CLOCK_THREAD_CPUTIME_ID since 2.6.12");
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-}
+pub use sys::thread_cpu_time;
 
 /// The middle of the rounds' results; 0 of none.
 pub fn median(mut rounds: Vec<f64>) -> f64 {

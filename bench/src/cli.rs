@@ -1,0 +1,210 @@
+//! What can be said on the command line, and what `--help` teaches.
+
+use crate::source::{Packetizer, Plan, VideoCodec};
+use crate::threshold::{self, Threshold};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// How the program ends. When several hold, the first of these counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exit {
+    Ok,
+    Usage,
+    /// The target is not there.
+    Unreachable,
+    /// The generator itself was the limit: nothing is said of the server.
+    Saturated,
+    /// A threshold failed.
+    Failed,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(match exit {
+            Exit::Ok => 0,
+            Exit::Usage => 2,
+            Exit::Unreachable => 98,
+            Exit::Saturated => 97,
+            Exit::Failed => 99,
+        })
+    }
+}
+
+#[derive(Parser, Debug)]
+#[command(
+    name = "spillway-bench",
+    version,
+    about = "A load tester for WebRTC broadcast: what does a WHIP/WHEP server carry?",
+    disable_help_subcommand = true,
+    after_help = "Examples:
+  spillway-bench run --target http://127.0.0.1:7080 --key-file ./spillway-data/keys/signing.key --viewers 200
+  spillway-bench run --target http://127.0.0.1:8889 --whip-path '/{room}/whip' --whep-path '/{room}/whep' --viewers 100
+  spillway-bench run ... --server-pid $(pidof spillway | tr ' ' '\\n' | head -1) --fail 'ttff_p99<1s' --fail 'loss<0.1%'
+
+Exit codes: 0 ok, 2 usage, 98 target unreachable, 97 the generator itself was the limit, 99 a threshold failed"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Publish, let viewers join, hold, and say what arrived
+    Run(RunArgs),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Sink {
+    /// Every viewer opens every packet
+    Full,
+    /// One viewer in fifty does; the others count by clear headers
+    Cheap,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// The server's address, as http://127.0.0.1:7080
+    #[arg(long, value_name = "URL")]
+    pub target: String,
+    /// The room; with --rooms the first part of each room's name
+    #[arg(long, value_name = "R", default_value = "bench")]
+    pub room: String,
+    /// How many rooms, each with a publisher; viewers are spread over them
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub rooms: u64,
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub viewers: u64,
+    /// How fast viewers come, on a fixed clock: a slow join still counts from when it was due
+    #[arg(long, value_name = "N/s", default_value = "50/s", value_parser = rate)]
+    pub ramp: f64,
+    /// How long is measured, when all are there
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub hold: Duration,
+    /// Of the video; audio adds 64 kbit/s
+    #[arg(long, value_name = "BPS", default_value = "2.5M", value_parser = bitrate)]
+    pub bitrate: u64,
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=240))]
+    pub fps: u32,
+    /// From one keyframe to the next
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
+    pub gop: Duration,
+    #[arg(long, value_enum, default_value = "h264")]
+    pub codec: VideoCodec,
+    #[arg(long, value_enum, default_value = "libwebrtc")]
+    pub packetizer: Packetizer,
+    /// An ordinary frame is spread over so much; 0ms: one burst
+    #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = duration)]
+    pub pacing: Duration,
+    /// The stream is published by somebody else
+    #[arg(long)]
+    pub no_publish: bool,
+    /// Requests for keyframes are counted but not followed, as by cameras
+    #[arg(long)]
+    pub deaf: bool,
+    #[arg(long, value_enum, default_value = "cheap")]
+    pub sink: Sink,
+    /// Threads of the crowd
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
+    pub threads: u64,
+    /// Throw away one of so many packets, as if the network had lost it
+    #[arg(long, value_name = "1/N", value_parser = share, default_value = "0")]
+    pub drop: u64,
+    /// What is lost is not asked for again
+    #[arg(long)]
+    pub no_recover: bool,
+    /// One token for everybody
+    #[arg(long, value_name = "TOKEN", conflicts_with = "key_file")]
+    pub token: Option<String>,
+    /// Spillway's signing key (DATA/keys/signing.key): everybody gets a token of his own
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    #[arg(long, value_name = "PATH", default_value = "/whip/{room}")]
+    pub whip_path: String,
+    #[arg(long, value_name = "PATH", default_value = "/whep/{room}")]
+    pub whep_path: String,
+    /// A process of the server on this machine, children included; may be repeated
+    #[arg(long, value_name = "PID")]
+    pub server_pid: Vec<u32>,
+    /// What has to hold, as 'ttff_p99<1s', 'loss<0.1%', 'viewers>=200'; may be repeated
+    #[arg(long = "fail", value_name = "TEXT", value_parser = threshold::parse)]
+    pub thresholds: Vec<Threshold>,
+    /// The result as one JSON value; - is standard output
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// The result as one page with plots, readable offline
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+}
+
+impl RunArgs {
+    pub fn plan(&self) -> Plan {
+        Plan {
+            bitrate_bps: self.bitrate,
+            fps: self.fps,
+            gop: self.gop,
+            codec: self.codec,
+            packetizer: self.packetizer,
+            pacing: self.pacing,
+        }
+    }
+}
+
+fn positive(text: &str) -> Option<f64> {
+    text.trim().parse::<f64>().ok().filter(|value| value.is_finite() && *value >= 0.0)
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let found = positive(text.strip_suffix("/s").unwrap_or(text)).filter(|value| *value > 0.0);
+    found.ok_or_else(|| "write how many a second, as 200/s".to_owned())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    for (unit, scale) in [("ms", 0.001), ("us", 1e-6), ("s", 1.0), ("m", 60.0), ("h", 3_600.0)] {
+        if let Some(value) = text.strip_suffix(unit).and_then(positive).filter(|value| value * scale < 1e8) {
+            return Ok(Duration::from_secs_f64(value * scale));
+        }
+    }
+    Err("write a number and a unit, as 30s, 10ms or 5m".into())
+}
+
+fn bitrate(text: &str) -> Result<u64, String> {
+    let (digits, scale) = match text.strip_suffix(['M', 'm']) {
+        Some(digits) => (digits, 1e6),
+        None => text.strip_suffix(['k', 'K']).map_or((text, 1.0), |digits| (digits, 1e3)),
+    };
+    let found = positive(digits).map(|value| (value * scale) as u64).filter(|value| (10_000..=1_000_000_000).contains(value));
+    found.ok_or_else(|| "write bits a second, as 2.5M or 200k".into())
+}
+
+/// `1/100`, `1%` or 0; the result is the denominator.
+fn share(text: &str) -> Result<u64, String> {
+    let found = match (text.strip_prefix("1/"), text.strip_suffix('%')) {
+        (Some(of), _) => of.parse().ok().filter(|of| *of > 1),
+        (_, Some(percent)) => positive(percent).filter(|value| *value > 0.0 && *value <= 50.0).map(|value| (100.0 / value).round() as u64),
+        _ => (text == "0").then_some(0),
+    };
+    found.ok_or_else(|| "write one of how many, as 1/100".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn numbers_are_read_as_people_write_them() {
+        assert_eq!((rate("200/s"), rate("0.5")), (Ok(200.0), Ok(0.5)));
+        assert_eq!((duration("1.5s"), duration("10ms"), duration("2m")), (Ok(Duration::from_millis(1_500)), Ok(Duration::from_millis(10)), Ok(Duration::from_secs(120))));
+        assert_eq!((bitrate("2.5M"), bitrate("200k"), bitrate("64000")), (Ok(2_500_000), Ok(200_000), Ok(64_000)));
+        assert_eq!((share("1/100"), share("5%"), share("0")), (Ok(100), Ok(20), Ok(0)));
+        assert!(rate("fast").is_err() && rate("0").is_err() && duration("10").is_err() && bitrate("1").is_err() && share("1/1").is_err());
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

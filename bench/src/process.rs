@@ -1,0 +1,142 @@
+//! What the server's processes cost: CPU time and memory as /proc has them, children included.
+
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fs;
+
+/// One process at one moment.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Process {
+    pub name: String,
+    parent: u32,
+    /// User and system, in clock ticks.
+    user_ticks: u64,
+    system_ticks: u64,
+    pub rss_bytes: u64,
+}
+
+/// Processes and all their descendants, by pid.
+#[derive(Clone, Default, Debug)]
+pub struct Sample {
+    pub processes: BTreeMap<u32, Process>,
+}
+
+/// What one process used between two samples.
+#[derive(Clone, Serialize, Debug)]
+pub struct Usage {
+    pub pid: u32,
+    pub name: String,
+    pub user_s: f64,
+    pub system_s: f64,
+    pub rss_bytes: u64,
+}
+
+fn ticks_per_second() -> f64 {
+    // JUSTIFICATION: std does not know the tick that /proc counts in.
+    // SAFETY: the call takes a number and gives one.
+    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    if ticks > 0 { ticks as f64 } else { 100.0 }
+}
+
+/// A line of /proc/PID/stat. The name may hold anything, also brackets: what counts is behind the last one.
+fn parse(stat: &str, page_bytes: u64) -> Option<Process> {
+    let (head, rest) = stat.rsplit_once(')')?;
+    let (_, name) = head.split_once('(')?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    let number = |place: usize| fields.get(place)?.parse::<u64>().ok();
+    Some(Process {
+        name: name.to_owned(),
+        parent: number(1)? as u32,
+        user_ticks: number(11)?,
+        system_ticks: number(12)?,
+        rss_bytes: number(21)? * page_bytes,
+    })
+}
+
+fn read(pid: u32, page_bytes: u64) -> Option<Process> {
+    parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?, page_bytes)
+}
+
+impl Sample {
+    pub fn take(roots: &[u32]) -> Sample {
+        // JUSTIFICATION: std does not know the page that /proc counts in.
+        // SAFETY: the call takes a number and gives one.
+        let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) }.max(1) as u64;
+        if roots.is_empty() {
+            return Sample::default();
+        }
+        let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let all: BTreeMap<u32, Process> = pids.filter_map(|pid| Some((pid, read(pid, page_bytes)?))).collect();
+        let mut chosen: BTreeMap<u32, Process> = BTreeMap::new();
+        let mut open = roots.to_vec();
+        while let Some(pid) = open.pop() {
+            if let Some(process) = all.get(&pid)
+                && chosen.insert(pid, process.clone()).is_none()
+            {
+                open.extend(all.iter().filter(|(_, child)| child.parent == pid).map(|(child, _)| *child));
+            }
+        }
+        Sample { processes: chosen }
+    }
+
+    pub fn rss_bytes(&self) -> u64 {
+        self.processes.values().map(|process| process.rss_bytes).sum()
+    }
+
+    /// From `before` to this one. What began in between counts whole.
+    pub fn since(&self, before: &Sample) -> Vec<Usage> {
+        let tick = 1.0 / ticks_per_second();
+        let usage = |(pid, now): (&u32, &Process)| {
+            let (user, system) = before.processes.get(pid).map_or((0, 0), |then| (then.user_ticks, then.system_ticks));
+            Usage {
+                pid: *pid,
+                name: now.name.clone(),
+                user_s: now.user_ticks.saturating_sub(user) as f64 * tick,
+                system_s: now.system_ticks.saturating_sub(system) as f64 * tick,
+                rss_bytes: now.rss_bytes,
+            }
+        };
+        self.processes.iter().map(usage).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_read_whatever_the_name() {
+        let line = "4242 (a) b (c) S 17 4242 4242 0 -1 4194304 5 0 0 0 250 125 0 0 20 0 3 0 99 1000000 321 18446744073709551615 1";
+        let process = parse(line, 4_096).unwrap();
+        assert_eq!((process.name.as_str(), process.parent), ("a) b (c", 17));
+        assert_eq!((process.user_ticks, process.system_ticks, process.rss_bytes), (250, 125, 321 * 4_096));
+        assert_eq!(parse("", 4_096), None);
+        assert_eq!(parse("1 (x) S", 4_096), None);
+    }
+
+    #[test]
+    fn children_are_taken_along_and_work_is_counted() {
+        let mut child = std::process::Command::new("sh").args(["-c", "sleep 20 & wait"]).spawn().unwrap();
+        let own = std::process::id();
+        let grown = |sample: &Sample| sample.processes.len() >= 3;
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let mut before = Sample::take(&[own]);
+        while !grown(&before) && std::time::Instant::now() < deadline {
+            before = Sample::take(&[own]);
+        }
+        assert!(grown(&before), "this process, the shell and its sleep: {before:?}");
+        let begin = crate::sys::process_cpu_time();
+        while crate::sys::process_cpu_time() - begin < std::time::Duration::from_millis(200) {
+            std::hint::black_box(0);
+        }
+        let after = Sample::take(&[own]);
+        let used = after.since(&before).into_iter().find(|usage| usage.pid == own).unwrap();
+        assert!(used.user_s + used.system_s >= 0.15, "{used:?}");
+        assert!(after.rss_bytes() > 1 << 20);
+        for pid in before.processes.keys().filter(|pid| **pid != own) {
+            let _ = std::process::Command::new("kill").arg(pid.to_string()).status();
+        }
+        let _ = child.wait();
+    }
+}

@@ -1,0 +1,407 @@
+//! One run: publish, let viewers join on a fixed clock, hold, leave, and add up.
+
+use crate::cli::{Exit, RunArgs, Sink};
+use crate::crowd::{Arriving, Crowd, Manner, Outcome, Tally};
+use crate::live::Live;
+use crate::offer::{self, Wish};
+use crate::process::Sample;
+use crate::publishers::{self, Published, Publisher};
+use crate::remote::Identity;
+use crate::summary::{self, Generator, PublisherSummary, Server, Summary};
+use crate::sys;
+use crate::target::{Role, Target, TargetError};
+use crate::witness;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+/// Of the cheap sinks one in so many is a witness.
+const WITNESS_EACH: u64 = 50;
+/// Joins whose POST is on its way; more wait, and their waiting counts.
+const JOINERS_MAX: usize = 256;
+/// A viewer that did not get there so long after it was due is a failure.
+const JOIN_MAX: Duration = Duration::from_secs(20);
+/// From the publisher's first packet to the first viewer: servers take a stream for live when media has come.
+const LIVE_MAX: Duration = Duration::from_secs(5);
+/// What was under way when the publishers stopped.
+const DRAIN: Duration = Duration::from_millis(500);
+/// Above it a thread of the generator has no time to spare, and what it sees says nothing of the server.
+const CPU_RATIO_MAX: f64 = 0.90;
+const LAG_MAX: Duration = Duration::from_millis(50);
+
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("{0}")]
+    Unreachable(String),
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl RunError {
+    pub fn exit(&self) -> Exit {
+        match self {
+            RunError::Unreachable(_) => Exit::Unreachable,
+            RunError::Failed(_) => Exit::Usage,
+        }
+    }
+}
+
+impl From<TargetError> for RunError {
+    fn from(error: TargetError) -> RunError {
+        match error {
+            TargetError::Unreachable { .. } => RunError::Unreachable(error.to_string()),
+            other => RunError::Failed(other.to_string()),
+        }
+    }
+}
+
+/// What the joiners' threads share.
+struct Joiners {
+    target: Arc<Target>,
+    identity: Arc<Identity>,
+    wish: Wish,
+    crowds: Vec<Sender<Arriving>>,
+    refused: Mutex<BTreeMap<String, u64>>,
+    witness_print: Option<[u8; 32]>,
+    all_witness: bool,
+    begun: AtomicU64,
+    done: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Joiners {
+    fn join(&self, number: u64, room: &str, scheduled: Duration) {
+        let witness = self.all_witness || number % WITNESS_EACH == 0;
+        let mut credentials = self.identity.credentials();
+        if let (true, Some(print)) = (witness, self.witness_print) {
+            credentials.fingerprint = print;
+        }
+        let joined = self.target.join(Role::View, room, &offer::write(&credentials, &self.wish));
+        let arriving = joined.map_err(|error| error.to_string()).and_then(|joined| {
+            let agreed = offer::read(&joined.answer, &credentials)?;
+            Ok(Arriving { number, scheduled, answered: sys::monotonic(), ufrag: credentials.ufrag.clone(), agreed, joined, witness })
+        });
+        match arriving {
+            Ok(arriving) => {
+                let place = number as usize % self.crowds.len().max(1);
+                let _ = self.crowds.get(place).map(|crowd| crowd.send(arriving));
+            }
+            Err(reason) => {
+                let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+                *refused.entry(reason).or_default() += 1;
+            }
+        }
+        self.done.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+pub fn room_name(args: &RunArgs, number: u64) -> String {
+    if args.rooms == 1 { args.room.clone() } else { format!("{}-{number}", args.room) }
+}
+
+pub fn run(args: &RunArgs, interrupted: &'static AtomicBool) -> Result<Summary, RunError> {
+    let files = sys::raise_open_files();
+    let needed = args.viewers + args.rooms + JOINERS_MAX as u64 + 64;
+    if files < needed {
+        return Err(RunError::Failed(format!("{needed} open files are needed and {files} allowed: ulimit -n {needed}")));
+    }
+    let target = Target::new(&args.target, &args.whip_path, &args.whep_path, args.token.as_deref(), args.key_file.as_deref())?;
+    let target = Arc::new(target);
+    target.reach()?;
+    let failed = RunError::Failed;
+    let identity = Arc::new(Identity::new().map_err(failed)?);
+    let plan = args.plan();
+    let run = (sys::unix_ns() / 1_000_000) as u16;
+    let live = Live::new(args.viewers);
+
+    // ---- publish
+    let published = Arc::new(Published::default());
+    let mut publisher = None;
+    if !args.no_publish {
+        let mut all = Vec::new();
+        for number in 0..args.rooms {
+            let room = room_name(args, number);
+            live.note(&format!("publishing {room}"));
+            let made = Publisher::join(&target, &identity, &room, plan, run, !args.deaf).map_err(|error| match error {
+                publishers::PublishError::Target(error) => RunError::from(error),
+                other => RunError::Failed(other.to_string()),
+            })?;
+            all.push(made);
+        }
+        let (target, told) = (Arc::clone(&target), Arc::clone(&published));
+        publisher = Some(spawn("publisher", move || publishers::run(all, &target, &told))?);
+    }
+
+    // ---- the crowd
+    let wish = Wish { codec: plan.codec, sends: None, rtx: false, audio_only: false };
+    let all_witness = args.sink == Sink::Full;
+    let manner = Manner { recover: !args.no_recover, drop_each: args.drop, run, all_witness };
+    let tally = Arc::new(Tally::default());
+    let (mut crowds, mut threads) = (Vec::new(), Vec::new());
+    for number in 0..args.threads {
+        let (sender, receiver) = channel();
+        let (identity, tally) = (Arc::clone(&identity), Arc::clone(&tally));
+        threads.push(spawn(&format!("crowd-{number}"), move || Some(Crowd::new(identity, manner, tally).ok()?.run(&receiver)))?);
+        crowds.push(sender);
+    }
+    let (_, witness_print) = witness::certificate().map_err(failed)?;
+    let joiners = Arc::new(Joiners {
+        target: Arc::clone(&target),
+        identity,
+        wish,
+        crowds,
+        refused: Mutex::new(BTreeMap::new()),
+        witness_print: Some(witness_print),
+        all_witness,
+        begun: AtomicU64::new(0),
+        done: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+    });
+    await_live(&joiners, args)?;
+    let before_viewers = Sample::take(&args.server_pid);
+
+    // ---- the ramp: viewer n begins at n / ramp, whatever became of those before it
+    let begin = sys::monotonic();
+    let hands = ramp(&joiners, args, begin)?;
+    let expected = begin + Duration::from_secs_f64(args.viewers as f64 / args.ramp);
+    let settled = |tally: &Tally, joiners: &Joiners| {
+        let refused: u64 = joiners.refused.lock().unwrap_or_else(PoisonError::into_inner).values().sum();
+        tally.shown.load(Ordering::Relaxed) + tally.failed.load(Ordering::Relaxed) + refused >= args.viewers
+    };
+    while !settled(&tally, &joiners) && sys::monotonic() < expected + JOIN_MAX && !interrupted.load(Ordering::Relaxed) {
+        thread::sleep(Duration::from_millis(20));
+        live.joining(&tally, &joiners.begun);
+    }
+
+    // ---- hold
+    let (from, cpu_from) = (sys::monotonic(), Sample::take(&args.server_pid));
+    let threads_from = thread_times("crowd-");
+    let packets_from = (tally.packets.load(Ordering::Relaxed), tally.bytes.load(Ordering::Relaxed));
+    tally.window_from_ns.store(sys::unix_ns(), Ordering::Relaxed);
+    tally.window_to_ns.store(u64::MAX, Ordering::Relaxed);
+    let mut late = 0_u64;
+    while sys::monotonic() < from + args.hold && !interrupted.load(Ordering::Relaxed) {
+        thread::sleep(Duration::from_millis(50).min(args.hold));
+        late = late.max(tally.lag_us.swap(0, Ordering::Relaxed));
+        live.holding(&tally, sys::monotonic() - from, args.hold);
+    }
+    tally.window_to_ns.store(sys::unix_ns(), Ordering::Relaxed);
+    let (to, cpu_to) = (sys::monotonic(), Sample::take(&args.server_pid));
+    let threads_to = thread_times("crowd-");
+    let packets = tally.packets.load(Ordering::Relaxed) - packets_from.0;
+    let bytes = tally.bytes.load(Ordering::Relaxed) - packets_from.1;
+
+    // ---- leave
+    let stopped = sys::monotonic();
+    published.stop.store(true, Ordering::Relaxed);
+    if let Some(publisher) = publisher {
+        let _ = publisher.join();
+    }
+    thread::sleep(DRAIN);
+    joiners.stop.store(true, Ordering::Relaxed);
+    hands.into_iter().for_each(|hand| drop(hand.join()));
+    tally.stop.store(true, Ordering::Relaxed);
+    let outcomes: Vec<Outcome> = threads.into_iter().filter_map(|thread| thread.join().ok().flatten()).collect();
+    live.note("leaving");
+    goodbye(&target, &outcomes);
+    live.end();
+
+    // ---- add up
+    let seconds = (to - from).as_secs_f64().max(1e-3);
+    let refused = joiners.refused.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let crowd = summary::crowd(&outcomes, &refused, stopped, plan.pps());
+    let busiest = threads_to.iter().map(|(id, to)| to.saturating_sub(threads_from.get(id).copied().unwrap_or_default())).max();
+    let cpu_ratio = busiest.unwrap_or_default().as_secs_f64() / seconds;
+    let publisher_lag = Duration::from_micros(published.lag_us.load(Ordering::Relaxed));
+    let generator = generator(args, &crowd, cpu_ratio, publisher_lag);
+    let server = (!args.server_pid.is_empty()).then(|| {
+        let processes = cpu_to.since(&cpu_from);
+        let used: f64 = processes.iter().map(|usage| usage.user_s + usage.system_s).sum();
+        let grown = cpu_to.rss_bytes() as f64 - before_viewers.rss_bytes() as f64;
+        Server {
+            cpu_ns_per_packet: if packets == 0 { 0.0 } else { used * 1e9 / packets as f64 },
+            cpu_ratio: used / seconds,
+            rss_bytes: cpu_to.rss_bytes(),
+            rss_bytes_per_viewer: if crowd.joined == 0 { 0.0 } else { grown / crowd.joined as f64 },
+            processes,
+        }
+    });
+    let witnesses = if all_witness { args.viewers } else { args.viewers.div_ceil(WITNESS_EACH) };
+    let mut summary = Summary {
+        schema: 1,
+        target: target.base().to_owned(),
+        profile: "fanout".into(),
+        rooms: args.rooms,
+        offered_mbps_per_viewer: args.bitrate as f64 / 1e6 + 0.064,
+        offered_pps_per_viewer: plan.pps(),
+        viewers_offered: args.viewers,
+        viewers_joined: crowd.joined,
+        join_failures: args.viewers - crowd.joined.min(args.viewers),
+        failures: crowd.failures,
+        duration_s: seconds,
+        delivered_packets: packets,
+        delivered_mbps: bytes as f64 * 8.0 / seconds / 1e6,
+        pps_per_viewer: if crowd.joined == 0 { 0.0 } else { packets as f64 / seconds / crowd.joined as f64 },
+        loss_ratio: crowd.loss_ratio,
+        loss_raw_ratio: crowd.loss_raw_ratio,
+        duplicate_ratio: crowd.duplicate_ratio,
+        ttff_ms: crowd.ttff_ms,
+        join_ms: crowd.join_ms,
+        latency_us: crowd.latency_us,
+        latency_audio_us: crowd.latency_audio_us,
+        latency_video_us: crowd.latency_video_us,
+        srtp_profile: crowd.srtp_profile,
+        witnesses,
+        server,
+        generator,
+        publisher: PublisherSummary {
+            packets: published.packets.load(Ordering::Relaxed),
+            resent: published.resent.load(Ordering::Relaxed),
+            keyframes_asked: published.keyframes_asked.load(Ordering::Relaxed),
+            lag_ms_max: publisher_lag.as_secs_f64() * 1e3,
+        },
+        thresholds: Vec::new(),
+        verdict: String::new(),
+    };
+    summary.thresholds = args.thresholds.iter().map(|threshold| threshold.judge(&summary)).collect();
+    summary.verdict = verdict(&summary);
+    Ok(summary)
+}
+
+fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<thread::JoinHandle<T>, RunError> {
+    let spawned = thread::Builder::new().name(name.to_owned()).stack_size(512 * 1_024).spawn(work);
+    spawned.map_err(|error| RunError::Failed(format!("no thread could be started: {error}")))
+}
+
+/// The first viewer finds out when the stream is there; it leaves again and is not counted.
+fn await_live(joiners: &Joiners, args: &RunArgs) -> Result<(), RunError> {
+    let deadline = sys::monotonic() + LIVE_MAX;
+    for number in 0..args.rooms {
+        let room = room_name(args, number);
+        loop {
+            let credentials = joiners.identity.credentials();
+            match joiners.target.join(Role::View, &room, &offer::write(&credentials, &joiners.wish)) {
+                Ok(joined) => {
+                    joiners.target.leave(&joined);
+                    break;
+                }
+                // Nothing is live yet, in the words of various servers.
+                Err(TargetError::Refused { status: 404 | 409 | 425 | 503, .. }) if sys::monotonic() < deadline => {
+                    thread::sleep(Duration::from_millis(100));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Starts as many joiners as may be needed; each takes the next viewer that is due.
+fn ramp(joiners: &Arc<Joiners>, args: &RunArgs, begin: Duration) -> Result<Vec<thread::JoinHandle<()>>, RunError> {
+    let count = JOINERS_MAX.min(args.viewers as usize).min((args.ramp.ceil() as usize).max(4));
+    let (viewers, per_second) = (args.viewers, args.ramp);
+    let rooms: Vec<String> = (0..args.rooms).map(|number| room_name(args, number)).collect();
+    let rooms = Arc::new(rooms);
+    (0..count)
+        .map(|number| {
+            let (joiners, rooms) = (Arc::clone(joiners), Arc::clone(&rooms));
+            spawn(&format!("join-{number}"), move || {
+                loop {
+                    let next = joiners.begun.fetch_add(1, Ordering::Relaxed);
+                    if next >= viewers || joiners.stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let scheduled = begin + Duration::from_secs_f64(next as f64 / per_second);
+                    sys::sleep_until(scheduled);
+                    let room = &rooms[(next % rooms.len() as u64) as usize];
+                    joiners.join(next, room, scheduled);
+                }
+            })
+        })
+        .collect()
+}
+
+/// CPU time of this process's threads with such names.
+fn thread_times(prefix: &str) -> BTreeMap<u64, Duration> {
+    let mut times = BTreeMap::new();
+    for task in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+        let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        let id = task.file_name().to_str().and_then(|id| id.parse().ok());
+        // Run time in nanoseconds is the first word; finer than the ticks of `stat`.
+        let spent = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        let spent = spent.split_ascii_whitespace().next().and_then(|word| word.parse().ok());
+        if let (true, Some(id), Some(spent)) = (name.starts_with(prefix), id, spent) {
+            times.insert(id, Duration::from_nanos(spent));
+        }
+    }
+    times
+}
+
+/// Whether the generator had time to spare; if not, why.
+fn generator(args: &RunArgs, crowd: &summary::Crowd, cpu_ratio: f64, publisher_lag: Duration) -> Generator {
+    let mut reasons = Vec::new();
+    if cpu_ratio > CPU_RATIO_MAX {
+        reasons.push(format!("a thread of the crowd was busy for {:.0} % of the time: more --threads, or another machine", cpu_ratio * 100.0));
+    }
+    if crowd.lag_ms_p99 > LAG_MAX.as_secs_f64() * 1e3 {
+        reasons.push(format!("timers were {:.0} ms late (p99): something else uses this core", crowd.lag_ms_p99));
+    }
+    if crowd.socket_drops > 0 {
+        reasons.push(format!("{} datagrams were dropped before they were read: too slow, or net.core.rmem_max too small", crowd.socket_drops));
+    }
+    if !args.no_publish && publisher_lag > LAG_MAX {
+        reasons.push(format!("the publisher was up to {} ms late", publisher_lag.as_millis()));
+    }
+    Generator {
+        cpu_ratio,
+        threads: args.threads,
+        lag_ms_p99: crowd.lag_ms_p99,
+        socket_drops: crowd.socket_drops,
+        saturated: !reasons.is_empty(),
+        reasons,
+    }
+}
+
+/// Tells the server, in parallel and not for longer than a few seconds.
+fn goodbye(target: &Arc<Target>, outcomes: &[Outcome]) {
+    let joined: Vec<_> = outcomes.iter().flat_map(|outcome| &outcome.accounts).map(|account| account.joined.clone()).collect();
+    let joined = Arc::new(Mutex::new(joined));
+    let deadline = sys::monotonic() + Duration::from_secs(10);
+    let threads: Vec<_> = (0..32)
+        .filter_map(|_| {
+            let (target, joined) = (Arc::clone(target), Arc::clone(&joined));
+            let work = move || {
+                while sys::monotonic() < deadline {
+                    let next = joined.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                    let Some(next) = next else { return };
+                    target.leave(&next);
+                }
+            };
+            spawn("leave", work).ok()
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| drop(thread.join()));
+}
+
+/// The last line: what was seen, in words, and of whom it says nothing.
+fn verdict(summary: &Summary) -> String {
+    if summary.generator.saturated {
+        return format!("the generator was the limit, this says nothing about the server: {}", summary.generator.reasons.join("; "));
+    }
+    let carried = format!(
+        "{} of {} viewers got {:.0} packets/s each, {:.0} Mbit/s together",
+        summary.viewers_joined, summary.viewers_offered, summary.pps_per_viewer, summary.delivered_mbps
+    );
+    let failed: Vec<&str> = summary.thresholds.iter().filter(|verdict| !verdict.met).map(|verdict| verdict.text.as_str()).collect();
+    if !failed.is_empty() {
+        return format!("{carried}; not met: {}", failed.join(", "));
+    }
+    let short = summary.pps_per_viewer < summary.offered_pps_per_viewer * 0.99;
+    if summary.join_failures > 0 || short || summary.loss_ratio > 0.001 {
+        return format!("{carried}; the server did not carry all of it: {} joins failed, {:.3} % lost", summary.join_failures, summary.loss_ratio * 100.0);
+    }
+    format!("{carried}; nothing broke")
+}

@@ -1,0 +1,222 @@
+//! What a run came to, as one value: the JSON is it, and terminal and page are made of it. Its fields are the
+//! documented schema (bench/README.md); a rename is a change of schema.
+
+use crate::crowd::{Account, Outcome, Phases};
+use crate::histogram::Histogram;
+use crate::process::Usage;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+#[derive(Clone, Serialize, Debug)]
+pub struct Summary {
+    pub schema: u32,
+    pub target: String,
+    pub profile: String,
+    pub rooms: u64,
+    pub offered_mbps_per_viewer: f64,
+    pub offered_pps_per_viewer: f64,
+    pub viewers_offered: u64,
+    pub viewers_joined: u64,
+    pub join_failures: u64,
+    /// What kept viewers out, and how many.
+    pub failures: BTreeMap<String, u64>,
+    /// How long was measured, after the ramp.
+    pub duration_s: f64,
+    /// In that time.
+    pub delivered_packets: u64,
+    pub delivered_mbps: f64,
+    pub pps_per_viewer: f64,
+    pub loss_ratio: f64,
+    pub loss_raw_ratio: f64,
+    pub duplicate_ratio: f64,
+    pub ttff_ms: Percentiles,
+    pub join_ms: JoinTimes,
+    pub latency_us: Latencies,
+    pub latency_audio_us: Latencies,
+    pub latency_video_us: Latencies,
+    pub srtp_profile: Option<String>,
+    pub witnesses: u64,
+    pub server: Option<Server>,
+    pub generator: Generator,
+    pub publisher: PublisherSummary,
+    pub thresholds: Vec<Verdict>,
+    pub verdict: String,
+}
+
+#[derive(Clone, Copy, Serialize, Default, Debug)]
+pub struct Percentiles {
+    pub p50: Option<f64>,
+    pub p95: Option<f64>,
+    pub p99: Option<f64>,
+}
+
+#[derive(Clone, Copy, Serialize, Default, Debug)]
+pub struct JoinTimes {
+    pub http: Percentiles,
+    pub ice: Percentiles,
+    pub dtls: Percentiles,
+    pub first_packet: Percentiles,
+}
+
+#[derive(Clone, Copy, Serialize, Default, Debug)]
+pub struct Latencies {
+    pub p50: Option<f64>,
+    pub p99: Option<f64>,
+    pub p999: Option<f64>,
+    pub samples: u64,
+}
+
+#[derive(Clone, Serialize, Debug)]
+pub struct Server {
+    /// CPU time of all its processes per packet that viewers got.
+    pub cpu_ns_per_packet: f64,
+    /// Of one core.
+    pub cpu_ratio: f64,
+    pub rss_bytes: u64,
+    /// What it grew by since before the first viewer, divided among them.
+    pub rss_bytes_per_viewer: f64,
+    pub processes: Vec<Usage>,
+}
+
+#[derive(Clone, Serialize, Debug)]
+pub struct Generator {
+    /// Of one core: the busiest thread of the crowd.
+    pub cpu_ratio: f64,
+    pub threads: u64,
+    pub lag_ms_p99: f64,
+    pub socket_drops: u64,
+    pub saturated: bool,
+    /// Why, in words.
+    pub reasons: Vec<String>,
+}
+
+#[derive(Clone, Copy, Serialize, Default, Debug)]
+pub struct PublisherSummary {
+    pub packets: u64,
+    pub resent: u64,
+    pub keyframes_asked: u64,
+    pub lag_ms_max: f64,
+}
+
+/// A threshold and what became of it.
+#[derive(Clone, Serialize, Debug)]
+pub struct Verdict {
+    pub text: String,
+    pub measured: Option<f64>,
+    pub met: bool,
+}
+
+fn milliseconds(values: impl Iterator<Item = Duration>) -> Percentiles {
+    let mut histogram = Histogram::new();
+    values.for_each(|value| histogram.add(value.as_micros() as u64));
+    let at = |quantile: f64| histogram.at(quantile).map(|value| value / 1_000.0);
+    Percentiles { p50: at(0.50), p95: at(0.95), p99: at(0.99) }
+}
+
+fn latencies(histogram: &Histogram) -> Latencies {
+    let at = |quantile: f64| histogram.at(quantile).map(|value| value / 1_000.0);
+    Latencies { p50: at(0.50), p99: at(0.99), p999: at(0.999), samples: histogram.count() }
+}
+
+/// The part of a summary that the crowd's accounts make.
+pub struct Crowd {
+    pub joined: u64,
+    pub failures: BTreeMap<String, u64>,
+    pub loss_ratio: f64,
+    pub loss_raw_ratio: f64,
+    pub duplicate_ratio: f64,
+    pub ttff_ms: Percentiles,
+    pub join_ms: JoinTimes,
+    pub latency_us: Latencies,
+    pub latency_audio_us: Latencies,
+    pub latency_video_us: Latencies,
+    pub srtp_profile: Option<String>,
+    pub socket_drops: u64,
+    pub lag_ms_p99: f64,
+}
+
+/// Adds the accounts of all threads up. `refused` are the joins that never became viewers; `stopped` is when the
+/// publishers stopped, and `pps` what each viewer was due.
+pub fn crowd(outcomes: &[Outcome], refused: &BTreeMap<String, u64>, stopped: Duration, pps: f64) -> Crowd {
+    let accounts: Vec<&Account> = outcomes.iter().flat_map(|outcome| &outcome.accounts).collect();
+    let mut failures = refused.clone();
+    for account in &accounts {
+        if let Some(reason) = &account.failure {
+            *failures.entry(reason.clone()).or_default() += 1;
+        }
+    }
+    let joined: Vec<&&Account> = accounts.iter().filter(|account| account.phases.first_packet.is_some()).collect();
+    let (mut due, mut received, mut recovered, mut duplicates) = (0, 0, 0, 0);
+    for account in &joined {
+        // A viewer whose stream ended early shows no hole: what came after its last packet was due all the same.
+        let silent = account.newest_at.map_or(Duration::ZERO, |at| stopped.saturating_sub(at));
+        let unseen = if silent > Duration::from_secs(1) { (silent.as_secs_f64() * pps) as u64 } else { 0 };
+        due += account.due + unseen;
+        received += account.received;
+        recovered += account.recovered;
+        duplicates += account.duplicates;
+    }
+    let ratio = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
+    let phase = |from: fn(&Phases) -> Option<Duration>, to: fn(&Phases) -> Option<Duration>| {
+        milliseconds(joined.iter().filter_map(|account| Some(to(&account.phases)?.saturating_sub(from(&account.phases)?))))
+    };
+    let (mut audio, mut video, mut lag) = (Histogram::new(), Histogram::new(), Histogram::new());
+    for outcome in outcomes {
+        audio.merge(&outcome.audio_ns);
+        video.merge(&outcome.video_ns);
+        lag.merge(&outcome.lag_us);
+    }
+    let mut both = audio.clone();
+    both.merge(&video);
+    let mut profiles: Vec<&str> = joined.iter().filter_map(|account| account.profile).collect();
+    profiles.sort_unstable();
+    profiles.dedup();
+    Crowd {
+        joined: joined.len() as u64,
+        failures,
+        loss_ratio: ratio(due - received.min(due), due),
+        loss_raw_ratio: ratio(due - (received - recovered).min(due), due),
+        duplicate_ratio: ratio(duplicates, due),
+        ttff_ms: phase(|p| Some(p.scheduled), |p| p.first_frame),
+        join_ms: JoinTimes {
+            http: phase(|p| Some(p.scheduled), |p| Some(p.answered)),
+            ice: phase(|p| Some(p.answered), |p| p.reached),
+            dtls: phase(|p| p.reached, |p| p.connected),
+            first_packet: phase(|p| p.connected, |p| p.first_packet),
+        },
+        latency_us: latencies(&both),
+        latency_audio_us: latencies(&audio),
+        latency_video_us: latencies(&video),
+        srtp_profile: (!profiles.is_empty()).then(|| profiles.join("+")),
+        socket_drops: accounts.iter().map(|account| account.socket_drops).sum(),
+        lag_ms_p99: lag.at(0.99).unwrap_or_default() / 1_000.0,
+    }
+}
+
+impl Summary {
+    /// The value a threshold's name stands for.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        Some(match name {
+            "ttff_p50" => self.ttff_ms.p50?,
+            "ttff_p95" => self.ttff_ms.p95?,
+            "ttff_p99" => self.ttff_ms.p99?,
+            "http_p99" => self.join_ms.http.p99?,
+            "ice_p99" => self.join_ms.ice.p99?,
+            "dtls_p99" => self.join_ms.dtls.p99?,
+            "latency_p50" => self.latency_us.p50? / 1_000.0,
+            "latency_p99" => self.latency_us.p99? / 1_000.0,
+            "latency_p999" => self.latency_us.p999? / 1_000.0,
+            "loss" => self.loss_ratio,
+            "loss_raw" => self.loss_raw_ratio,
+            "duplicates" => self.duplicate_ratio,
+            "join_failures" => self.join_failures as f64,
+            "viewers" => self.viewers_joined as f64,
+            "pps" => self.pps_per_viewer,
+            "mbps" => self.delivered_mbps,
+            "cpu" => self.server.as_ref()?.cpu_ratio,
+            "cpu_ns" => self.server.as_ref()?.cpu_ns_per_packet,
+            _ => return None,
+        })
+    }
+}

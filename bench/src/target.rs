@@ -1,0 +1,221 @@
+//! The server under test as WHIP and WHEP see it: tokens, one POST per join, one DELETE per goodbye.
+
+use aws_lc_rs::{digest, hmac};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use thiserror::Error;
+
+const HTTP_TIMEOUT: Duration = Duration::from_secs(10);
+const ANSWER_BYTES_MAX: u64 = 64 * 1_024;
+/// Longer than any run.
+const TOKEN_TTL: Duration = Duration::from_secs(48 * 3_600);
+
+#[derive(Debug, Error)]
+pub enum TargetError {
+    #[error("{0} is no server's address: it has to begin with http://, as in http://127.0.0.1:7080")]
+    Scheme(String),
+    #[error("cannot read the signing key {path}: {reason}")]
+    Key { path: PathBuf, reason: String },
+    #[error("{base} cannot be reached: {reason}")]
+    Unreachable { base: String, reason: String },
+    #[error("{method} {path}: {status} {reason}")]
+    Refused { method: &'static str, path: String, status: u16, reason: String },
+    #[error("{path}: {reason}")]
+    Answer { path: String, reason: String },
+}
+
+/// Who may do what.
+#[derive(Clone, Debug)]
+enum Rights {
+    Nothing,
+    /// One token for everybody.
+    Token(String),
+    /// Spillway's signing key: each remote gets a token of its own.
+    Key(Vec<u8>),
+}
+
+pub struct Target {
+    base: String,
+    whip: String,
+    whep: String,
+    rights: Rights,
+    http: ureq::Agent,
+    tokens: AtomicU64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    Publish,
+    View,
+}
+
+/// A session the server has made.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    pub answer: String,
+    location: Option<String>,
+    token: Option<String>,
+}
+
+impl Target {
+    /// `whip` and `whep` are paths in which `{room}` stands for the room's name.
+    pub fn new(base: &str, whip: &str, whep: &str, token: Option<&str>, key: Option<&Path>) -> Result<Target, TargetError> {
+        if !base.starts_with("http://") {
+            return Err(TargetError::Scheme(base.to_owned()));
+        }
+        let rights = match (token, key) {
+            (Some(token), _) => Rights::Token(token.to_owned()),
+            (None, Some(path)) => Rights::Key(read_key(path)?),
+            (None, None) => Rights::Nothing,
+        };
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(HTTP_TIMEOUT))
+            .http_status_as_error(false)
+            .max_idle_connections_per_host(64)
+            .proxy(None);
+        Ok(Target {
+            base: base.trim_end_matches('/').to_owned(),
+            whip: whip.to_owned(),
+            whep: whep.to_owned(),
+            rights,
+            http: config.build().into(),
+            tokens: AtomicU64::new(1),
+        })
+    }
+
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Whether anybody listens there at all.
+    pub fn reach(&self) -> Result<(), TargetError> {
+        match self.http.get(format!("{}/", self.base)).call() {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.unreachable(&error)),
+        }
+    }
+
+    pub fn join(&self, role: Role, room: &str, offer: &str) -> Result<Joined, TargetError> {
+        let path = match role {
+            Role::Publish => &self.whip,
+            Role::View => &self.whep,
+        };
+        let path = path.replace("{room}", room);
+        let token = self.token(role, room);
+        let mut request = self.http.post(format!("{}{path}", self.base)).header("content-type", "application/sdp");
+        if let Some(token) = &token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let mut response = request.send(offer).map_err(|error| self.unreachable(&error))?;
+        let location = response.headers().get("location").and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let status = response.status().as_u16();
+        let answer = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string();
+        let answer = answer.map_err(|error| self.unreachable(&error))?;
+        if !(200..300).contains(&status) {
+            let reason = reason_of(&answer);
+            return Err(TargetError::Refused { method: "POST", path, status, reason });
+        }
+        Ok(Joined { answer, location, token })
+    }
+
+    /// Tells the server; one that does not listen finds out by itself.
+    pub fn leave(&self, joined: &Joined) {
+        let Some(location) = &joined.location else { return };
+        let url = if location.starts_with("http") { location.clone() } else { format!("{}{location}", self.base) };
+        let mut request = self.http.delete(url);
+        if let Some(token) = &joined.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let _ = request.call();
+    }
+
+    fn token(&self, role: Role, room: &str) -> Option<String> {
+        match &self.rights {
+            Rights::Nothing => None,
+            Rights::Token(token) => Some(token.clone()),
+            Rights::Key(key) => {
+                let number = self.tokens.fetch_add(1, Ordering::Relaxed);
+                // One publisher's name: a second run takes the room over from the first.
+                let sub = if role == Role::Publish { "bench".to_owned() } else { format!("bench-{number}") };
+                Some(mint(key, role, room, &sub))
+            }
+        }
+    }
+
+    fn unreachable(&self, error: &ureq::Error) -> TargetError {
+        TargetError::Unreachable { base: self.base.clone(), reason: error.to_string() }
+    }
+}
+
+/// The words of a refusal: a problem's detail (RFC 9457), else the beginning of the text.
+fn reason_of(body: &str) -> String {
+    let problem: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+    let text = |name: &str| problem.get(name).and_then(|value| value.as_str()).map(str::to_owned);
+    let words = text("detail").or_else(|| text("title")).unwrap_or_else(|| body.to_owned());
+    words.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn read_key(path: &Path) -> Result<Vec<u8>, TargetError> {
+    let failed = |reason: String| TargetError::Key { path: path.to_owned(), reason };
+    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    let digits: Vec<u8> = text.trim().chars().map_while(|c| Some(c.to_digit(16)? as u8)).collect();
+    if digits.len() != 64 || text.trim().len() != 64 {
+        return Err(failed("it is not 64 hexadecimal digits; Spillway's stands in DATA/keys/signing.key".into()));
+    }
+    Ok(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+}
+
+/// A token as Spillway's control verifies it: HS256, named by the key (RFC 7519).
+fn mint(key: &[u8], role: Role, room: &str, sub: &str) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let id: String = digest::digest(&digest::SHA256, key).as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let role = if role == Role::Publish { "publish" } else { "view" };
+    let header = json!({"typ": "JWT", "alg": "HS256", "kid": id});
+    let claims = json!({
+        "iss": "spillway", "aud": "spillway", "sub": sub, "acct": id, "room": room, "role": role,
+        "iat": now, "exp": now + TOKEN_TTL.as_secs(), "jti": format!("{now}-{sub}"),
+    });
+    let signed = format!("{}.{}", base64(header.to_string().as_bytes()), base64(claims.to_string().as_bytes()));
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), signed.as_bytes());
+    format!("{signed}.{}", base64(tag.as_ref()))
+}
+
+/// URL-safe, without padding (RFC 4648 section 5).
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let word = chunk.iter().fold(0_u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        for place in 0..=chunk.len() {
+            out.push(char::from(DIGITS[(word >> (18 - 6 * place) & 63) as usize]));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        for (plain, text) in [("", ""), ("f", "Zg"), ("fo", "Zm8"), ("foo", "Zm9v"), ("foob", "Zm9vYg"), ("\u{3ff}\u{3fe}", "z7_Pvg")] {
+            assert_eq!(base64(plain.as_bytes()), text);
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_the_servers_words_and_one_line() {
+        assert_eq!(reason_of(r#"{"title":"Not live","detail":"nothing is live"}"#), "nothing is live");
+        assert_eq!(reason_of("<html>\nno"), "<html> no");
+        assert_eq!(reason_of(&"x".repeat(5_000)).len(), 200);
+    }
+
+    #[test]
+    fn other_schemes_are_refused_with_an_example() {
+        let error = Target::new("ftp://x", "/whip", "/whep", None, None).err().unwrap().to_string();
+        assert!(error.contains("http://127.0.0.1:7080"), "{error}");
+    }
+}
