@@ -41,6 +41,8 @@ impl From<Exit> for ExitCode {
     after_help = "Examples:
   spillway-bench run --target http://127.0.0.1:7080 --key-file ./spillway-data/keys/signing.key --viewers 200
   spillway-bench run --target http://127.0.0.1:8889 --whip-path '/{room}/whip' --whep-path '/{room}/whep' --viewers 100
+  spillway-bench find-max --target http://127.0.0.1:7080 --key-file ./spillway-data/keys/signing.key --viewers 500
+  sudo spillway-bench lab --scenario W1 --json w1.json
   spillway-bench run ... --server-pid $(pidof spillway | tr ' ' '\\n' | head -1) --fail 'ttff_p99<1s' --fail 'loss<0.1%'
 
 Exit codes: 0 ok, 2 usage, 98 target unreachable, 97 the generator itself was the limit, 99 a threshold failed"
@@ -54,6 +56,54 @@ pub struct Cli {
 pub enum Command {
     /// Publish, let viewers join, hold, and say what arrived
     Run(RunArgs),
+    /// More and more viewers until something breaks: how many were carried, and what was the limit
+    FindMax(FindMaxArgs),
+    /// The same in a network of its own on this machine: Spillway on core 0, viewers on core 1 (root)
+    Lab(LabArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct FindMaxArgs {
+    /// --viewers is where it begins
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// It ends when it knows the number so well
+    #[arg(long, value_name = "RATIO", default_value = "5%", value_parser = ratio)]
+    pub precision: f64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Scenario {
+    /// One stream of 2.5 Mbit/s and 310 packets a second, for everybody
+    W1,
+    /// 100 rooms with 30 viewers each, 300 kbit/s
+    #[value(name = "rooms-100x30")]
+    Rooms,
+    /// 200 viewers at once
+    Storm,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct LabArgs {
+    #[arg(long, value_enum, ignore_case = true, default_value = "w1")]
+    pub scenario: Scenario,
+    /// Instead of the scenario's number
+    #[arg(long, value_name = "N", conflicts_with = "find_max")]
+    pub viewers: Option<u64>,
+    /// As many as are carried
+    #[arg(long)]
+    pub find_max: bool,
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub hold: Duration,
+    /// The server's program, if not the one beside this
+    #[arg(long, value_name = "FILE")]
+    pub spillway: Option<PathBuf>,
+    #[arg(long = "fail", value_name = "TEXT", value_parser = threshold::parse)]
+    pub thresholds: Vec<Threshold>,
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -140,6 +190,15 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
+    /// What `run --target URL` alone means.
+    pub fn defaults(target: String) -> RunArgs {
+        let given = Cli::try_parse_from(["spillway-bench", "run", "--target", &target]);
+        match given.map(|cli| cli.command) {
+            Ok(Command::Run(args)) => args,
+            _ => unreachable!("a target is all that `run` needs"),
+        }
+    }
+
     pub fn plan(&self) -> Plan {
         Plan {
             bitrate_bps: self.bitrate,
@@ -154,6 +213,14 @@ impl RunArgs {
 
 fn positive(text: &str) -> Option<f64> {
     text.trim().parse::<f64>().ok().filter(|value| value.is_finite() && *value >= 0.0)
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    let found = match text.strip_suffix('%') {
+        Some(percent) => positive(percent).map(|value| value / 100.0),
+        None => positive(text),
+    };
+    found.filter(|value| (0.001..=0.5).contains(value)).ok_or_else(|| "write a share, as 5% or 0.05".to_owned())
 }
 
 fn rate(text: &str) -> Result<f64, String> {

@@ -111,6 +111,8 @@ pub struct Outcome {
     pub cpu: Duration,
     /// How late turns were, in microseconds.
     pub lag_us: Histogram,
+    /// Latency second by second: (UNIX second, p50, p99, p99.9 in microseconds).
+    pub seconds: Vec<(u64, f64, f64, f64)>,
 }
 
 /// One source as it arrives.
@@ -150,9 +152,35 @@ pub struct Crowd {
     audio_ns: Histogram,
     video_ns: Histogram,
     lag_us: Histogram,
+    seconds: Seconds,
     refused: u64,
     packets: u64,
     bytes: u64,
+}
+
+/// Latency second by second.
+#[derive(Default)]
+struct Seconds {
+    current: u64,
+    histogram: Option<Histogram>,
+    done: Vec<(u64, f64, f64, f64)>,
+}
+
+impl Seconds {
+    fn add(&mut self, at_ns: u64, latency_ns: u64) {
+        let second = at_ns / 1_000_000_000;
+        if second != self.current {
+            self.close();
+            self.current = second;
+        }
+        self.histogram.get_or_insert_with(Histogram::new).add(latency_ns);
+    }
+
+    fn close(&mut self) {
+        let Some(histogram) = self.histogram.take() else { return };
+        let at = |quantile: f64| histogram.at(quantile).unwrap_or_default() / 1e3;
+        self.done.push((self.current, at(0.5), at(0.99), at(0.999)));
+    }
 }
 
 impl Crowd {
@@ -168,6 +196,7 @@ impl Crowd {
             audio_ns: Histogram::new(),
             video_ns: Histogram::new(),
             lag_us: Histogram::new(),
+            seconds: Seconds::default(),
             refused: 0,
             packets: 0,
             bytes: 0,
@@ -263,7 +292,7 @@ impl Crowd {
                 self.packets += u64::from(matches!(classify(taken.bytes), Class::Rtp));
                 self.bytes += taken.length as u64;
                 let window = (&self.tally.window_from_ns, &self.tally.window_to_ns);
-                let latencies = (&mut self.audio_ns, &mut self.video_ns);
+                let latencies = (&mut self.audio_ns, &mut self.video_ns, &mut self.seconds);
                 match viewer.take(now, taken.bytes, taken.at_ns, self.manner, window, latencies) {
                     Ok(Taken::Nothing) => {}
                     Ok(Taken::Refused) => self.refused += 1,
@@ -306,7 +335,8 @@ impl Crowd {
         self.timers.push(Reverse((viewer.deadline().max(now + Duration::from_micros(200)), place)));
     }
 
-    fn leave(self) -> Outcome {
+    fn leave(mut self) -> Outcome {
+        self.seconds.close();
         let accounts = self.viewers.into_iter().map(Viewer::into_account).collect();
         Outcome {
             accounts,
@@ -315,6 +345,7 @@ impl Crowd {
             refused: self.refused,
             cpu: sys::thread_cpu_time(),
             lag_us: self.lag_us,
+            seconds: self.seconds.done,
         }
     }
 }
@@ -362,7 +393,7 @@ impl Viewer {
         at_ns: u64,
         manner: Manner,
         window: (&AtomicU64, &AtomicU64),
-        latencies: (&mut Histogram, &mut Histogram),
+        latencies: (&mut Histogram, &mut Histogram, &mut Seconds),
     ) -> Result<Taken, String> {
         let Some(remote) = self.remote.as_mut() else { return Ok(Taken::Nothing) };
         match classify(datagram) {
@@ -394,6 +425,7 @@ impl Viewer {
                         if (from..to).contains(&stamp.sent_ns) && at_ns > 0 {
                             let latency = at_ns.saturating_sub(stamp.sent_ns);
                             if stamp.kind == StampKind::Audio { latencies.0.add(latency) } else { latencies.1.add(latency) }
+                            latencies.2.add(at_ns, latency);
                         }
                     }
                 }

@@ -2,9 +2,12 @@
 
 pub mod cli;
 pub mod crowd;
+pub mod find_max;
 mod histogram;
+pub mod lab;
 mod live;
 mod offer;
+pub mod page;
 mod process;
 mod publishers;
 mod remote;

@@ -1,9 +1,13 @@
 //! `spillway-bench`: reads the command line, runs, writes what came of it, and ends with a code that scripts can use.
 
 use clap::Parser;
-use spillway_bench::cli::{Cli, Command, Exit, RunArgs};
+use serde::Serialize;
+use spillway_bench::cli::{Cli, Command, Exit, LabArgs};
+use spillway_bench::find_max::{self, Found};
+use spillway_bench::lab::Lab;
+use spillway_bench::run::{self, RunError};
 use spillway_bench::summary::Summary;
-use spillway_bench::{run, text};
+use spillway_bench::{page, text};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,41 +18,68 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 fn main() -> ExitCode {
     let cli = Cli::parse();
     spillway_bench::sys::on_interrupt(|| INTERRUPTED.store(true, Ordering::Relaxed));
-    match cli.command {
-        Command::Run(args) => end(&args),
-    }
-}
-
-fn end(args: &RunArgs) -> ExitCode {
-    let summary = match run::run(args, &INTERRUPTED) {
-        Ok(summary) => summary,
+    let ended = match cli.command {
+        Command::Run(args) => {
+            run::run(&args, &INTERRUPTED).and_then(|summary| tell(&summary, args.json.as_deref(), args.report.as_deref()))
+        }
+        Command::FindMax(args) => {
+            find_max::find(&args, None, &INTERRUPTED).and_then(|found| tell_found(&found, args.run.json.as_deref()))
+        }
+        Command::Lab(args) => lab(&args),
+    };
+    match ended {
+        Ok(exit) => exit.into(),
         Err(error) => {
             eprintln!("spillway-bench: {error}");
-            return error.exit().into();
+            error.exit().into()
         }
-    };
-    let json_to_output = args.json.as_deref() == Some(Path::new("-"));
-    if json_to_output {
-        eprint!("{}", text::write(&summary));
-    } else {
-        print!("{}", text::write(&summary));
     }
-    if let Err(error) = files(args, &summary) {
-        eprintln!("spillway-bench: {error}");
-        return Exit::Usage.into();
-    }
-    if summary.generator.saturated {
-        return Exit::Saturated.into();
-    }
-    if summary.thresholds.iter().any(|verdict| !verdict.met) { Exit::Failed.into() } else { Exit::Ok.into() }
 }
 
-fn files(args: &RunArgs, summary: &Summary) -> Result<(), String> {
-    let json = serde_json::to_string_pretty(summary).map_err(|error| error.to_string())?;
-    match args.json.as_deref() {
-        Some(path) if path == Path::new("-") => println!("{json}"),
-        Some(path) => std::fs::write(path, json + "\n").map_err(|error| format!("{}: {error}", path.display()))?,
-        None => {}
+fn lab(args: &LabArgs) -> Result<Exit, RunError> {
+    let lab = Lab::open(args)?;
+    let place = lab.beside_server()?;
+    if args.find_max {
+        let found = find_max::find(&lab.find_max_args(args), Some(&place), &INTERRUPTED)?;
+        return tell_found(&found, args.json.as_deref());
+    }
+    let summary = run::run_from(&lab.run_args(args), Some(&place), &INTERRUPTED)?;
+    tell(&summary, args.json.as_deref(), args.report.as_deref())
+}
+
+fn tell(summary: &Summary, json: Option<&Path>, report: Option<&Path>) -> Result<Exit, RunError> {
+    write(&text::write(summary), summary, json)?;
+    if let Some(path) = report {
+        put(path, &page::write(summary))?;
+    }
+    if summary.generator.saturated {
+        return Ok(Exit::Saturated);
+    }
+    Ok(if summary.thresholds.iter().any(|verdict| !verdict.met) { Exit::Failed } else { Exit::Ok })
+}
+
+fn tell_found(found: &Found, json: Option<&Path>) -> Result<Exit, RunError> {
+    write(&format!("{}\n", found.verdict), found, json)?;
+    Ok(if found.generator_was_limit { Exit::Saturated } else { Exit::Ok })
+}
+
+/// The words to people, the numbers to the file; with `-` the numbers have standard output for themselves.
+fn write(words: &str, value: &impl Serialize, json: Option<&Path>) -> Result<(), RunError> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| RunError::Failed(error.to_string()))?;
+    match json {
+        Some(path) if path == Path::new("-") => {
+            eprint!("{words}");
+            println!("{text}");
+        }
+        Some(path) => {
+            print!("{words}");
+            put(path, &(text + "\n"))?;
+        }
+        None => print!("{words}"),
     }
     Ok(())
+}
+
+fn put(path: &Path, text: &str) -> Result<(), RunError> {
+    std::fs::write(path, text).map_err(|error| RunError::Failed(format!("{}: {error}", path.display())))
 }

@@ -39,7 +39,6 @@ pub struct Published {
 }
 
 pub struct Publisher {
-    room: String,
     joined: Joined,
     remote: Remote,
     keys: Keys,
@@ -113,7 +112,6 @@ impl Publisher {
         };
         let now = sys::monotonic();
         Ok(Publisher {
-            room: room.to_owned(),
             joined,
             remote,
             keys,
@@ -135,10 +133,6 @@ impl Publisher {
             audio: source::audio_payload(),
             obedient,
         })
-    }
-
-    pub fn room(&self) -> &str {
-        &self.room
     }
 
     fn due(&self) -> Duration {

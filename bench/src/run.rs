@@ -5,13 +5,14 @@ use crate::crowd::{Arriving, Crowd, Manner, Outcome, Tally};
 use crate::live::Live;
 use crate::offer::{self, Wish};
 use crate::process::Sample;
-use crate::publishers::{self, Published, Publisher};
+use crate::publishers::{self, PublishError, Published, Publisher};
 use crate::remote::Identity;
-use crate::summary::{self, Generator, PublisherSummary, Server, Summary};
+use crate::summary::{self, Generator, PublisherSummary, Second, Server, Summary};
 use crate::sys;
 use crate::target::{Role, Target, TargetError};
 use crate::witness;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -54,6 +55,15 @@ impl From<TargetError> for RunError {
         match error {
             TargetError::Unreachable { .. } => RunError::Unreachable(error.to_string()),
             other => RunError::Failed(other.to_string()),
+        }
+    }
+}
+
+impl From<PublishError> for RunError {
+    fn from(error: PublishError) -> RunError {
+        match error {
+            PublishError::Target(error) => error.into(),
+            PublishError::Session(..) => RunError::Failed(error.to_string()),
         }
     }
 }
@@ -102,7 +112,18 @@ pub fn room_name(args: &RunArgs, number: u64) -> String {
     if args.rooms == 1 { args.room.clone() } else { format!("{}-{number}", args.room) }
 }
 
+/// Another network and core, for the publisher.
+pub struct Elsewhere {
+    pub namespace: File,
+    pub core: usize,
+}
+
 pub fn run(args: &RunArgs, interrupted: &'static AtomicBool) -> Result<Summary, RunError> {
+    run_from(args, None, interrupted)
+}
+
+/// `publisher_at`: where the publisher's thread goes before it opens a socket.
+pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &'static AtomicBool) -> Result<Summary, RunError> {
     let files = sys::raise_open_files();
     let needed = args.viewers + args.rooms + JOINERS_MAX as u64 + 64;
     if files < needed {
@@ -121,18 +142,30 @@ pub fn run(args: &RunArgs, interrupted: &'static AtomicBool) -> Result<Summary, 
     let published = Arc::new(Published::default());
     let mut publisher = None;
     if !args.no_publish {
-        let mut all = Vec::new();
-        for number in 0..args.rooms {
-            let room = room_name(args, number);
-            live.note(&format!("publishing {room}"));
-            let made = Publisher::join(&target, &identity, &room, plan, run, !args.deaf).map_err(|error| match error {
-                publishers::PublishError::Target(error) => RunError::from(error),
-                other => RunError::Failed(other.to_string()),
-            })?;
-            all.push(made);
-        }
-        let (target, told) = (Arc::clone(&target), Arc::clone(&published));
-        publisher = Some(spawn("publisher", move || publishers::run(all, &target, &told))?);
+        live.note(&format!("publishing {}", room_name(args, 0)));
+        let rooms: Vec<String> = (0..args.rooms).map(|number| room_name(args, number)).collect();
+        let (target, told, identity) = (Arc::clone(&target), Arc::clone(&published), Arc::clone(&identity));
+        let place = publisher_at.map(|place| Ok((place.namespace.try_clone()?, place.core))).transpose();
+        let place = place.map_err(|error: std::io::Error| failed(error.to_string()))?;
+        let obedient = !args.deaf;
+        let (ready, is_ready) = channel();
+        publisher = Some(spawn("publisher", move || {
+            let joined = (|| {
+                if let Some((namespace, core)) = place {
+                    sys::enter_network(&namespace).map_err(|error| RunError::Failed(error.to_string()))?;
+                    sys::pin_to(core);
+                }
+                rooms.iter().map(|room| Ok(Publisher::join(&target, &identity, room, plan, run, obedient)?)).collect::<Result<Vec<_>, RunError>>()
+            })();
+            match joined {
+                Ok(publishers) => {
+                    let _ = ready.send(Ok(()));
+                    publishers::run(publishers, &target, &told);
+                }
+                Err(error) => drop(ready.send(Err(error))),
+            }
+        })?);
+        is_ready.recv().map_err(|_| failed("the publisher's thread ended".into()))??;
     }
 
     // ---- the crowd
@@ -182,10 +215,11 @@ pub fn run(args: &RunArgs, interrupted: &'static AtomicBool) -> Result<Summary, 
     let packets_from = (tally.packets.load(Ordering::Relaxed), tally.bytes.load(Ordering::Relaxed));
     tally.window_from_ns.store(sys::unix_ns(), Ordering::Relaxed);
     tally.window_to_ns.store(u64::MAX, Ordering::Relaxed);
-    let mut late = 0_u64;
+    let unix_from = sys::unix_ns() / 1_000_000_000;
+    let mut timeline = Timeline::new(from, &args.server_pid, cpu_from.clone(), packets_from);
     while sys::monotonic() < from + args.hold && !interrupted.load(Ordering::Relaxed) {
         thread::sleep(Duration::from_millis(50).min(args.hold));
-        late = late.max(tally.lag_us.swap(0, Ordering::Relaxed));
+        timeline.tick(&tally);
         live.holding(&tally, sys::monotonic() - from, args.hold);
     }
     tally.window_to_ns.store(sys::unix_ns(), Ordering::Relaxed);
@@ -263,6 +297,8 @@ pub fn run(args: &RunArgs, interrupted: &'static AtomicBool) -> Result<Summary, 
             keyframes_asked: published.keyframes_asked.load(Ordering::Relaxed),
             lag_ms_max: publisher_lag.as_secs_f64() * 1e3,
         },
+        timeline: timeline.with_latency(&outcomes, unix_from),
+        ttff_curve_ms: crowd.ttff_curve_ms,
         thresholds: Vec::new(),
         verdict: String::new(),
     };
@@ -322,6 +358,54 @@ fn ramp(joiners: &Arc<Joiners>, args: &RunArgs, begin: Duration) -> Result<Vec<t
             })
         })
         .collect()
+}
+
+/// The hold, second by second.
+struct Timeline<'p> {
+    from: Duration,
+    pids: &'p [u32],
+    last: (Duration, Sample, (u64, u64)),
+    seconds: Vec<Second>,
+}
+
+impl<'p> Timeline<'p> {
+    fn new(from: Duration, pids: &'p [u32], sample: Sample, packets: (u64, u64)) -> Timeline<'p> {
+        Timeline { from, pids, last: (from, sample, packets), seconds: Vec::new() }
+    }
+
+    fn tick(&mut self, tally: &Tally) {
+        let now = sys::monotonic();
+        let (then, sample, (packets, bytes)) = &self.last;
+        let seconds = (now - *then).as_secs_f64();
+        if seconds < 1.0 {
+            return;
+        }
+        let new = Sample::take(self.pids);
+        let used: f64 = new.since(sample).iter().map(|usage| usage.user_s + usage.system_s).sum();
+        let counts = (tally.packets.load(Ordering::Relaxed), tally.bytes.load(Ordering::Relaxed));
+        self.seconds.push(Second {
+            at_s: (now - self.from).as_secs_f64(),
+            packets_per_s: (counts.0 - packets) as f64 / seconds,
+            mbps: (counts.1 - bytes) as f64 * 8e-6 / seconds,
+            viewers: tally.shown.load(Ordering::Relaxed),
+            server_cpu: (!self.pids.is_empty()).then_some(used / seconds),
+            ..Second::default()
+        });
+        self.last = (now, new, counts);
+    }
+
+    /// The worst of the crowd's threads in each second.
+    fn with_latency(mut self, outcomes: &[Outcome], unix_from: u64) -> Vec<Second> {
+        let worst = |old: Option<f64>, new: f64| Some(old.map_or(new, |old| old.max(new)));
+        for (unix, p50, p99, p999) in outcomes.iter().flat_map(|outcome| &outcome.seconds) {
+            let place = unix.checked_sub(unix_from).and_then(|at| self.seconds.get_mut(at as usize));
+            let Some(second) = place else { continue };
+            second.latency_p50_us = worst(second.latency_p50_us, *p50);
+            second.latency_p99_us = worst(second.latency_p99_us, *p99);
+            second.latency_p999_us = worst(second.latency_p999_us, *p999);
+        }
+        self.seconds
+    }
 }
 
 /// CPU time of this process's threads with such names.

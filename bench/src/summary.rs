@@ -40,6 +40,10 @@ pub struct Summary {
     pub server: Option<Server>,
     pub generator: Generator,
     pub publisher: PublisherSummary,
+    /// One point a second of the time measured.
+    pub timeline: Vec<Second>,
+    /// Time to the first frame in ms, of at most 200 viewers from the fastest to the slowest.
+    pub ttff_curve_ms: Vec<f64>,
     pub thresholds: Vec<Verdict>,
     pub verdict: String,
 }
@@ -99,6 +103,21 @@ pub struct PublisherSummary {
     pub lag_ms_max: f64,
 }
 
+/// What one second of the hold looked like.
+#[derive(Clone, Copy, Serialize, Default, Debug)]
+pub struct Second {
+    /// Since the hold began.
+    pub at_s: f64,
+    pub packets_per_s: f64,
+    pub mbps: f64,
+    pub viewers: u64,
+    /// Of the server's processes, in cores; none without --server-pid.
+    pub server_cpu: Option<f64>,
+    pub latency_p50_us: Option<f64>,
+    pub latency_p99_us: Option<f64>,
+    pub latency_p999_us: Option<f64>,
+}
+
 /// A threshold and what became of it.
 #[derive(Clone, Serialize, Debug)]
 pub struct Verdict {
@@ -119,6 +138,17 @@ fn latencies(histogram: &Histogram) -> Latencies {
     Latencies { p50: at(0.50), p99: at(0.99), p999: at(0.999), samples: histogram.count() }
 }
 
+/// The most points a plot has.
+const CURVE_POINTS: usize = 200;
+
+fn curve(values: impl Iterator<Item = Duration>) -> Vec<f64> {
+    let mut sorted: Vec<f64> = values.map(|value| value.as_secs_f64() * 1e3).collect();
+    sorted.sort_by(f64::total_cmp);
+    let points = sorted.len().min(CURVE_POINTS);
+    // The slowest is always among them.
+    (1..=points).filter_map(|point| sorted.get(point * sorted.len() / points - 1).copied()).collect()
+}
+
 /// The part of a summary that the crowd's accounts make.
 pub struct Crowd {
     pub joined: u64,
@@ -127,6 +157,7 @@ pub struct Crowd {
     pub loss_raw_ratio: f64,
     pub duplicate_ratio: f64,
     pub ttff_ms: Percentiles,
+    pub ttff_curve_ms: Vec<f64>,
     pub join_ms: JoinTimes,
     pub latency_us: Latencies,
     pub latency_audio_us: Latencies,
@@ -179,6 +210,7 @@ pub fn crowd(outcomes: &[Outcome], refused: &BTreeMap<String, u64>, stopped: Dur
         loss_raw_ratio: ratio(due - (received - recovered).min(due), due),
         duplicate_ratio: ratio(duplicates, due),
         ttff_ms: phase(|p| Some(p.scheduled), |p| p.first_frame),
+        ttff_curve_ms: curve(joined.iter().filter_map(|account| Some(account.phases.first_frame?.saturating_sub(account.phases.scheduled)))),
         join_ms: JoinTimes {
             http: phase(|p| Some(p.scheduled), |p| Some(p.answered)),
             ice: phase(|p| Some(p.answered), |p| p.reached),

@@ -240,6 +240,36 @@ pub fn sharpen_timers() {
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1_000_u64) };
 }
 
+pub fn is_root() -> bool {
+    // JUSTIFICATION: std does not know who runs it.
+    // SAFETY: the call takes nothing and cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// Keeps this thread, and those it starts from now on, on one core.
+pub fn pin_to(core: usize) {
+    // JUSTIFICATION: std has no affinity.
+    // SAFETY: all zeros is an empty set; `core` is far below its size; the set outlives the call.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(core, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set);
+    }
+}
+
+/// Moves this thread, and those it starts from now on, into a network namespace.
+pub fn enter_network(namespace: &std::fs::File) -> io::Result<()> {
+    // JUSTIFICATION: std has no namespaces.
+    // SAFETY: the descriptor is open; the kernel checks what it is.
+    check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }).map(|_| ())
+}
+
+pub fn terminate(pid: u32) {
+    // JUSTIFICATION: std can only kill.
+    // SAFETY: a signal to a child of ours that has not been waited for.
+    unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) };
+}
+
 /// Calls `what` at SIGINT and SIGTERM, once; the second one ends the process as ever.
 pub fn on_interrupt(what: fn()) {
     static WHAT: OnceLock<fn()> = OnceLock::new();

@@ -1,0 +1,171 @@
+//! How many viewers a server carries: runs with more and more of them until one breaks, then between the last that held and
+//! the first that broke, until the number is known well enough.
+
+use crate::cli::{FindMaxArgs, RunArgs};
+use crate::run::{self, Elsewhere, RunError};
+use crate::summary::Summary;
+use serde::Serialize;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const GROWTH: f64 = 1.6;
+/// Delivered of what was offered, at least.
+const DELIVERED_MIN: f64 = 0.995;
+const LOSS_MAX: f64 = 0.001;
+const LATENCY_MAX_US: f64 = 250_000.0;
+/// A process that used so much of a core has no more to give, if it has one thread for media.
+const BUSY: f64 = 0.85;
+
+/// One step.
+#[derive(Clone, Serialize, Debug)]
+pub struct Step {
+    pub viewers: u64,
+    pub held: bool,
+    /// Why not.
+    pub broke: Vec<String>,
+    pub delivered_mbps: f64,
+    pub loss_ratio: f64,
+    pub latency_p99_us: Option<f64>,
+    pub ttff_p99_ms: Option<f64>,
+    pub cpu_ns_per_packet: Option<f64>,
+    pub server_cpu: Option<f64>,
+    pub generator_cpu: f64,
+    pub generator_saturated: bool,
+}
+
+#[derive(Clone, Serialize, Debug)]
+pub struct Found {
+    pub schema: u32,
+    pub target: String,
+    /// The most that were carried; 0: not even the first step held.
+    pub viewers: u64,
+    /// The fewest that were not.
+    pub broke_at: Option<u64>,
+    pub limit: String,
+    /// The generator gave up before the server did: `viewers` is a lower bound.
+    pub generator_was_limit: bool,
+    /// The cost at each step, by viewers.
+    pub steps: Vec<Step>,
+    pub verdict: String,
+}
+
+/// What did not hold, in words; nothing: the server carried it.
+pub fn broken(summary: &Summary) -> Vec<String> {
+    let mut broke = Vec::new();
+    if summary.join_failures > 0 {
+        let reason = summary.failures.iter().max_by_key(|(_, count)| **count).map_or("they got no picture", |(reason, _)| reason);
+        broke.push(format!("{} joins failed ({reason})", summary.join_failures));
+    }
+    // Viewers that were not there explain what they did not get.
+    let offered = summary.offered_pps_per_viewer;
+    if summary.pps_per_viewer < offered * DELIVERED_MIN && summary.duration_s >= 2.0 {
+        broke.push(format!("{:.1} of {offered:.1} packets/s were delivered", summary.pps_per_viewer));
+    }
+    if summary.loss_ratio > LOSS_MAX {
+        broke.push(format!("{:.3} % were lost", summary.loss_ratio * 100.0));
+    }
+    if summary.latency_us.p99.is_some_and(|p99| p99 > LATENCY_MAX_US) {
+        broke.push(format!("latency is {:.0} ms (p99)", summary.latency_us.p99.unwrap_or_default() / 1e3));
+    }
+    broke.extend(summary.thresholds.iter().filter(|verdict| !verdict.met).map(|verdict| format!("{} does not hold", verdict.text)));
+    broke
+}
+
+/// What was used up where it broke.
+fn limit(step: &Step) -> String {
+    match step.server_cpu {
+        Some(cpu) if cpu > BUSY => format!("the server's CPU ({:.0} % of a core)", cpu * 100.0),
+        Some(cpu) => format!("not the server's CPU ({:.0} % of a core): {}", cpu * 100.0, step.broke.join("; ")),
+        None => format!("{} (with --server-pid its CPU would be known)", step.broke.join("; ")),
+    }
+}
+
+fn step(args: &RunArgs, publisher_at: Option<&Elsewhere>, viewers: u64, interrupted: &'static AtomicBool) -> Result<Step, RunError> {
+    // A ramp that takes 5 s, but never so fast that joins alone are the load.
+    let ramp = (viewers as f64 / 5.0).clamp(args.ramp.min(10.0), args.ramp.max(10.0));
+    let summary = run::run_from(&RunArgs { viewers, ramp, ..args.clone() }, publisher_at, interrupted)?;
+    let broke = broken(&summary);
+    let server = summary.server.as_ref();
+    let step = Step {
+        viewers,
+        held: broke.is_empty() && !summary.generator.saturated,
+        broke,
+        delivered_mbps: summary.delivered_mbps,
+        loss_ratio: summary.loss_ratio,
+        latency_p99_us: summary.latency_us.p99,
+        ttff_p99_ms: summary.ttff_ms.p99,
+        cpu_ns_per_packet: server.map(|server| server.cpu_ns_per_packet),
+        server_cpu: server.map(|server| server.cpu_ratio),
+        generator_cpu: summary.generator.cpu_ratio,
+        generator_saturated: summary.generator.saturated,
+    };
+    let cost = step.cpu_ns_per_packet.map_or(String::new(), |ns| format!(", {ns:.0} ns/packet, {:.0} % of a core", step.server_cpu.unwrap_or_default() * 100.0));
+    let outcome = match (step.held, step.generator_saturated) {
+        (true, _) => "held".to_owned(),
+        (false, true) => format!("the generator was the limit ({})", summary.generator.reasons.join("; ")),
+        (false, false) => step.broke.join("; "),
+    };
+    eprintln!("{viewers:>7} viewers: {:.0} Mbit/s{cost}: {outcome}", step.delivered_mbps);
+    Ok(step)
+}
+
+pub fn find(args: &FindMaxArgs, publisher_at: Option<&Elsewhere>, interrupted: &'static AtomicBool) -> Result<Found, RunError> {
+    let mut steps: Vec<Step> = Vec::new();
+    let (mut held, mut broke_at) = (0_u64, None);
+    while let Some(viewers) = next(held, broke_at, args.run.viewers, args.precision)
+        && !interrupted.load(Ordering::Relaxed)
+    {
+        let step = step(&args.run, publisher_at, viewers, interrupted)?;
+        if step.held { held = viewers } else { broke_at = Some(viewers) }
+        steps.push(step);
+    }
+    let wall = broke_at.and_then(|at| steps.iter().find(|step| step.viewers == at));
+    let generator_was_limit = wall.is_some_and(|step| step.generator_saturated && step.broke.is_empty());
+    let limit = match wall {
+        Some(_) if generator_was_limit => "the generator".to_owned(),
+        Some(step) => limit(step),
+        None => "it was interrupted before anything broke".to_owned(),
+    };
+    let mbps = steps.iter().filter(|step| step.held).map(|step| step.delivered_mbps).fold(0.0, f64::max);
+    let verdict = format!("this box carries {held} viewers at {mbps:.0} Mbit/s; the limit is {limit}");
+    Ok(Found { schema: 1, target: args.run.target.clone(), viewers: held, broke_at, limit, generator_was_limit, steps, verdict })
+}
+
+/// How many to try now; nothing: it is known.
+fn next(held: u64, broke_at: Option<u64>, first: u64, precision: f64) -> Option<u64> {
+    match (held, broke_at) {
+        (0, None) => Some(first),
+        (held, None) => Some(((held as f64 * GROWTH) as u64).max(held + 1)),
+        (held, Some(broke)) => {
+            let middle = held.midpoint(broke);
+            let known = broke - held <= ((broke as f64 * precision) as u64).max(1) || middle == held;
+            (!known).then_some(middle)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Searches for a server that carries `truth`, and counts the runs.
+    fn search(truth: u64, first: u64, precision: f64) -> (u64, u64) {
+        let (mut held, mut broke, mut runs) = (0, None, 0);
+        while let Some(viewers) = next(held, broke, first, precision) {
+            runs += 1;
+            if viewers <= truth { held = viewers } else { broke = Some(viewers) }
+        }
+        (held, runs)
+    }
+
+    #[test]
+    fn the_search_ends_and_is_as_good_as_was_asked() {
+        for truth in [1, 7, 99, 100, 550, 4_321, 30_000] {
+            for first in [1, 100, 50_000] {
+                let (found, runs) = search(truth, first, 0.05);
+                assert!(found <= truth && found as f64 >= truth as f64 * 0.94 - 1.0, "{found} of {truth}");
+                assert!(runs < 40, "{runs}");
+            }
+        }
+        assert_eq!(search(0, 10, 0.05).0, 0);
+    }
+}
