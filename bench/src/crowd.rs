@@ -410,7 +410,7 @@ impl Viewer {
                 if self.phases.first_packet.is_none() {
                     self.phases.first_packet = Some(now);
                 }
-                let place = self.source(header.payload_type, header.ssrc);
+                let place = self.source(header.payload_type, header.ssrc, manner.drop_each);
                 let source = &mut self.sources[place];
                 source.arrivals += 1;
                 if manner.drop_each > 0 && source.arrivals % manner.drop_each == 0 {
@@ -435,7 +435,7 @@ impl Viewer {
         }
     }
 
-    fn source(&mut self, payload_type: u8, ssrc: u32) -> usize {
+    fn source(&mut self, payload_type: u8, ssrc: u32, drop_each: u64) -> usize {
         if let Some(place) = self.sources.iter().position(|source| source.ssrc == ssrc) {
             return place;
         }
@@ -443,7 +443,8 @@ impl Viewer {
             payload_type,
             ssrc,
             sequence: Sequence::new(),
-            arrivals: 1,
+            // Each begins elsewhere in the round: else every source would end before its last loss.
+            arrivals: (u64::from(ssrc) * 7_919).checked_rem(drop_each).unwrap_or_default(),
             recovered: 0,
             asked: BTreeMap::new(),
             opening: BTreeMap::new(),

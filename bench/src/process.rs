@@ -101,6 +101,42 @@ impl Sample {
     }
 }
 
+/// Time of the cores this process may run on: idle, and all.
+#[derive(Clone, Copy, Default, PartialEq, Debug)]
+pub struct Cores {
+    idle_ticks: u64,
+    all_ticks: u64,
+}
+
+impl Cores {
+    pub fn now() -> Cores {
+        let allowed = crate::sys::allowed_cores();
+        Cores::parse(&fs::read_to_string("/proc/stat").unwrap_or_default(), |core| allowed.contains(&core))
+    }
+
+    fn parse(stat: &str, is_allowed: impl Fn(usize) -> bool) -> Cores {
+        let mut cores = Cores::default();
+        for line in stat.lines() {
+            let mut words = line.split_ascii_whitespace();
+            let core = words.next().and_then(|name| name.strip_prefix("cpu")?.parse().ok());
+            if !core.is_some_and(&is_allowed) {
+                continue;
+            }
+            // user nice system idle iowait irq softirq steal; guests are in user already.
+            let ticks: Vec<u64> = words.take(8).map(|word| word.parse().unwrap_or(0)).collect();
+            cores.idle_ticks += ticks.iter().skip(3).take(2).sum::<u64>();
+            cores.all_ticks += ticks.iter().sum::<u64>();
+        }
+        cores
+    }
+
+    /// The idle share of the time since; 1 where nothing is known.
+    pub fn idle_since(&self, before: &Cores) -> f64 {
+        let all = self.all_ticks.saturating_sub(before.all_ticks);
+        if all == 0 { 1.0 } else { self.idle_ticks.saturating_sub(before.idle_ticks) as f64 / all as f64 }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,6 +149,16 @@ mod tests {
         assert_eq!((process.user_ticks, process.system_ticks, process.rss_bytes), (250, 125, 321 * 4_096));
         assert_eq!(parse("", 4_096), None);
         assert_eq!(parse("1 (x) S", 4_096), None);
+    }
+
+    #[test]
+    fn only_the_cores_one_may_run_on_count_and_waiting_for_disks_is_idle() {
+        let stat = "cpu  9 9 9 9 9 9 9 9 0 0\ncpu0 100 0 100 800 0 0 0 0 0 0\ncpu1 10 0 10 50 20 5 5 0 7 0\nintr 5\n";
+        let one = Cores::parse(stat, |core| core == 1);
+        assert_eq!(one, Cores { idle_ticks: 70, all_ticks: 100 });
+        assert!((one.idle_since(&Cores::default()) - 0.7).abs() < 1e-9);
+        assert_eq!(one.idle_since(&one), 1.0);
+        assert_eq!(Cores::parse(stat, |_| true).all_ticks, 1_100);
     }
 
     #[test]

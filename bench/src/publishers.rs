@@ -1,6 +1,7 @@
 //! The published streams: one thread drives all of them, packet by packet, on a clock of their plan. A packet that
 //! is due goes out when it is due or, if the thread was late, at once; nothing is left out and nothing is sent ahead.
 
+use crate::histogram::Histogram;
 use crate::offer::{self, Agreed, Wish};
 use crate::remote::{self, Event, Identity, Keys, Remote};
 use crate::source::{self, AUDIO_INTERVAL, HEADER_BYTES, Plan, STAMP_BYTES, Stamp, StampKind, VideoCodec};
@@ -32,8 +33,6 @@ pub struct Published {
     pub packets: AtomicU64,
     pub keyframes_asked: AtomicU64,
     pub resent: AtomicU64,
-    /// How late packets went out, the worst, in microseconds.
-    pub lag_us: AtomicU64,
     pub lost_sessions: AtomicU64,
     pub stop: AtomicBool,
 }
@@ -142,7 +141,7 @@ impl Publisher {
     }
 
     /// Sends all that is due.
-    fn step(&mut self, now: Duration, told: &Published) -> Result<(), String> {
+    fn step(&mut self, now: Duration, told: &Published, lag_us: &mut Histogram) -> Result<(), String> {
         self.remote.handle_timeout(now)?;
         while self.audio_at <= now {
             let mut payload = std::mem::take(&mut self.audio);
@@ -156,7 +155,7 @@ impl Publisher {
             if at > now {
                 break;
             }
-            told.lag_us.fetch_max((now - at).as_micros() as u64, Ordering::Relaxed);
+            lag_us.add((now - at).as_micros() as u64);
             let size = self.plan.sizes_of(packets)[self.packet as usize];
             let keyframe = self.place == 0;
             let mut payload = source::video_payload(self.plan.codec, keyframe, self.packet as usize, packets as usize, size);
@@ -268,8 +267,9 @@ impl Publisher {
     }
 }
 
-/// Drives them until told to stop, then says goodbye.
-pub fn run(mut publishers: Vec<Publisher>, target: &Arc<Target>, told: &Published) {
+/// Drives them until told to stop, then says goodbye. Returns how late video packets went out, in microseconds.
+pub fn run(mut publishers: Vec<Publisher>, target: &Arc<Target>, told: &Published) -> Histogram {
+    let mut lag_us = Histogram::new();
     sys::sharpen_timers();
     // The clocks begin now, one after the other: rooms are not in step with each other.
     let begin = sys::monotonic() + Duration::from_millis(5);
@@ -292,7 +292,7 @@ pub fn run(mut publishers: Vec<Publisher>, target: &Arc<Target>, told: &Publishe
         }
         publishers.retain_mut(|publisher| {
             let heard = if hears { publisher.hear(now, told) } else { Ok(()) };
-            let stepped = heard.and_then(|()| if publisher.due() <= now { publisher.step(now, told) } else { Ok(()) });
+            let stepped = heard.and_then(|()| if publisher.due() <= now { publisher.step(now, told, &mut lag_us) } else { Ok(()) });
             if stepped.is_err() {
                 told.lost_sessions.fetch_add(1, Ordering::Relaxed);
             }
@@ -302,4 +302,5 @@ pub fn run(mut publishers: Vec<Publisher>, target: &Arc<Target>, told: &Publishe
     for publisher in &publishers {
         target.leave(&publisher.joined);
     }
+    lag_us
 }

@@ -2,9 +2,10 @@
 
 use crate::cli::{Exit, RunArgs, Sink};
 use crate::crowd::{Arriving, Crowd, Manner, Outcome, Tally};
+use crate::histogram::Histogram;
 use crate::live::Live;
 use crate::offer::{self, Wish};
-use crate::process::Sample;
+use crate::process::{Cores, Sample};
 use crate::publishers::{self, PublishError, Published, Publisher};
 use crate::remote::Identity;
 use crate::summary::{self, Generator, PublisherSummary, Second, Server, Summary};
@@ -31,7 +32,11 @@ const LIVE_MAX: Duration = Duration::from_secs(5);
 const DRAIN: Duration = Duration::from_millis(500);
 /// Above it a thread of the generator has no time to spare, and what it sees says nothing of the server.
 const CPU_RATIO_MAX: f64 = 0.90;
+/// Of the cores it may run on, together: below it nobody gets a core when he needs one.
+const IDLE_RATIO_MIN: f64 = 0.05;
 const LAG_MAX: Duration = Duration::from_millis(50);
+/// A frame's packets are spread over 10 ms: beyond that the source is another one.
+const PUBLISHER_LAG_MAX_MS: f64 = 10.0;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -160,9 +165,12 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
             match joined {
                 Ok(publishers) => {
                     let _ = ready.send(Ok(()));
-                    publishers::run(publishers, &target, &told);
+                    publishers::run(publishers, &target, &told)
                 }
-                Err(error) => drop(ready.send(Err(error))),
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                    Histogram::new()
+                }
             }
         })?);
         is_ready.recv().map_err(|_| failed("the publisher's thread ended".into()))??;
@@ -211,7 +219,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
 
     // ---- hold
     let (from, cpu_from) = (sys::monotonic(), Sample::take(&args.server_pid));
-    let threads_from = thread_times("crowd-");
+    let (threads_from, cores_from) = (spent("crowd-"), Cores::now());
     let packets_from = (tally.packets.load(Ordering::Relaxed), tally.bytes.load(Ordering::Relaxed));
     tally.window_from_ns.store(sys::unix_ns(), Ordering::Relaxed);
     tally.window_to_ns.store(u64::MAX, Ordering::Relaxed);
@@ -224,16 +232,16 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
     }
     tally.window_to_ns.store(sys::unix_ns(), Ordering::Relaxed);
     let (to, cpu_to) = (sys::monotonic(), Sample::take(&args.server_pid));
-    let threads_to = thread_times("crowd-");
+    let (threads_to, cores_to) = (spent("crowd-"), Cores::now());
     let packets = tally.packets.load(Ordering::Relaxed) - packets_from.0;
     let bytes = tally.bytes.load(Ordering::Relaxed) - packets_from.1;
 
     // ---- leave
     let stopped = sys::monotonic();
     published.stop.store(true, Ordering::Relaxed);
-    if let Some(publisher) = publisher {
-        let _ = publisher.join();
-    }
+    let lag_us = publisher.and_then(|publisher| publisher.join().ok());
+    let lag_of = |quantile: f64| lag_us.as_ref().and_then(|lag| lag.at(quantile)).unwrap_or_default() / 1e3;
+    let (publisher_lag_ms, publisher_lag_ms_max) = (lag_of(0.99), lag_of(1.0));
     thread::sleep(DRAIN);
     joiners.stop.store(true, Ordering::Relaxed);
     hands.into_iter().for_each(|hand| drop(hand.join()));
@@ -247,10 +255,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
     let seconds = (to - from).as_secs_f64().max(1e-3);
     let refused = joiners.refused.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let crowd = summary::crowd(&outcomes, &refused, stopped, plan.pps());
-    let busiest = threads_to.iter().map(|(id, to)| to.saturating_sub(threads_from.get(id).copied().unwrap_or_default())).max();
-    let cpu_ratio = busiest.unwrap_or_default().as_secs_f64() / seconds;
-    let publisher_lag = Duration::from_micros(published.lag_us.load(Ordering::Relaxed));
-    let generator = generator(args, &crowd, cpu_ratio, publisher_lag);
+    let generator = generator(args, &crowd, busiest(&threads_from, &threads_to, seconds), cores_to.idle_since(&cores_from), publisher_lag_ms);
     let server = (!args.server_pid.is_empty()).then(|| {
         let processes = cpu_to.since(&cpu_from);
         let used: f64 = processes.iter().map(|usage| usage.user_s + usage.system_s).sum();
@@ -295,7 +300,8 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
             packets: published.packets.load(Ordering::Relaxed),
             resent: published.resent.load(Ordering::Relaxed),
             keyframes_asked: published.keyframes_asked.load(Ordering::Relaxed),
-            lag_ms_max: publisher_lag.as_secs_f64() * 1e3,
+            lag_ms_p99: publisher_lag_ms,
+            lag_ms_max: publisher_lag_ms_max,
         },
         timeline: timeline.with_latency(&outcomes, unix_from),
         ttff_curve_ms: crowd.ttff_curve_ms,
@@ -408,26 +414,46 @@ impl<'p> Timeline<'p> {
     }
 }
 
-/// CPU time of this process's threads with such names.
-fn thread_times(prefix: &str) -> BTreeMap<u64, Duration> {
-    let mut times = BTreeMap::new();
+/// What this process's threads with such names did: time on a core, and time ready but without one.
+#[derive(Clone, Copy, Default)]
+struct Spent {
+    ran: Duration,
+    waited: Duration,
+}
+
+fn spent(prefix: &str) -> BTreeMap<u64, Spent> {
+    let mut threads = BTreeMap::new();
     for task in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
         let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
         let id = task.file_name().to_str().and_then(|id| id.parse().ok());
-        // Run time in nanoseconds is the first word; finer than the ticks of `stat`.
-        let spent = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-        let spent = spent.split_ascii_whitespace().next().and_then(|word| word.parse().ok());
-        if let (true, Some(id), Some(spent)) = (name.starts_with(prefix), id, spent) {
-            times.insert(id, Duration::from_nanos(spent));
+        // Nanoseconds: run, then waited for a core; finer than the ticks of `stat`.
+        let words = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        let mut words = words.split_ascii_whitespace().map(|word| word.parse().map_or(Duration::ZERO, Duration::from_nanos));
+        let (Some(ran), Some(waited)) = (words.next(), words.next()) else { continue };
+        if let (true, Some(id)) = (name.starts_with(prefix), id) {
+            threads.insert(id, Spent { ran, waited });
         }
     }
-    times
+    threads
+}
+
+/// The busiest thread's shares of the time: on a core, and waiting for one.
+fn busiest(from: &BTreeMap<u64, Spent>, to: &BTreeMap<u64, Spent>, seconds: f64) -> (f64, f64) {
+    let shares = to.iter().map(|(id, to)| {
+        let from = from.get(id).copied().unwrap_or_default();
+        let share = |to: Duration, from: Duration| to.saturating_sub(from).as_secs_f64() / seconds;
+        (share(to.ran, from.ran), share(to.waited, from.waited))
+    });
+    shares.max_by(|one, other| (one.0 + one.1).total_cmp(&(other.0 + other.1))).unwrap_or_default()
 }
 
 /// Whether the generator had time to spare; if not, why.
-fn generator(args: &RunArgs, crowd: &summary::Crowd, cpu_ratio: f64, publisher_lag: Duration) -> Generator {
+fn generator(args: &RunArgs, crowd: &summary::Crowd, (cpu_ratio, waited_ratio): (f64, f64), idle_ratio: f64, publisher_lag_ms: f64) -> Generator {
     let mut reasons = Vec::new();
-    if cpu_ratio > CPU_RATIO_MAX {
+    if idle_ratio < IDLE_RATIO_MIN && cpu_ratio < CPU_RATIO_MAX {
+        reasons.push(format!("its cores were idle for {:.0} % of the time: something else runs there, which may be the server", idle_ratio * 100.0));
+    }
+    if cpu_ratio + waited_ratio > CPU_RATIO_MAX {
         reasons.push(format!("a thread of the crowd was busy for {:.0} % of the time: more --threads, or another machine", cpu_ratio * 100.0));
     }
     if crowd.lag_ms_p99 > LAG_MAX.as_secs_f64() * 1e3 {
@@ -436,11 +462,13 @@ fn generator(args: &RunArgs, crowd: &summary::Crowd, cpu_ratio: f64, publisher_l
     if crowd.socket_drops > 0 {
         reasons.push(format!("{} datagrams were dropped before they were read: too slow, or net.core.rmem_max too small", crowd.socket_drops));
     }
-    if !args.no_publish && publisher_lag > LAG_MAX {
-        reasons.push(format!("the publisher was up to {} ms late", publisher_lag.as_millis()));
+    if publisher_lag_ms > PUBLISHER_LAG_MAX_MS {
+        reasons.push(format!("the publisher's packets went out {publisher_lag_ms:.0} ms late (p99)"));
     }
     Generator {
         cpu_ratio,
+        waited_ratio,
+        cores_idle_ratio: idle_ratio,
         threads: args.threads,
         lag_ms_p99: crowd.lag_ms_p99,
         socket_drops: crowd.socket_drops,

@@ -87,6 +87,10 @@ pub struct Server {
 pub struct Generator {
     /// Of one core: the busiest thread of the crowd.
     pub cpu_ratio: f64,
+    /// How much of the time it was ready to run and something else had its core.
+    pub waited_ratio: f64,
+    /// Of all cores it may run on.
+    pub cores_idle_ratio: f64,
     pub threads: u64,
     pub lag_ms_p99: f64,
     pub socket_drops: u64,
@@ -100,6 +104,8 @@ pub struct PublisherSummary {
     pub packets: u64,
     pub resent: u64,
     pub keyframes_asked: u64,
+    /// How late packets went out.
+    pub lag_ms_p99: f64,
     pub lag_ms_max: f64,
 }
 

@@ -257,6 +257,17 @@ pub fn pin_to(core: usize) {
     }
 }
 
+/// The cores this thread may run on.
+pub fn allowed_cores() -> Vec<usize> {
+    // JUSTIFICATION: std has no affinity.
+    // SAFETY: all zeros is an empty set, which the call fills; numbers stay below its size.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set);
+        (0..libc::CPU_SETSIZE as usize).filter(|core| libc::CPU_ISSET(*core, &set)).collect()
+    }
+}
+
 /// Moves this thread, and those it starts from now on, into a network namespace.
 pub fn enter_network(namespace: &std::fs::File) -> io::Result<()> {
     // JUSTIFICATION: std has no namespaces.

@@ -1,0 +1,109 @@
+//! Goal: the load tester says what is true, of our server and of another's, and ends with the code that says so.
+//! Method: its binary against a node; losses of its own making; a core it has to share; a server that is not there; a
+//! WHIP and WHEP server on aiortc, which shares nothing with ours.
+
+use serde_json::Value;
+use spillway_tests::node::{Machine, Node, Scratch, binary};
+use std::process::{Command, Output};
+
+struct Ran {
+    code: i32,
+    said: String,
+    json: Value,
+}
+
+/// One `run` with a JSON of its own. `before` is put before the program: a core to run on, for example.
+fn run_as(before: &[&str], arguments: &[String]) -> Ran {
+    let scratch = Scratch::new();
+    let json = scratch.0.join("result.json");
+    let program = binary().with_file_name("spillway-bench");
+    let mut words: Vec<String> = before.iter().map(|word| (*word).to_owned()).collect();
+    words.push(program.display().to_string());
+    words.push("run".to_owned());
+    words.extend_from_slice(arguments);
+    words.extend(["--json".to_owned(), json.display().to_string()]);
+    let Output { status, stdout, stderr } = Command::new(&words[0]).args(&words[1..]).output().expect("it is built");
+    let said = format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    let json = std::fs::read_to_string(json).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    Ran { code: status.code().unwrap_or(-1), said, json }
+}
+
+fn against(node: &Node, more: &[&str]) -> Vec<String> {
+    let key = node.data().join("keys/signing.key").display().to_string();
+    let own = ["--target", node.http.base(), "--key-file", &key];
+    own.iter().chain(more).map(|word| (*word).to_owned()).collect()
+}
+
+fn number(ran: &Ran, path: &str) -> f64 {
+    ran.json.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("{path} of {}\n{}", ran.json, ran.said))
+}
+
+#[test]
+fn a_run_against_our_node_measures_what_was_offered() {
+    let _machine = Machine::alone();
+    let node = Node::start();
+    let pid = node.pid("supervisor_pid").to_string();
+    let more = ["--viewers", "60", "--ramp", "60/s", "--hold", "4s", "--server-pid", &pid, "--fail", "viewers>=60", "--fail", "loss<=0"];
+    let ran = run_as(&[], &against(&node, &more));
+    assert_eq!(ran.code, 0, "{}", ran.said);
+    assert_eq!((number(&ran, "/viewers_joined"), number(&ran, "/join_failures")), (60.0, 0.0), "{}", ran.said);
+    // Four seconds hold two keyframes, or a part of a third.
+    let pps = number(&ran, "/pps_per_viewer");
+    assert!((295.0..330.0).contains(&pps), "{}", ran.said);
+    assert_eq!(number(&ran, "/offered_pps_per_viewer"), 310.0);
+    let (delivered, seconds) = (number(&ran, "/delivered_packets"), number(&ran, "/duration_s"));
+    assert!((delivered / seconds / 60.0 - pps).abs() < 0.01);
+    assert!(number(&ran, "/latency_us/samples") > 2.0 * 280.0 * 4.0 * 0.9, "two witnesses: {}", ran.said);
+    for path in ["/ttff_ms/p50", "/ttff_ms/p99", "/join_ms/http/p50", "/join_ms/ice/p50", "/join_ms/dtls/p50", "/join_ms/first_packet/p99", "/latency_us/p50", "/latency_us/p999"] {
+        assert!(number(&ran, path) >= 0.0);
+    }
+    assert!(number(&ran, "/ttff_ms/p50") <= number(&ran, "/ttff_ms/p99"));
+    assert_eq!(ran.json["srtp_profile"], "AEAD_AES_256_GCM");
+    // Supervisor, engine and control, of which the engine works.
+    let processes = ran.json["server"]["processes"].as_array().expect("a list");
+    assert_eq!(processes.len(), 3, "{}", ran.said);
+    let used: f64 = processes.iter().map(|of| of["user_s"].as_f64().unwrap_or(0.0) + of["system_s"].as_f64().unwrap_or(0.0)).sum();
+    let told = number(&ran, "/server/cpu_ns_per_packet") * delivered / 1e9;
+    assert!(used > 0.0 && (told / used - 1.0).abs() < 0.03, "{told} s of {used} s");
+    assert!(ran.said.contains("60 of 60 viewers"), "{}", ran.said);
+}
+
+#[test]
+fn one_of_a_hundred_thrown_away_is_one_percent_and_heals_when_it_is_asked_for() {
+    let _machine = Machine::alone();
+    let node = Node::start();
+    let loss = ["--viewers", "20", "--ramp", "40/s", "--hold", "5s", "--drop", "1/100"];
+    let ran = run_as(&[], &against(&node, &[&loss[..], &["--no-recover"]].concat()));
+    let (raw, after) = (number(&ran, "/loss_raw_ratio"), number(&ran, "/loss_ratio"));
+    assert!((raw - 0.01).abs() <= 0.0005 && raw == after, "{}", ran.said);
+    let ran = run_as(&[], &against(&node, &[&loss[..], &["--sink", "full"]].concat()));
+    let (raw, after) = (number(&ran, "/loss_raw_ratio"), number(&ran, "/loss_ratio"));
+    assert!((raw - 0.01).abs() <= 0.001 && after < 0.002, "{}", ran.said);
+}
+
+#[test]
+fn it_ends_with_the_code_of_what_happened() {
+    let _machine = Machine::alone();
+    // Port 9 is discard: nobody listens there.
+    let ran = run_as(&[], &["--target", "http://127.0.0.1:9"].map(str::to_owned));
+    assert!(ran.code == 98 && ran.said.contains("http://127.0.0.1:9 cannot be reached"), "{} {}", ran.code, ran.said);
+    let ran = run_as(&[], &["--target", "127.0.0.1:9"].map(str::to_owned));
+    assert!(ran.code == 2 && ran.said.contains("http://127.0.0.1:7080"), "{} {}", ran.code, ran.said);
+    let node = Node::start();
+    let ran = run_as(&[], &against(&node, &["--viewers", "4", "--hold", "1s", "--fail", "ttff_p99<0.1ms"]));
+    assert!(ran.code == 99 && ran.json["thresholds"][0]["met"] == false, "{} {}", ran.code, ran.said);
+    assert!(ran.said.contains("not met: ttff_p99<0.1ms"), "{}", ran.said);
+}
+
+#[test]
+fn a_generator_without_a_core_of_its_own_never_blames_the_server() {
+    let _machine = Machine::alone();
+    let node = Node::start();
+    let mut loop_there = Command::new("taskset").args(["-c", "1", "sh", "-c", "while :; do :; done"]).spawn().expect("taskset");
+    let ran = run_as(&["taskset", "-c", "1"], &against(&node, &["--viewers", "60", "--ramp", "60/s", "--hold", "3s", "--fail", "ttff_p99<0.1ms"]));
+    let _ = loop_there.kill();
+    let _ = loop_there.wait();
+    assert_eq!(ran.code, 97, "{}", ran.said);
+    assert_eq!(ran.json["generator"]["saturated"], true);
+    assert!(ran.said.contains("this says nothing about the server"), "{}", ran.said);
+}
