@@ -65,6 +65,6 @@ pub fn tool(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the path of this test");
     let target = test.ancestors().nth(3).expect("target/PROFILE/deps");
     let path = target.join("tools").join(name);
-    assert!(path.is_file(), "{} is missing: run tests/run once, which gets it", path.display());
+    assert!(path.exists(), "{} is missing: run tests/run once, which gets it", path.display());
     path
 }
