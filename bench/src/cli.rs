@@ -114,6 +114,36 @@ pub enum Sink {
     Cheap,
 }
 
+/// What the viewers do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Profile {
+    /// They come and stay
+    Fanout,
+    /// The same in many rooms: --rooms 10 unless said otherwise
+    Rooms,
+    /// They come all at once
+    Storm,
+    /// Each stays for 3 to 12 s, then another comes in its place
+    Churn,
+    /// They lose 1 of 100 packets and ask again; 50 ms of delay; 1 % out of order; all are witnesses
+    Lossy,
+    /// Churn for an hour (--hold 60m), and what memory and open files did
+    Soak,
+}
+
+impl Profile {
+    pub fn name(self) -> &'static str {
+        match self {
+            Profile::Fanout => "fanout",
+            Profile::Rooms => "rooms",
+            Profile::Storm => "storm",
+            Profile::Churn => "churn",
+            Profile::Lossy => "lossy",
+            Profile::Soak => "soak",
+        }
+    }
+}
+
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
     /// The server's address, as http://127.0.0.1:7080
@@ -122,17 +152,20 @@ pub struct RunArgs {
     /// The room; with --rooms the first part of each room's name
     #[arg(long, value_name = "R", default_value = "bench")]
     pub room: String,
-    /// How many rooms, each with a publisher; viewers are spread over them
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    pub rooms: u64,
+    /// What the viewers do; it sets the options below that are not given
+    #[arg(long, value_enum, default_value = "fanout")]
+    pub profile: Profile,
+    /// How many rooms, each with a publisher; viewers are spread over them [default: 1; profile rooms: 10]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    rooms: Option<u64>,
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub viewers: u64,
-    /// How fast viewers come, on a fixed clock: a slow join still counts from when it was due
-    #[arg(long, value_name = "N/s", default_value = "50/s", value_parser = rate)]
-    pub ramp: f64,
-    /// How long is measured, when all are there
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
-    pub hold: Duration,
+    /// How fast viewers come, on a fixed clock: a slow join still counts from when it was due [default: 50/s; profile storm: at once]
+    #[arg(long, value_name = "N/s", value_parser = rate)]
+    ramp: Option<f64>,
+    /// How long is measured, when all are there [default: 10s; profile soak: 60m]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    hold: Option<Duration>,
     /// Of the video; audio adds 64 kbit/s
     #[arg(long, value_name = "BPS", default_value = "2.5M", value_parser = bitrate)]
     pub bitrate: u64,
@@ -154,14 +187,24 @@ pub struct RunArgs {
     /// Requests for keyframes are counted but not followed, as by cameras
     #[arg(long)]
     pub deaf: bool,
-    #[arg(long, value_enum, default_value = "cheap")]
-    pub sink: Sink,
+    /// [default: cheap; profile lossy: full]
+    #[arg(long, value_enum)]
+    sink: Option<Sink>,
     /// Threads of the crowd
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
     pub threads: u64,
-    /// Throw away one of so many packets, as if the network had lost it
-    #[arg(long, value_name = "1/N", value_parser = share, default_value = "0")]
-    pub drop: u64,
+    /// Throw away one of so many packets, as if the network had lost it [default: 0; profile lossy: 1/100]
+    #[arg(long, value_name = "1/N", value_parser = share)]
+    drop: Option<u64>,
+    /// Packets reach a viewer so much later [default: 0ms; profile lossy: 50ms]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    delay: Option<Duration>,
+    /// This share of the packets comes 20 ms behind its place [default: 0; profile lossy: 1%]
+    #[arg(long, value_name = "1/N", value_parser = share)]
+    reorder: Option<u64>,
+    /// Which packets come out of order, and how long viewers of a churn stay
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
     /// What is lost is not asked for again
     #[arg(long)]
     pub no_recover: bool,
@@ -197,6 +240,49 @@ impl RunArgs {
             Ok(Command::Run(args)) => args,
             _ => unreachable!("a target is all that `run` needs"),
         }
+    }
+
+    fn lossy(&self) -> bool {
+        self.profile == Profile::Lossy
+    }
+
+    pub fn rooms(&self) -> u64 {
+        self.rooms.unwrap_or(if self.profile == Profile::Rooms { 10 } else { 1 })
+    }
+
+    pub fn ramp(&self) -> f64 {
+        self.ramp.unwrap_or(if self.profile == Profile::Storm { 1e6 } else { 50.0 })
+    }
+
+    pub fn hold(&self) -> Duration {
+        self.hold.unwrap_or(Duration::from_secs(if self.profile == Profile::Soak { 3_600 } else { 10 }))
+    }
+
+    pub fn sink(&self) -> Sink {
+        self.sink.unwrap_or(if self.lossy() { Sink::Full } else { Sink::Cheap })
+    }
+
+    pub fn drop(&self) -> u64 {
+        self.drop.unwrap_or(if self.lossy() { 100 } else { 0 })
+    }
+
+    pub fn delay(&self) -> Duration {
+        self.delay.unwrap_or(Duration::from_millis(if self.lossy() { 50 } else { 0 }))
+    }
+
+    pub fn reorder(&self) -> u64 {
+        self.reorder.unwrap_or(if self.lossy() { 100 } else { 0 })
+    }
+
+    /// How long each viewer stays, at least and at most.
+    pub fn stay(&self) -> Option<(Duration, Duration)> {
+        let comes_and_goes = matches!(self.profile, Profile::Churn | Profile::Soak);
+        comes_and_goes.then(|| (Duration::from_secs(3), Duration::from_secs(12)))
+    }
+
+    /// The same with other numbers.
+    pub fn with(&self, viewers: u64, rooms: u64, ramp: f64, hold: Duration) -> RunArgs {
+        RunArgs { viewers, rooms: Some(rooms), ramp: Some(ramp), hold: Some(hold), ..self.clone() }
     }
 
     pub fn plan(&self) -> Plan {

@@ -12,13 +12,14 @@ use crate::source::{Stamp, StampKind};
 use crate::sys::{self, BATCH, Batch, DATAGRAM_BYTES_MAX, HEAD_BYTES, Poller};
 use crate::target::Joined;
 use crate::witness::{self, Witness};
+use spillway_proto::rng::Rng;
 use spillway_proto::wire::demux::{Class, classify};
 use spillway_proto::wire::{rtcp, rtp};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
 /// What waits in a viewer's socket while this thread does something else: 100 ms of 10 Mbit/s, with the kernel's overhead.
@@ -39,6 +40,8 @@ pub struct Tally {
     pub connected: AtomicU64,
     pub shown: AtomicU64,
     pub failed: AtomicU64,
+    /// Stayed as long as they wanted.
+    pub left: AtomicU64,
     pub packets: AtomicU64,
     pub bytes: AtomicU64,
     pub lost: AtomicU64,
@@ -61,6 +64,13 @@ pub struct Manner {
     pub run: u16,
     /// Everybody opens every packet.
     pub all_witness: bool,
+    /// A packet is seen so much later than it came.
+    pub delay: Duration,
+    /// One of so many is seen another 20 ms later; 0: none.
+    pub reorder_each: u64,
+    /// How long a viewer stays, at least and at most; none: to the end.
+    pub stay: Option<(Duration, Duration)>,
+    pub seed: u64,
 }
 
 /// A viewer whose POST was answered.
@@ -99,6 +109,8 @@ pub struct Account {
     pub socket_drops: u64,
     /// When the newest packet came.
     pub newest_at: Option<Duration>,
+    /// It had stayed as long as it wanted.
+    pub left: bool,
     pub joined: Joined,
 }
 
@@ -139,7 +151,25 @@ struct Viewer {
     failure: Option<String>,
     sources: Vec<Source>,
     report_at: Duration,
+    leave_at: Duration,
+    left: bool,
+    socket_drops: u64,
 }
+
+/// A packet that is not seen yet.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Delayed {
+    at: Duration,
+    place: usize,
+    /// When it would have been seen: latency counts the delay, too.
+    at_ns: u64,
+    bytes: Vec<u8>,
+}
+
+/// What a late packet comes behind its place by.
+const DISORDER: Duration = Duration::from_millis(20);
+/// Datagrams that wait: beyond it they are seen at once, and the run shows it as disorder.
+const DELAYED_MAX: usize = 1 << 20;
 
 pub struct Crowd {
     identity: Arc<Identity>,
@@ -153,6 +183,9 @@ pub struct Crowd {
     video_ns: Histogram,
     lag_us: Histogram,
     seconds: Seconds,
+    delayed: BinaryHeap<Reverse<Delayed>>,
+    leaving: Option<Sender<Joined>>,
+    rng: Rng,
     refused: u64,
     packets: u64,
     bytes: u64,
@@ -184,7 +217,8 @@ impl Seconds {
 }
 
 impl Crowd {
-    pub fn new(identity: Arc<Identity>, manner: Manner, tally: Arc<Tally>) -> std::io::Result<Crowd> {
+    /// `leaving` hears of those who stayed long enough.
+    pub fn new(identity: Arc<Identity>, manner: Manner, tally: Arc<Tally>, leaving: Sender<Joined>) -> std::io::Result<Crowd> {
         Ok(Crowd {
             identity,
             manner,
@@ -197,6 +231,9 @@ impl Crowd {
             video_ns: Histogram::new(),
             lag_us: Histogram::new(),
             seconds: Seconds::default(),
+            delayed: BinaryHeap::new(),
+            leaving: Some(leaving),
+            rng: Rng::new(manner.seed),
             refused: 0,
             packets: 0,
             bytes: 0,
@@ -244,13 +281,17 @@ impl Crowd {
             failure,
             sources: Vec::new(),
             report_at: Duration::MAX,
+            leave_at: Duration::MAX,
+            left: false,
+            socket_drops: 0,
         });
         self.timers.push(Reverse((Duration::ZERO, place)));
     }
 
     fn turn(&mut self) {
         let now = sys::monotonic();
-        let due = self.timers.peek().map_or(Duration::MAX, |Reverse((at, _))| *at);
+        let timer = self.timers.peek().map_or(Duration::MAX, |Reverse((at, _))| *at);
+        let due = self.delayed.peek().map_or(timer, |Reverse(delayed)| delayed.at.min(timer));
         let wait = due.saturating_sub(now).min(TURN_MAX);
         let ready: Vec<u64> = match self.poller.wait(wait) {
             Ok(ready) => ready.collect(),
@@ -260,6 +301,7 @@ impl Crowd {
             self.receive(place as usize);
         }
         let (mut late, now) = (Duration::ZERO, sys::monotonic());
+        self.show_delayed(now);
         while let Some(Reverse((at, place))) = self.timers.peek().copied()
             && at <= now
         {
@@ -289,23 +331,24 @@ impl Crowd {
             let now = sys::monotonic();
             for at in 0..count {
                 let taken = self.batch.at(at);
-                self.packets += u64::from(matches!(classify(taken.bytes), Class::Rtp));
+                let is_media = matches!(classify(taken.bytes), Class::Rtp);
+                self.packets += u64::from(is_media);
                 self.bytes += taken.length as u64;
-                let window = (&self.tally.window_from_ns, &self.tally.window_to_ns);
-                let latencies = (&mut self.audio_ns, &mut self.video_ns, &mut self.seconds);
-                match viewer.take(now, taken.bytes, taken.at_ns, self.manner, window, latencies) {
-                    Ok(Taken::Nothing) => {}
-                    Ok(Taken::Refused) => self.refused += 1,
-                    Ok(Taken::Connected) => {
-                        self.tally.connected.fetch_add(1, Ordering::Relaxed);
-                    }
-                    Ok(Taken::FirstFrame) => {
-                        self.tally.shown.fetch_add(1, Ordering::Relaxed);
-                    }
-                    Err(error) => {
-                        fail(viewer, error, &self.tally);
-                        return;
-                    }
+                let disorder = self.manner.reorder_each > 0 && self.rng.below(self.manner.reorder_each) == 0;
+                let wait = self.manner.delay + if disorder { DISORDER } else { Duration::ZERO };
+                if is_media && wait > Duration::ZERO && self.delayed.len() < DELAYED_MAX {
+                    let at_ns = taken.at_ns + wait.as_nanos() as u64;
+                    self.delayed.push(Reverse(Delayed { at: now + wait, place, at_ns, bytes: taken.bytes.to_vec() }));
+                    continue;
+                }
+                let (bytes, at_ns) = (taken.bytes, taken.at_ns);
+                let heard = viewer.take(now, bytes, at_ns, self.manner, &self.tally, &mut Measured {
+                    audio_ns: &mut self.audio_ns,
+                    video_ns: &mut self.video_ns,
+                    seconds: &mut self.seconds,
+                });
+                if !note(viewer, heard, &self.tally, &mut self.refused) {
+                    return;
                 }
             }
             let deadline = viewer.deadline();
@@ -315,6 +358,20 @@ impl Crowd {
             if count < BATCH {
                 return;
             }
+        }
+    }
+
+    /// Shows what has waited long enough.
+    fn show_delayed(&mut self, now: Duration) {
+        while self.delayed.peek().is_some_and(|Reverse(delayed)| delayed.at <= now) {
+            let Some(Reverse(mut delayed)) = self.delayed.pop() else { return };
+            let Some(viewer) = self.viewers.get_mut(delayed.place) else { continue };
+            let heard = viewer.take(now, &mut delayed.bytes, delayed.at_ns, self.manner, &self.tally, &mut Measured {
+                audio_ns: &mut self.audio_ns,
+                video_ns: &mut self.video_ns,
+                seconds: &mut self.seconds,
+            });
+            note(viewer, heard, &self.tally, &mut self.refused);
         }
     }
 
@@ -329,6 +386,20 @@ impl Crowd {
             }
             Err(error) => return fail(viewer, error, &self.tally),
         }
+        if viewer.phases.connected.is_some() && viewer.leave_at == Duration::MAX
+            && let Some((least, most)) = self.manner.stay
+        {
+            viewer.leave_at = now + least + Duration::from_micros(self.rng.below((most - least).as_micros() as u64));
+        }
+        if now >= viewer.leave_at {
+            viewer.left = true;
+            viewer.socket_drops = viewer.remote.take().map_or(0, |remote| sys::drops(&remote.socket));
+            self.tally.left.fetch_add(1, Ordering::Relaxed);
+            if let Some(leaving) = &self.leaving {
+                let _ = leaving.send(viewer.joined.clone());
+            }
+            return;
+        }
         if now >= viewer.report_at {
             viewer.report(now, self.manner.recover);
         }
@@ -336,6 +407,7 @@ impl Crowd {
     }
 
     fn leave(mut self) -> Outcome {
+        self.leaving = None;
         self.seconds.close();
         let accounts = self.viewers.into_iter().map(Viewer::into_account).collect();
         Outcome {
@@ -356,6 +428,32 @@ fn fail(viewer: &mut Viewer, error: String, tally: &Tally) {
     viewer.remote = None;
 }
 
+/// Where latencies go.
+struct Measured<'c> {
+    audio_ns: &'c mut Histogram,
+    video_ns: &'c mut Histogram,
+    seconds: &'c mut Seconds,
+}
+
+/// Counts what a viewer made of a datagram. False: it has failed.
+fn note(viewer: &mut Viewer, heard: Result<Taken, String>, tally: &Tally, refused: &mut u64) -> bool {
+    match heard {
+        Ok(Taken::Nothing) => {}
+        Ok(Taken::Refused) => *refused += 1,
+        Ok(Taken::Connected) => {
+            tally.connected.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(Taken::FirstFrame) => {
+            tally.shown.fetch_add(1, Ordering::Relaxed);
+        }
+        Err(error) => {
+            fail(viewer, error, tally);
+            return false;
+        }
+    }
+    true
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Taken {
     Nothing,
@@ -366,7 +464,7 @@ enum Taken {
 
 impl Viewer {
     fn deadline(&self) -> Duration {
-        self.remote.as_ref().map_or(Duration::MAX, Remote::deadline).min(self.report_at)
+        self.remote.as_ref().map_or(Duration::MAX, Remote::deadline).min(self.report_at).min(self.leave_at)
     }
 
     fn hear(&mut self, now: Duration, event: Event) -> Taken {
@@ -392,8 +490,8 @@ impl Viewer {
         datagram: &mut [u8],
         at_ns: u64,
         manner: Manner,
-        window: (&AtomicU64, &AtomicU64),
-        latencies: (&mut Histogram, &mut Histogram, &mut Seconds),
+        tally: &Tally,
+        measured: &mut Measured<'_>,
     ) -> Result<Taken, String> {
         let Some(remote) = self.remote.as_mut() else { return Ok(Taken::Nothing) };
         match classify(datagram) {
@@ -421,11 +519,12 @@ impl Viewer {
                     let Some(keys) = self.keys.as_mut() else { return Ok(Taken::Nothing) };
                     let Ok(plain) = keys.open.decrypt_rtp(datagram) else { return Ok(Taken::Refused) };
                     if let Some(stamp) = plain.get(header.header_len..).and_then(Stamp::read).filter(|stamp| stamp.run == manner.run) {
-                        let (from, to) = (window.0.load(Ordering::Relaxed), window.1.load(Ordering::Relaxed));
+                        let (from, to) = (tally.window_from_ns.load(Ordering::Relaxed), tally.window_to_ns.load(Ordering::Relaxed));
                         if (from..to).contains(&stamp.sent_ns) && at_ns > 0 {
                             let latency = at_ns.saturating_sub(stamp.sent_ns);
-                            if stamp.kind == StampKind::Audio { latencies.0.add(latency) } else { latencies.1.add(latency) }
-                            latencies.2.add(at_ns, latency);
+                            let of_kind = if stamp.kind == StampKind::Audio { &mut *measured.audio_ns } else { &mut *measured.video_ns };
+                            of_kind.add(latency);
+                            measured.seconds.add(at_ns, latency);
                         }
                     }
                 }
@@ -512,7 +611,7 @@ impl Viewer {
     }
 
     fn into_account(self) -> Account {
-        let socket_drops = self.remote.as_ref().map_or(0, |remote| sys::drops(&remote.socket));
+        let socket_drops = self.remote.as_ref().map_or(self.socket_drops, |remote| sys::drops(&remote.socket));
         let sum = |of: fn(&Source) -> u64| self.sources.iter().map(of).sum();
         Account {
             phases: self.phases,
@@ -524,6 +623,7 @@ impl Viewer {
             duplicates: sum(|source| source.sequence.duplicates()),
             socket_drops,
             newest_at: self.sources.iter().map(|source| source.newest_at).max(),
+            left: self.left,
             joined: self.joined,
         }
     }

@@ -81,8 +81,8 @@ fn limit(step: &Step) -> String {
 
 fn step(args: &RunArgs, publisher_at: Option<&Elsewhere>, viewers: u64, interrupted: &'static AtomicBool) -> Result<Step, RunError> {
     // A ramp that takes 5 s, but never so fast that joins alone are the load.
-    let ramp = (viewers as f64 / 5.0).clamp(args.ramp.min(10.0), args.ramp.max(10.0));
-    let summary = run::run_from(&RunArgs { viewers, ramp, ..args.clone() }, publisher_at, interrupted)?;
+    let ramp = (viewers as f64 / 5.0).clamp(10.0, args.ramp().max(10.0));
+    let summary = run::run_from(&args.with(viewers, args.rooms(), ramp, args.hold()), publisher_at, interrupted)?;
     let broke = broken(&summary);
     let server = summary.server.as_ref();
     let step = Step {

@@ -147,16 +147,16 @@ impl Lab {
         let mut run = RunArgs::defaults(format!("http://{SERVER}:7080"));
         run.key_file = Some(self.data.join("keys/signing.key"));
         run.server_pid = pid;
-        run.hold = args.hold;
         run.thresholds.clone_from(&args.thresholds);
-        match args.scenario {
-            Scenario::W1 => (run.viewers, run.ramp) = (200, 100.0),
-            Scenario::Rooms => (run.rooms, run.viewers, run.ramp, run.bitrate) = (100, 3_000, 500.0, 300_000),
-            Scenario::Storm => (run.viewers, run.ramp) = (200, 10_000.0),
+        let (rooms, viewers, ramp) = match args.scenario {
+            Scenario::W1 => (1, 200, 100.0),
+            Scenario::Rooms => (100, 3_000, 500.0),
+            Scenario::Storm => (1, 200, 1e6),
+        };
+        if args.scenario == Scenario::Rooms {
+            run.bitrate = 300_000;
         }
-        if let Some(viewers) = args.viewers {
-            run.viewers = viewers;
-        }
+        let run = run.with(args.viewers.unwrap_or(viewers), rooms, ramp, args.hold);
         run
     }
 

@@ -101,6 +101,11 @@ impl Sample {
     }
 }
 
+/// Descriptors a process has open; 0 where they cannot be seen.
+pub fn open_files(pid: u32) -> u64 {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |entries| entries.count() as u64)
+}
+
 /// Time of the cores this process may run on: idle, and all.
 #[derive(Clone, Copy, Default, PartialEq, Debug)]
 pub struct Cores {

@@ -5,17 +5,17 @@ use crate::crowd::{Arriving, Crowd, Manner, Outcome, Tally};
 use crate::histogram::Histogram;
 use crate::live::Live;
 use crate::offer::{self, Wish};
-use crate::process::{Cores, Sample};
+use crate::process::{self, Cores, Sample};
 use crate::publishers::{self, PublishError, Published, Publisher};
 use crate::remote::Identity;
-use crate::summary::{self, Generator, PublisherSummary, Second, Server, Summary};
+use crate::summary::{self, Generator, PublisherSummary, Second, Server, Slope, Summary};
 use crate::sys;
-use crate::target::{Role, Target, TargetError};
+use crate::target::{Joined, Role, Target, TargetError};
 use crate::witness;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -82,9 +82,16 @@ struct Joiners {
     refused: Mutex<BTreeMap<String, u64>>,
     witness_print: Option<[u8; 32]>,
     all_witness: bool,
+    rooms: Vec<String>,
+    tasks: Mutex<Receiver<Task>>,
     begun: AtomicU64,
-    done: AtomicU64,
-    stop: AtomicBool,
+}
+
+/// What a joiner does next.
+enum Task {
+    /// Viewer so-and-so, due then.
+    Join(u64, Duration),
+    Leave(Joined),
 }
 
 impl Joiners {
@@ -109,12 +116,28 @@ impl Joiners {
                 *refused.entry(reason).or_default() += 1;
             }
         }
-        self.done.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Until nobody has tasks any more.
+    fn work(&self) {
+        loop {
+            let task = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            match task {
+                Ok(Task::Join(number, scheduled)) => {
+                    sys::sleep_until(scheduled);
+                    self.begun.fetch_add(1, Ordering::Relaxed);
+                    let room = &self.rooms[(number % self.rooms.len() as u64) as usize];
+                    self.join(number, room, scheduled);
+                }
+                Ok(Task::Leave(joined)) => self.target.leave(&joined),
+                Err(_) => return,
+            }
+        }
     }
 }
 
 pub fn room_name(args: &RunArgs, number: u64) -> String {
-    if args.rooms == 1 { args.room.clone() } else { format!("{}-{number}", args.room) }
+    if args.rooms() == 1 { args.room.clone() } else { format!("{}-{number}", args.room) }
 }
 
 /// Another network and core, for the publisher.
@@ -130,7 +153,7 @@ pub fn run(args: &RunArgs, interrupted: &'static AtomicBool) -> Result<Summary, 
 /// `publisher_at`: where the publisher's thread goes before it opens a socket.
 pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &'static AtomicBool) -> Result<Summary, RunError> {
     let files = sys::raise_open_files();
-    let needed = args.viewers + args.rooms + JOINERS_MAX as u64 + 64;
+    let needed = args.viewers + args.rooms() + JOINERS_MAX as u64 + 64;
     if files < needed {
         return Err(RunError::Failed(format!("{needed} open files are needed and {files} allowed: ulimit -n {needed}")));
     }
@@ -148,7 +171,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
     let mut publisher = None;
     if !args.no_publish {
         live.note(&format!("publishing {}", room_name(args, 0)));
-        let rooms: Vec<String> = (0..args.rooms).map(|number| room_name(args, number)).collect();
+        let rooms: Vec<String> = (0..args.rooms()).map(|number| room_name(args, number)).collect();
         let (target, told, identity) = (Arc::clone(&target), Arc::clone(&published), Arc::clone(&identity));
         let place = publisher_at.map(|place| Ok((place.namespace.try_clone()?, place.core))).transpose();
         let place = place.map_err(|error: std::io::Error| failed(error.to_string()))?;
@@ -178,17 +201,30 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
 
     // ---- the crowd
     let wish = Wish { codec: plan.codec, sends: None, rtx: false, audio_only: false };
-    let all_witness = args.sink == Sink::Full;
-    let manner = Manner { recover: !args.no_recover, drop_each: args.drop, run, all_witness };
+    let all_witness = args.sink() == Sink::Full;
+    let manner = Manner {
+        recover: !args.no_recover,
+        drop_each: args.drop(),
+        run,
+        all_witness,
+        delay: args.delay(),
+        reorder_each: args.reorder(),
+        stay: args.stay(),
+        seed: args.seed,
+    };
     let tally = Arc::new(Tally::default());
     let (mut crowds, mut threads) = (Vec::new(), Vec::new());
+    let (leaving, left) = channel();
     for number in 0..args.threads {
         let (sender, receiver) = channel();
-        let (identity, tally) = (Arc::clone(&identity), Arc::clone(&tally));
-        threads.push(spawn(&format!("crowd-{number}"), move || Some(Crowd::new(identity, manner, tally).ok()?.run(&receiver)))?);
+        let (identity, tally, leaving) = (Arc::clone(&identity), Arc::clone(&tally), leaving.clone());
+        let manner = Manner { seed: manner.seed ^ number, ..manner };
+        threads.push(spawn(&format!("crowd-{number}"), move || Some(Crowd::new(identity, manner, tally, leaving).ok()?.run(&receiver)))?);
         crowds.push(sender);
     }
+    drop(leaving);
     let (_, witness_print) = witness::certificate().map_err(failed)?;
+    let (tasks, queue) = channel();
     let joiners = Arc::new(Joiners {
         target: Arc::clone(&target),
         identity,
@@ -197,23 +233,28 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
         refused: Mutex::new(BTreeMap::new()),
         witness_print: Some(witness_print),
         all_witness,
+        rooms: (0..args.rooms()).map(|number| room_name(args, number)).collect(),
+        tasks: Mutex::new(queue),
         begun: AtomicU64::new(0),
-        done: AtomicU64::new(0),
-        stop: AtomicBool::new(false),
     });
     await_live(&joiners, args)?;
     let before_viewers = Sample::take(&args.server_pid);
 
     // ---- the ramp: viewer n begins at n / ramp, whatever became of those before it
     let begin = sys::monotonic();
-    let hands = ramp(&joiners, args, begin)?;
-    let expected = begin + Duration::from_secs_f64(args.viewers as f64 / args.ramp);
+    let hands = hands(&joiners, args)?;
+    for number in 0..args.viewers {
+        let _ = tasks.send(Task::Join(number, begin + Duration::from_secs_f64(number as f64 / args.ramp())));
+    }
+    let mut churn = Churn { left, tasks: tasks.clone(), next: args.viewers };
+    let expected = begin + Duration::from_secs_f64(args.viewers as f64 / args.ramp());
     let settled = |tally: &Tally, joiners: &Joiners| {
         let refused: u64 = joiners.refused.lock().unwrap_or_else(PoisonError::into_inner).values().sum();
         tally.shown.load(Ordering::Relaxed) + tally.failed.load(Ordering::Relaxed) + refused >= args.viewers
     };
     while !settled(&tally, &joiners) && sys::monotonic() < expected + JOIN_MAX && !interrupted.load(Ordering::Relaxed) {
         thread::sleep(Duration::from_millis(20));
+        churn.turn();
         live.joining(&tally, &joiners.begun);
     }
 
@@ -225,10 +266,11 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
     tally.window_to_ns.store(u64::MAX, Ordering::Relaxed);
     let unix_from = sys::unix_ns() / 1_000_000_000;
     let mut timeline = Timeline::new(from, &args.server_pid, cpu_from.clone(), packets_from);
-    while sys::monotonic() < from + args.hold && !interrupted.load(Ordering::Relaxed) {
-        thread::sleep(Duration::from_millis(50).min(args.hold));
+    while sys::monotonic() < from + args.hold() && !interrupted.load(Ordering::Relaxed) {
+        thread::sleep(Duration::from_millis(50).min(args.hold()));
         timeline.tick(&tally);
-        live.holding(&tally, sys::monotonic() - from, args.hold);
+        churn.turn();
+        live.holding(&tally, sys::monotonic() - from, args.hold());
     }
     tally.window_to_ns.store(sys::unix_ns(), Ordering::Relaxed);
     let (to, cpu_to) = (sys::monotonic(), Sample::take(&args.server_pid));
@@ -243,7 +285,8 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
     let lag_of = |quantile: f64| lag_us.as_ref().and_then(|lag| lag.at(quantile)).unwrap_or_default() / 1e3;
     let (publisher_lag_ms, publisher_lag_ms_max) = (lag_of(0.99), lag_of(1.0));
     thread::sleep(DRAIN);
-    joiners.stop.store(true, Ordering::Relaxed);
+    let offered = churn.next;
+    drop((churn, tasks));
     hands.into_iter().for_each(|hand| drop(hand.join()));
     tally.stop.store(true, Ordering::Relaxed);
     let outcomes: Vec<Outcome> = threads.into_iter().filter_map(|thread| thread.join().ok().flatten()).collect();
@@ -264,26 +307,29 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
             cpu_ns_per_packet: if packets == 0 { 0.0 } else { used * 1e9 / packets as f64 },
             cpu_ratio: used / seconds,
             rss_bytes: cpu_to.rss_bytes(),
-            rss_bytes_per_viewer: if crowd.joined == 0 { 0.0 } else { grown / crowd.joined as f64 },
+            slopes: timeline.slopes(),
+            rss_bytes_per_viewer: grown / crowd.joined.min(args.viewers).max(1) as f64,
             processes,
         }
     });
+    // Of a churn as many are there as were asked for, but not the same.
+    let present = crowd.joined.min(args.viewers);
     let witnesses = if all_witness { args.viewers } else { args.viewers.div_ceil(WITNESS_EACH) };
     let mut summary = Summary {
         schema: 1,
         target: target.base().to_owned(),
-        profile: "fanout".into(),
-        rooms: args.rooms,
+        profile: args.profile.name().into(),
+        rooms: args.rooms(),
         offered_mbps_per_viewer: args.bitrate as f64 / 1e6 + 0.064,
         offered_pps_per_viewer: plan.pps(),
-        viewers_offered: args.viewers,
+        viewers_offered: offered,
         viewers_joined: crowd.joined,
-        join_failures: args.viewers - crowd.joined.min(args.viewers),
+        join_failures: offered - crowd.joined.min(offered),
         failures: crowd.failures,
         duration_s: seconds,
         delivered_packets: packets,
         delivered_mbps: bytes as f64 * 8.0 / seconds / 1e6,
-        pps_per_viewer: if crowd.joined == 0 { 0.0 } else { packets as f64 / seconds / crowd.joined as f64 },
+        pps_per_viewer: if present == 0 { 0.0 } else { packets as f64 / seconds / present as f64 },
         loss_ratio: crowd.loss_ratio,
         loss_raw_ratio: crowd.loss_raw_ratio,
         duplicate_ratio: crowd.duplicate_ratio,
@@ -321,7 +367,7 @@ fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'stati
 /// The first viewer finds out when the stream is there; it leaves again and is not counted.
 fn await_live(joiners: &Joiners, args: &RunArgs) -> Result<(), RunError> {
     let deadline = sys::monotonic() + LIVE_MAX;
-    for number in 0..args.rooms {
+    for number in 0..args.rooms() {
         let room = room_name(args, number);
         loop {
             let credentials = joiners.identity.credentials();
@@ -341,29 +387,31 @@ fn await_live(joiners: &Joiners, args: &RunArgs) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Starts as many joiners as may be needed; each takes the next viewer that is due.
-fn ramp(joiners: &Arc<Joiners>, args: &RunArgs, begin: Duration) -> Result<Vec<thread::JoinHandle<()>>, RunError> {
-    let count = JOINERS_MAX.min(args.viewers as usize).min((args.ramp.ceil() as usize).max(4));
-    let (viewers, per_second) = (args.viewers, args.ramp);
-    let rooms: Vec<String> = (0..args.rooms).map(|number| room_name(args, number)).collect();
-    let rooms = Arc::new(rooms);
-    (0..count)
-        .map(|number| {
-            let (joiners, rooms) = (Arc::clone(joiners), Arc::clone(&rooms));
-            spawn(&format!("join-{number}"), move || {
-                loop {
-                    let next = joiners.begun.fetch_add(1, Ordering::Relaxed);
-                    if next >= viewers || joiners.stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    let scheduled = begin + Duration::from_secs_f64(next as f64 / per_second);
-                    sys::sleep_until(scheduled);
-                    let room = &rooms[(next % rooms.len() as u64) as usize];
-                    joiners.join(next, room, scheduled);
-                }
-            })
-        })
-        .collect()
+/// As many joiners as may be needed at a time.
+fn hands(joiners: &Arc<Joiners>, args: &RunArgs) -> Result<Vec<thread::JoinHandle<()>>, RunError> {
+    let count = JOINERS_MAX.min(args.viewers as usize).min((args.ramp().ceil() as usize).max(4));
+    let hand = |number: usize| {
+        let joiners = Arc::clone(joiners);
+        spawn(&format!("join-{number}"), move || joiners.work())
+    };
+    (0..count).map(hand).collect()
+}
+
+/// For everybody who left another one comes.
+struct Churn {
+    left: Receiver<Joined>,
+    tasks: Sender<Task>,
+    next: u64,
+}
+
+impl Churn {
+    fn turn(&mut self) {
+        while let Ok(joined) = self.left.try_recv() {
+            let _ = self.tasks.send(Task::Leave(joined));
+            let _ = self.tasks.send(Task::Join(self.next, sys::monotonic()));
+            self.next += 1;
+        }
+    }
 }
 
 /// The hold, second by second.
@@ -372,11 +420,13 @@ struct Timeline<'p> {
     pids: &'p [u32],
     last: (Duration, Sample, (u64, u64)),
     seconds: Vec<Second>,
+    /// By process: its name, and (second, memory, open files).
+    resources: BTreeMap<u32, (String, Vec<(f64, f64, f64)>)>,
 }
 
 impl<'p> Timeline<'p> {
     fn new(from: Duration, pids: &'p [u32], sample: Sample, packets: (u64, u64)) -> Timeline<'p> {
-        Timeline { from, pids, last: (from, sample, packets), seconds: Vec::new() }
+        Timeline { from, pids, last: (from, sample, packets), seconds: Vec::new(), resources: BTreeMap::new() }
     }
 
     fn tick(&mut self, tally: &Tally) {
@@ -397,7 +447,28 @@ impl<'p> Timeline<'p> {
             server_cpu: (!self.pids.is_empty()).then_some(used / seconds),
             ..Second::default()
         });
+        for (pid, process) in &new.processes {
+            let (_, points) = self.resources.entry(*pid).or_insert_with(|| (process.name.clone(), Vec::new()));
+            points.push(((now - self.from).as_secs_f64(), process.rss_bytes as f64, process::open_files(*pid) as f64));
+        }
         self.last = (now, new, counts);
+    }
+
+    /// What memory and open files of each process did over the hold.
+    fn slopes(&self) -> Vec<Slope> {
+        self.resources.iter().filter_map(|(pid, (name, points))| {
+            let line = |of: fn(&(f64, f64, f64)) -> f64| summary::slope(points.iter().map(|point| (point.0, of(point))));
+            let (rss, rss_error) = line(|point| point.1)?;
+            let (files, files_error) = line(|point| point.2)?;
+            Some(Slope {
+                pid: *pid,
+                name: name.clone(),
+                rss_bytes_per_hour: rss * 3_600.0,
+                rss_error: rss_error * 3_600.0,
+                files_per_hour: files * 3_600.0,
+                files_error: files_error * 3_600.0,
+            })
+        }).collect()
     }
 
     /// The worst of the crowd's threads in each second.
@@ -479,7 +550,7 @@ fn generator(args: &RunArgs, crowd: &summary::Crowd, (cpu_ratio, waited_ratio): 
 
 /// Tells the server, in parallel and not for longer than a few seconds.
 fn goodbye(target: &Arc<Target>, outcomes: &[Outcome]) {
-    let joined: Vec<_> = outcomes.iter().flat_map(|outcome| &outcome.accounts).map(|account| account.joined.clone()).collect();
+    let joined: Vec<_> = outcomes.iter().flat_map(|outcome| &outcome.accounts).filter(|account| !account.left).map(|account| account.joined.clone()).collect();
     let joined = Arc::new(Mutex::new(joined));
     let deadline = sys::monotonic() + Duration::from_secs(10);
     let threads: Vec<_> = (0..32)

@@ -80,7 +80,35 @@ pub struct Server {
     pub rss_bytes: u64,
     /// What it grew by since before the first viewer, divided among them.
     pub rss_bytes_per_viewer: f64,
+    /// Of each process over the hold: what a soak is about.
+    pub slopes: Vec<Slope>,
     pub processes: Vec<Usage>,
+}
+
+/// How memory and open files of a process went, as a line through a point a second, with the standard error.
+#[derive(Clone, Serialize, Debug)]
+pub struct Slope {
+    pub pid: u32,
+    pub name: String,
+    pub rss_bytes_per_hour: f64,
+    pub rss_error: f64,
+    pub files_per_hour: f64,
+    pub files_error: f64,
+}
+
+/// Slope and its standard error of the straight line through the points (least squares); none of fewer than three.
+pub fn slope(points: impl Iterator<Item = (f64, f64)> + Clone) -> Option<(f64, f64)> {
+    let count = points.clone().count() as f64;
+    if count < 3.0 {
+        return None;
+    }
+    let mean = |of: fn((f64, f64)) -> f64| points.clone().map(of).sum::<f64>() / count;
+    let (x_mean, y_mean) = (mean(|point| point.0), mean(|point| point.1));
+    let spread: f64 = points.clone().map(|(x, _)| (x - x_mean).powi(2)).sum();
+    let together: f64 = points.clone().map(|(x, y)| (x - x_mean) * (y - y_mean)).sum();
+    let slope = together / spread;
+    let rest: f64 = points.map(|(x, y)| (y - y_mean - slope * (x - x_mean)).powi(2)).sum();
+    (spread > 0.0).then(|| (slope, (rest / (count - 2.0) / spread).sqrt()))
 }
 
 #[derive(Clone, Serialize, Debug)]
@@ -187,7 +215,7 @@ pub fn crowd(outcomes: &[Outcome], refused: &BTreeMap<String, u64>, stopped: Dur
     let (mut due, mut received, mut recovered, mut duplicates) = (0, 0, 0, 0);
     for account in &joined {
         // A viewer whose stream ended early shows no hole: what came after its last packet was due all the same.
-        let silent = account.newest_at.map_or(Duration::ZERO, |at| stopped.saturating_sub(at));
+        let silent = account.newest_at.filter(|_| !account.left).map_or(Duration::ZERO, |at| stopped.saturating_sub(at));
         let unseen = if silent > Duration::from_secs(1) { (silent.as_secs_f64() * pps) as u64 } else { 0 };
         due += account.due + unseen;
         received += account.received;
@@ -256,5 +284,30 @@ impl Summary {
             "cpu_ns" => self.server.as_ref()?.cpu_ns_per_packet,
             _ => return None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slope_is_that_of_the_line_and_knows_its_error() {
+        let (exact, error) = slope((0..50).map(|x| (f64::from(x), 7.0 + 3.0 * f64::from(x)))).unwrap();
+        assert!((exact - 3.0).abs() < 1e-9 && error < 1e-6);
+        // Off by one up and down in turn: the same slope, and a doubt about it.
+        let noisy = (0..50).map(|x| (f64::from(x), 3.0 * f64::from(x) + f64::from(x % 2 * 2 - 1)));
+        let (found, error) = slope(noisy).unwrap();
+        assert!((found - 3.0).abs() < 3.0 * error && error < 0.02, "{found} {error}");
+        assert_eq!(slope([(1.0, 1.0), (2.0, 2.0)].into_iter()), None);
+        assert_eq!(slope([(1.0, 1.0); 3].into_iter()), None, "one moment is no time");
+    }
+
+    #[test]
+    fn a_curve_ends_with_the_slowest() {
+        let values = (0..1_000).rev().map(Duration::from_millis);
+        let points = curve(values);
+        assert_eq!((points.len(), points[0], points[199]), (200, 4.0, 999.0));
+        assert_eq!(curve(std::iter::empty()), [0.0; 0]);
     }
 }

@@ -48,6 +48,11 @@ pub fn write(summary: &Summary) -> String {
             line("", format!("{} {}: {:.2} s user, {:.2} s system, {:.1} MB", usage.pid, usage.name, usage.user_s, usage.system_s, usage.rss_bytes as f64 / 1e6));
         }
     }
+    if let Some(server) = summary.server.as_ref().filter(|_| summary.duration_s >= 60.0) {
+        for slope in &server.slopes {
+            line("", format!("{} {}: memory {:+.2} +- {:.2} MB/h, open files {:+.1} +- {:.1} /h", slope.pid, slope.name, slope.rss_bytes_per_hour / 1e6, slope.rss_error / 1e6, slope.files_per_hour, slope.files_error));
+        }
+    }
     let generator = &summary.generator;
     line("generator", format!("{:.1} % of a core, {:.1} % waiting for one ({} thread(s) of viewers, cores {:.0} % idle), timers {:.1} ms late (p99), {} datagrams dropped unread", generator.cpu_ratio * 1e2, generator.waited_ratio * 1e2, generator.threads, generator.cores_idle_ratio * 1e2, generator.lag_ms_p99, generator.socket_drops));
     line("publisher", format!("{} packets, {} again, asked {} times for a keyframe, {:.1} ms late (p99; {:.1} at most)", summary.publisher.packets, summary.publisher.resent, summary.publisher.keyframes_asked, summary.publisher.lag_ms_p99, summary.publisher.lag_ms_max));
