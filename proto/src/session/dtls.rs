@@ -3,9 +3,10 @@
 //! Version and profile are chosen here and nowhere else: DTLS 1.2, because there dimpl as a server takes
 //! AES-256-GCM, then AES-128-GCM, then SHA1-80, whatever the client prefers (in 1.3 it takes the client's
 //! first, which is SHA1-80 in Chromium: seven times the crypto per packet). As the client (a remote that offered
-//! `a=setup:passive`) we only propose, GCM first; ffmpeg knows SHA1-80 alone. No cookie: an object is made
-//! only after a STUN check with MESSAGE-INTEGRITY from that address. Handshake messages come through
-//! `reassembler`. A client may show an ECDSA or an RSA certificate (`rsa`), a server an ECDSA one. The one place of this crate that draws randomness from the system: keys need it.
+//! `a=setup:passive`) we only propose, GCM first; ffmpeg knows SHA1-80 alone. A client may show an ECDSA or an RSA
+//! certificate (`rsa`), a server an ECDSA one. No cookie: an object is made only after a STUN check with
+//! MESSAGE-INTEGRITY from that address. Handshake messages come through `reassembler`. The one place of this crate that
+//! draws randomness from the system: keys need it.
 //!
 //! Keys are given out only after the remote's certificate had the fingerprint its offer promised. Calls
 //! into the library run under catch_unwind; after any error the object is dead and the session is to be
@@ -59,7 +60,7 @@ pub enum DtlsError {
     #[error("no SRTP profile in common: the remote must offer AES-GCM or AES128_CM_HMAC_SHA1_80 in use_srtp")]
     NoSrtpProfile,
     #[error("the handshake failed ({0}): see whether the remote speaks DTLS 1.2 with ECDHE_ECDSA, and shows a \
-             certificate of ECDSA (P-256 or P-384) or, as the client, of RSA with 2,048 bits or more")]
+             certificate of ECDSA (P-256 or P-384) or, as the client, of RSA with 2,048 to 4,096 bits")]
     Handshake(dimpl::Error),
     #[error("the DTLS library panicked: please report it with the remote's name and version")]
     Panicked,
@@ -736,6 +737,32 @@ mod tests {
             assert!(matches!(changed, Err(DtlsError::Handshake(_))), "byte {place}");
             assert!(wire.keys.iter().all(Option::is_none), "byte {place}");
         }
+    }
+
+    /// Goal: as the client we hash a server's request as it came. Method: a server of the library's own, whose request is
+    /// the one we would widen.
+    #[test]
+    fn as_the_client_we_leave_a_servers_request_alone() {
+        let (ours, theirs) = (Identity::new().unwrap(), Identity::new().unwrap());
+        let (now, anchor) = (Time::from_millis(5), Instant::now());
+        let mut client = Dtls::new(&ours, DtlsRole::Client, theirs.fingerprint(), now, anchor).unwrap();
+        let mut server = dimpl::Dtls::new_12(Arc::clone(&theirs.as_client), theirs.certificate.clone(), anchor);
+        server.set_active(false);
+        server.handle_timeout(anchor).unwrap();
+        let (mut out, mut scratch) = ([0; DTLS_DATAGRAM_MAX], [0; HANDSHAKE_BYTES_MAX]);
+        let (mut asked, mut connected) = (false, false);
+        for _ in 0..50 {
+            match client.poll(now, &mut out).unwrap() {
+                DtlsOutput::Datagram(length) => server.handle_packet(&out[..length]).unwrap(),
+                DtlsOutput::Connected(_) => connected = true,
+                _ => {}
+            }
+            if let Output::Packet(packet) = server.poll_output(&mut scratch) {
+                asked |= packet.windows(10).any(|bytes| bytes == [1, 64, 0, 4, 4, 3, 5, 3, 0, 0]);
+                client.handle_datagram(now, packet).unwrap();
+            }
+        }
+        assert!(asked && connected, "asked: {asked}, connected: {connected}");
     }
 
     #[test]
