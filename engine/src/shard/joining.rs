@@ -495,6 +495,34 @@ fn a_replay_that_begins_again_begins_behind_what_came_late() {
     stage.assert_no_gap(viewer);
 }
 
+/// The same, and the missing frame comes after the replay began again: under its first number it would be of later
+/// than what has the numbers behind it.
+#[test]
+fn a_hole_before_a_replay_that_began_again_stays_one() {
+    let mut stage = Stage::obedient(4, 300);
+    stage.play(30);
+    let late = stage.source.frame(&stage.world, 4);
+    stage.play(30);
+    let viewer = stage.join();
+    let last = |stage: &Stage| stage.world.remotes[viewer.0].of(viewer.1).last().map(|seen| (number_of(&seen.payload), seen.sequence));
+    for _ in 0..400 {
+        stage.world.run(MS);
+        if last(&stage).is_some_and(|(number, _)| number == FIRST + 30 * 4 - 1) {
+            break;
+        }
+    }
+    let (_, sequence) = last(&stage).unwrap();
+    stage.request(viewer);
+    stage.world.run(MS);
+    late.into_iter().for_each(|datagram| stage.world.push(stage.source.remote, datagram));
+    stage.nack(viewer, &[1, 2, 3, 4].map(|ahead| sequence.wrapping_add(ahead)));
+    stage.play(30);
+    assert_eq!(stage.world.counter(CounterId::ReplaysRestarted), 1);
+    // Panics where the viewer's time runs back.
+    assert!(stage.watch(viewer).iter().any(|picture| picture.frame == 30), "under its new number it is shown");
+    assert_live(&mut stage, viewer);
+}
+
 /// The end of a keyframe that was sent alone comes late, and is sent; so does the beginning of the next picture, which
 /// has no place there, also not when it is asked for.
 #[test]

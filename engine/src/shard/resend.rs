@@ -69,7 +69,7 @@ impl Core {
                 let Some(index) = resends.next(from) else { break };
                 let slot = rewrite::sent_as(record, index)
                     .and_then(|(mapping, reel_index)| Some((mapping, reader.reel.slot(reel_index)?)))
-                    .filter(|(mapping, slot)| has_place(&reader.reel, mapping, &slot.meta));
+                    .filter(|(mapping, slot)| has_place(&reader.reel, record, mapping, &slot.meta));
                 let Some((mapping, slot)) = slot else {
                     resends.forget(index);
                     self.tally.add(CounterId::RtxNotInReel, 1);

@@ -77,6 +77,12 @@ pub fn timestamp(mapping: &Mapping, of_reel: u32) -> u32 {
     of_reel.wrapping_add(mapping.timestamp_offset).wrapping_add(lead as u32)
 }
 
+/// The mapping that follows another one of the feed's.
+pub fn mapping_after<'a>(feed: &'a FeedRecord, mapping: &Mapping) -> Option<&'a Mapping> {
+    let is_it = |other: &Mapping| (other.first_index, other.sequence_offset) == (mapping.first_index, mapping.sequence_offset);
+    mappings(feed).iter().skip_while(|other| !is_it(other)).nth(1)
+}
+
 /// Every packet of the reel has one moment in this mapping: that of the keyframe that went out alone, whose first
 /// packet is the mapping's first. No other picture has a place there.
 pub fn is_of_one_moment(mapping: &Mapping) -> bool {
