@@ -452,6 +452,84 @@ fn a_picture_the_source_lost_packets_of_is_not_replayed_but_asked_for() {
     assert_eq!((stage.asked(), stage.world.counter(CounterId::ReplaysRestarted)), (1, 0));
 }
 
+/// Two requests are lost, and the publisher taken for deaf, while a viewer waits whose replay came to nothing: as soon
+/// as the way is clear again it is asked again, for a wish that the mark has ended.
+#[test]
+fn who_was_only_out_of_reach_is_asked_again_while_somebody_waits() {
+    let mut stage = Stage { obedient: false, ..Stage::obedient(8, 100_000) };
+    stage.play(90);
+    let viewer = stage.join();
+    stage.play(4);
+    let sequences: Vec<u16> = stage.world.remotes[viewer.0].of(viewer.1).iter().map(|seen| seen.sequence).collect();
+    stage.nack(viewer, &sequences);
+    stage.play(110);
+    assert_eq!((stage.world.counter(CounterId::ReplaysAborted), stage.asked()), (1, 2));
+    assert_eq!(stage.world.counter(CounterId::TracksDeaf), 1);
+    // From here on requests arrive.
+    (stage.obedient, stage.answered) = (true, stage.asked());
+    stage.play(85);
+    assert_eq!(stage.asked(), 3);
+    assert_live(&mut stage, viewer);
+    stage.assert_no_gap(viewer);
+    assert_eq!(stage.world.counter(CounterId::TracksDeaf), 0);
+}
+
+/// A replay passes a hole and waits for its pace; what was missing comes, and goes out at once. A replay that begins
+/// again begins behind that too.
+#[test]
+fn a_replay_that_begins_again_begins_behind_what_came_late() {
+    let mut stage = Stage::obedient(4, 300);
+    stage.play(30);
+    let late = stage.source.frame(&stage.world, 4);
+    stage.play(30);
+    let viewer = stage.join();
+    let last = |stage: &Stage| stage.world.remotes[viewer.0].of(viewer.1).last().map(|seen| number_of(&seen.payload));
+    for _ in 0..400 {
+        stage.world.run(MS);
+        if last(&stage) == Some(FIRST + 30 * 4 - 1) {
+            break;
+        }
+    }
+    late.into_iter().for_each(|datagram| stage.world.push(stage.source.remote, datagram));
+    stage.world.run(MS);
+    assert_eq!(last(&stage), Some(FIRST + 31 * 4 - 1), "the frame that came late, and none behind it");
+    stage.request(viewer);
+    stage.play(30);
+    assert_eq!(stage.world.counter(CounterId::ReplaysRestarted), 1);
+    // Panics where the viewer's time runs back.
+    assert_eq!(stage.watch(viewer).iter().filter(|picture| picture.frame == 0).count(), 2);
+    assert_live(&mut stage, viewer);
+    stage.assert_no_gap(viewer);
+}
+
+/// The end of a keyframe that was sent alone comes late, and is sent; so does the beginning of the next picture, which
+/// has no place there, also not when it is asked for.
+#[test]
+fn a_keyframe_that_went_alone_takes_only_its_own_late_packets() {
+    let mut stage = Stage { obedient: false, ..Stage::obedient(4, 900) };
+    let mut late = Vec::new();
+    for lost in [3, 0] {
+        let mut frame = stage.source.frame(&stage.world, 4);
+        late.push(frame.remove(lost));
+        frame.into_iter().for_each(|datagram| stage.world.push(stage.source.remote, datagram));
+        stage.world.run(33 * MS);
+    }
+    stage.play(150);
+    let viewer = stage.join();
+    stage.play(10);
+    assert_eq!(stage.world.counter(CounterId::StartsByKeyframe), 1);
+    let sequences: Vec<u16> = stage.world.remotes[viewer.0].of(viewer.1).iter().map(|seen| seen.sequence).collect();
+    assert_eq!(sequences.len(), 3);
+    late.into_iter().for_each(|datagram| stage.world.push(stage.source.remote, datagram));
+    stage.play(2);
+    stage.nack(viewer, &[sequences[2] + 2]);
+    stage.play(2);
+    let seen = stage.world.remotes[viewer.0].of(viewer.1);
+    let numbers: Vec<u64> = seen.iter().map(|seen| number_of(&seen.payload) - FIRST).collect();
+    assert_eq!(numbers, [0, 1, 2, 3]);
+    assert_eq!(stage.watch(viewer).len(), 1);
+}
+
 #[test]
 fn threat_07_a_viewer_that_asks_ten_thousand_times_a_second_costs_a_restart_a_second() {
     let mut stage = Stage::obedient(2, 90);

@@ -10,6 +10,8 @@ use super::session::Session;
 use crate::io::{Io, Sent};
 use spillway_proto::limits::PACKETS_PER_ROUND_MAX;
 use spillway_proto::link::counters::CounterId;
+use spillway_proto::session::record::Mapping;
+use spillway_proto::stream::reel::{ReelReader, SlotMeta};
 use spillway_proto::stream::rewrite;
 use std::sync::atomic::Ordering;
 
@@ -39,7 +41,10 @@ impl Core {
                 continue;
             };
             let slot = Some(index).filter(|index| *index < cursor).and_then(|index| reel.slot(index));
-            let header = slot.as_ref().and_then(|slot| rewrite::header(record, &slot.meta));
+            let header = slot.as_ref().and_then(|slot| {
+                let mapping = rewrite::mapping_of(record, slot.meta.index)?;
+                has_place(reel, mapping, &slot.meta).then(|| rewrite::header_in(record, mapping, &slot.meta))?
+            });
             let (Some(slot), Some((header, index))) = (slot, header) else {
                 feed.late_seen += 1;
                 continue;
@@ -52,6 +57,7 @@ impl Core {
                 if matches!(io.send(path, sealed, sealed), Sent::Blocked) {
                     return Served::Blocked;
                 }
+                feed.start.on_sent_late(u32::from_be_bytes([header[4], header[5], header[6], header[7]]));
                 record.packets += 1;
                 record.octets += slot.payload.len() as u64;
                 answers.earn(sealed);
@@ -64,4 +70,11 @@ impl Core {
         }
         if feed.late_seen < count { Served::More } else { Served::Done }
     }
+}
+
+/// A packet may be sent under this mapping. What follows a keyframe that went out alone may not: at the keyframe's own
+/// timestamp it would be a part of that picture.
+pub(super) fn has_place(reel: &ReelReader, mapping: &Mapping, slot: &SlotMeta) -> bool {
+    let first = || reel.slot(mapping.first_index);
+    !rewrite::is_of_one_moment(mapping) || first().is_some_and(|first| first.meta.timestamp == slot.timestamp)
 }
