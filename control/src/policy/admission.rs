@@ -315,6 +315,15 @@ mod tests {
         assert!(codecs_of(&chosen).contains(Codec::Opus) && codecs_of(&chosen).contains(Codec::Vp8));
     }
 
+    /// The order of the `a=ssrc` lines says nothing.
+    #[test]
+    fn what_repairs_another_source_is_not_taken_for_the_track() {
+        let swapped = PUBLISH.replace("a=ssrc:1301920455 ", "a=ssrc:other ");
+        let swapped = swapped.replace("a=ssrc:3382911042 ", "a=ssrc:1301920455 ").replace("a=ssrc:other ", "a=ssrc:3382911042 ");
+        let video = &choose_sent(&offer(&swapped)).unwrap()[1];
+        assert_eq!((video.ssrc, video.rtx_ssrc), (1301920455, 3382911042));
+    }
+
     #[test]
     fn each_codec_may_be_the_first_of_an_offer() {
         for (numbers, codec, number) in [

@@ -7,6 +7,7 @@ use super::world::{Source, World, number_of};
 use spillway_proto::id::{Codec, Side, TrackId};
 use spillway_proto::link::command::{Command, FeedFacts, TrackFacts, TrackFeedback};
 use spillway_proto::link::counters::CounterId;
+use spillway_proto::stream::rewrite;
 use spillway_proto::time::{NtpTime, Time};
 use spillway_proto::wire::demux::{Class, classify};
 use spillway_proto::wire::rtcp;
@@ -422,6 +423,12 @@ fn a_live_viewer_is_answered_from_the_reel_while_the_keyframe_is_young() {
     assert_eq!((stage.asked(), stage.world.counter(CounterId::ReplaysRestarted)), (1, 1));
     assert_live(&mut stage, viewer);
     stage.assert_no_gap(viewer);
+    // Where the bent timeline met the true one it was followed by that: a bend that stays is one again in six hours.
+    let slot = stage.world.remotes[viewer.0].session.index;
+    let (_, core) = stage.world.shards[0].parts();
+    let session = core.sessions[slot as usize].as_deref().unwrap();
+    let record = core.table.feed(session.feeds[0].slot).unwrap();
+    assert!(!session.feeds[0].start.is_bent() && rewrite::newest(record).lead == 0);
     // On one timeline from first to last: what came live has the same offset before and after.
     let seen = stage.world.remotes[viewer.0].of(viewer.1);
     let number = |n: usize| ((number_of(&seen[n].payload) - FIRST) / 4) as u32;
