@@ -388,6 +388,29 @@ fn a_path_that_does_not_carry_the_replay_gets_the_long_way_and_no_resends() {
     stage.assert_no_gap(viewer);
 }
 
+/// Nobody can be asked for a keyframe, and the next one is 20 s away: the replay begins anew, slower.
+#[test]
+fn a_deaf_publishers_picture_comes_slower_over_a_path_that_does_not_carry_the_replay() {
+    // 1 Mbit/s, a keyframe 3 s ago.
+    let mut stage = deaf(4, 700);
+    stage.play(90);
+    let viewer = stage.join();
+    stage.play(4);
+    let sequences: Vec<u16> = stage.world.remotes[viewer.0].of(viewer.1).iter().map(|seen| seen.sequence).collect();
+    let lost: Vec<u16> = sequences.iter().copied().step_by(3).collect();
+    assert!(lost.len() >= 16, "{} packets", sequences.len());
+    stage.nack(viewer, &lost);
+    stage.play(15);
+    assert_eq!(stage.world.counter(CounterId::ReplaysAborted), 1);
+    let count = stage.world.remotes[viewer.0].of(viewer.1).len();
+    stage.play(10);
+    assert_eq!(stage.world.remotes[viewer.0].of(viewer.1).len(), count, "the path empties itself");
+    stage.play(60);
+    assert_live(&mut stage, viewer);
+    stage.assert_no_gap(viewer);
+    assert_eq!((stage.asked(), stage.world.counter(CounterId::ReplaysAborted)), (0, 1));
+}
+
 #[test]
 fn a_source_as_fast_as_a_replay_is_live_all_the_same() {
     // 19 Mbit/s: a replay at 16 would never arrive. After 60 pictures the keyframe has left the reel; the answer
@@ -618,7 +641,8 @@ fn parameter_sets_go_twice_byte_for_byte() {
         }
         world.run(33 * MS);
     };
-    picture(&mut world, 0, &[&[0x67, 1], &[0x65, 0x88], &[0x65, 0x08]]);
+    // SPS and PPS in packets of their own.
+    picture(&mut world, 0, &[&[0x67, 1], &[0x68, 2], &[0x65, 0x88], &[0x65, 0x08]]);
     (1..40).for_each(|n| picture(&mut world, n * 3_000, &[&[0x41, 0x9A]]));
     let viewer = world.add(0, Side::Viewer);
     world.remotes[viewer].wire = Some(Vec::new());
@@ -627,10 +651,11 @@ fn parameter_sets_go_twice_byte_for_byte() {
     world.feed_with(0, viewer, track, facts);
     (40..60).for_each(|n| picture(&mut world, n * 3_000, &[&[0x41, 0x9A]]));
     // Live, they go once: nothing is known to be lost.
-    picture(&mut world, 180_000, &[&[0x67, 1], &[0x65, 0x88], &[0x65, 0x08]]);
+    picture(&mut world, 180_000, &[&[0x67, 1], &[0x68, 2], &[0x65, 0x88], &[0x65, 0x08]]);
     let wire = world.remotes[viewer].wire.take().unwrap();
-    assert!(wire[0] == wire[1] && wire[1..].windows(2).all(|pair| pair[0] != pair[1]));
-    assert_eq!(wire.len(), 3 + 59 + 3 + 1);
+    assert!(wire[0] == wire[1] && wire[2] == wire[3], "each of them");
+    assert!(wire[1] != wire[2] && wire[3..].windows(2).all(|pair| pair[0] != pair[1]));
+    assert_eq!(wire.len(), 4 + 59 + 4 + 2);
 }
 
 #[test]

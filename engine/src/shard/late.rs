@@ -53,7 +53,9 @@ impl Core {
             if index >= record.rtp_index.load(Ordering::Relaxed) {
                 record.rtp_index.store(index + 1, Ordering::Release);
             }
-            if let Some(sealed) = sealer.seal_into(&header, &[], slot.payload, index, buffer) {
+            let described = rewrite::described(record, &header, slot.descriptor);
+            let header = described.as_ref().map_or(&header[..], |described| described.bytes());
+            if let Some(sealed) = sealer.seal_into(header, &[], slot.payload, index, buffer) {
                 if matches!(io.send(path, sealed, sealed), Sent::Blocked) {
                     return Served::Blocked;
                 }
