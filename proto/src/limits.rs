@@ -29,6 +29,9 @@ pub const SEGMENTS_MAX: usize = 64;
 pub const PAYLOAD_SIZE_MAX: usize = 1_188;
 /// SRTP's largest growth: GCM's tag of 16 bytes; SRTCP adds its index of 4.
 pub const SEAL_OVERHEAD_MAX: usize = 20;
+/// A dependency descriptor that is forwarded: what the two-byte form of header extensions can hold (RFC 8285 section
+/// 4.3). Chromium's largest (three layers of each kind) has some 100 bytes, that of a plain keyframe 20, others 3.
+pub const DESCRIPTOR_BYTES_MAX: usize = 255;
 
 // ---- tick ----
 pub const COMMANDS_PER_TICK_MAX: usize = 64;
@@ -83,6 +86,10 @@ pub const SLABS_MAX: usize = 16_384;
 /// Kept behind the head whatever the keyframes say: what a NACK may still ask for.
 pub const NACK_WINDOW: Duration = Duration::from_secs(1);
 
+/// Packets that may have overtaken the first one of a new publisher, whose first one seen is no beginning: their places
+/// stay free. Who sends in order leaves no hole.
+pub const OVERTAKEN_MAX: u64 = 16;
+
 // ---- joining ----
 /// Replay runs at this multiple of live.
 pub const REPLAY_SPEED: u64 = 10;
@@ -103,6 +110,11 @@ pub const RESTARTS_MAX: u8 = 3;
 pub const REPLAY_LOSSES_MAX: u32 = 16;
 /// ... and more than this share: the path does not carry it.
 pub const REPLAY_LOSS_PERCENT_MAX: u32 = 5;
+/// Replays of a publisher that hears no requests, after one was given up, each at half the rate of the one before: the
+/// next keyframe may be ten seconds away.
+pub const REPLAYS_SLOWER_MAX: u8 = 2;
+/// Before each of them: the queue that the last one filled is empty by then.
+pub const REPLAY_SLOWER_PAUSE: Duration = Duration::from_secs(1);
 /// A live viewer's requests are answered from the reel at most once per this span (threats.md row 7).
 pub const RESTART_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -122,8 +134,9 @@ pub const KEYFRAME_JOIN_INTERVAL: Duration = Duration::from_secs(2);
 pub const KEYFRAME_ANSWER_TIME: Duration = Duration::from_secs(1);
 /// Requests left unanswered before a publisher is taken for deaf (OBS, ffmpeg, cameras).
 pub const KEYFRAME_UNANSWERED_MAX: u8 = 2;
-/// A deaf publisher is asked again this rarely, when somebody needs it: it may only have lost two requests.
-pub const KEYFRAME_PROBE_INTERVAL: Duration = Duration::from_secs(10);
+/// A deaf publisher is asked once per this span while somebody has no picture the reel could give: it may only have
+/// lost two requests, and then this is how long a picture stands still. Sixty bytes to one that never answers.
+pub const KEYFRAME_PROBE_INTERVAL: Duration = Duration::from_secs(2);
 /// Keyframes that were asked for take at most this share of a track's bytes, over the window below: a keyframe
 /// costs what ten other pictures do, and they pay for it in quality. One per window may always be.
 pub const KEYFRAME_SHARE_PERCENT_MAX: u64 = 25;
@@ -194,5 +207,9 @@ const _: () = assert!(TRACKS_PER_STREAM_MAX * PUBLISHERS_MAX == TRACKS_MAX);
 const _: () = assert!(PACKETS_PER_ROUND_MAX <= SEGMENTS_MAX);
 const _: () = assert!(REPLAY_BYTES_MAX <= REPLAY_BYTES_PER_SECOND_MAX && REPLAY_BYTES_MAX <= REEL_BYTES_MAX as u64);
 const _: () = assert!(KEYFRAME_REQUEST_INTERVAL.as_millis() <= KEYFRAME_ANSWER_TIME.as_millis());
+const _: () = assert!(
+    KEYFRAME_PROBE_INTERVAL.as_millis() + KEYFRAME_ANSWER_TIME.as_millis() <= DECODABLE_WITHIN.as_millis(),
+    "who was taken for deaf because of the faults is asked again soon enough"
+);
 const _: () = assert!(MESH_DATAGRAMS_MAX >= 2 * DATAGRAMS_PER_TICK_MAX, "a tick's strays find room behind the last one's");
 const _: () = assert!(PACKETS_PER_ROUND_MAX * (PACKET_SIZE_MAX + SEAL_OVERHEAD_MAX) <= SEND_SIZE_MAX);

@@ -13,7 +13,7 @@ use spillway_proto::link::counters::CounterId;
 use spillway_proto::session::dtls::{AfterHandshake, classify_late};
 use spillway_proto::session::ice::{self, IceOutcome, Refusal};
 use spillway_proto::session::record::Pair;
-use spillway_proto::session::srtp::OpenError;
+use spillway_proto::session::srtp::{OpenError, Window};
 use spillway_proto::wire::demux::{Class, classify};
 use spillway_proto::wire::rtcp::{self, Rtcp};
 use spillway_proto::wire::stun;
@@ -177,7 +177,7 @@ impl Core {
             match opener.open_rtp(datagram) {
                 Ok(opened) => {
                     session.flood.on_packet(now, datagram.len());
-                    let window = opener.window(opened.ssrc).copied();
+                    let window = opener.window(opened.ssrc).map(Window::kept);
                     self.take_in(&mut session, &opened, window, datagram);
                 }
                 Err(error) => self.tally.add(refusal(&error), 1),

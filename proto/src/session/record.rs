@@ -254,3 +254,81 @@ impl TrackRecord {
         StreamId::new(self.stream, self.stream_generation)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::layout::LINK_BYTES;
+    use crate::stream::reel::STREAM_FILE_BYTES;
+    use std::mem::offset_of;
+
+    const README: &str = include_str!("../../README.md");
+    const COLUMNS: usize = 118;
+
+    macro_rules! places {
+        ($name:literal, $record:ident: $($field:ident)*) => {
+            line($name, size_of::<$record>(), &[$((offset_of!($record, $field), stringify!($field))),*])
+        };
+    }
+
+    /// "name, size bytes: offset field, ..." in lines of the README's width.
+    fn line(name: &str, size: usize, places: &[(usize, &str)]) -> String {
+        let mut lines = vec![format!("{name}, {} bytes:", with_commas(size))];
+        for (at, (offset, field)) in places.iter().enumerate() {
+            let word = format!(" {offset} {field}{}", if at + 1 < places.len() { "," } else { "" });
+            if lines.last().unwrap().len() + word.len() > COLUMNS {
+                lines.push("   ".to_owned());
+            }
+            lines.last_mut().unwrap().push_str(&word);
+        }
+        lines.join("\n")
+    }
+
+    fn with_commas(number: usize) -> String {
+        let digits = number.to_string();
+        let first = digits.len() % 3;
+        let mut groups: Vec<&str> = if first > 0 { vec![&digits[..first]] } else { Vec::new() };
+        groups.extend(digits.as_bytes()[first..].chunks(3).map(|group| std::str::from_utf8(group).unwrap()));
+        groups.join(",")
+    }
+
+    /// Goal: what the README says of the layout is true. Method: its text is made from the types, and must stand there.
+    #[test]
+    fn the_readme_says_where_everything_stands() {
+        let rows = [
+            ("header", offset_of!(Records, header), 1, size_of::<RecordsHeader>()),
+            ("sessions", offset_of!(Records, sessions), SESSIONS_MAX, size_of::<SessionRecord>()),
+            ("feeds", offset_of!(Records, feeds), FEEDS_MAX, size_of::<FeedRecord>()),
+            ("tracks", offset_of!(Records, tracks), TRACKS_MAX, size_of::<TrackRecord>()),
+            ("reels", offset_of!(Records, reels), TRACKS_MAX, size_of::<ReelRecord>()),
+        ];
+        let mut texts: Vec<String> = rows
+            .iter()
+            .map(|(name, offset, count, size)| {
+                let (offset, count, size) = (with_commas(*offset), with_commas(*count), with_commas(*size));
+                format!("{offset:>13}  {name:<8} {count:>9} x {size:>5}")
+            })
+            .collect();
+        texts.extend([
+            format!("## The link: {} bytes", with_commas(LINK_BYTES)),
+            format!("## The records: {} bytes", with_commas(RECORDS_BYTES)),
+            format!("## A stream's file: {} bytes", with_commas(STREAM_FILE_BYTES)),
+            format!("Magic \"SPILLREC\", version {RECORDS_VERSION}."),
+            places!("header", RecordsHeader: magic version shards owner_epoch session_bytes feed_bytes track_bytes
+                session_high feed_high track_high),
+            places!("session", SessionRecord: generation generation_last side state dtls_role pairs profile pair_selected
+                ufrag_random pwd fingerprint note pair receive_key send_key consent_at added_at pair_switched_at
+                srtcp_index srtcp_received srtcp_window ssrc_next feed_first track_first last_flight close_notify),
+            places!("feed", FeedRecord: generation generation_last session track track_generation ssrc rtx_ssrc layer
+                mappings dependency_descriptor payload_types rtx_payload_types cursor rtp_index rtx_index mapping packets
+                octets drop_bitmap next),
+            places!("mapping", Mapping: first_index end_index sequence_offset timestamp_offset meet lead reel),
+            places!("track", TrackRecord: generation generation_last stream stream_generation session codec payload_type
+                shard rtx_payload_type ssrc publisher_epoch note index_offset timestamp_offset rtx_ssrc sequence_max
+                replay_window next feedback transport_cc dependency_descriptor),
+            places!("reel", ReelRecord: generation place slabs slab_write write_offset),
+        ]);
+        let missing: Vec<String> = texts.into_iter().filter(|text| !README.contains(text.as_str())).collect();
+        assert!(missing.is_empty(), "proto/README.md lacks:\n{}", missing.join("\n"));
+    }
+}

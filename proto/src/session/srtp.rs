@@ -6,7 +6,7 @@
 //! The opener works in place, and believes nothing before the tag is right: no state is made, no window
 //! moves for a packet that did not authenticate. Key derivation rate is 0, no MKI, as DTLS-SRTP has it.
 
-use crate::limits::SSRCS_PER_SESSION_MAX;
+use crate::limits::{NACK_WINDOW, PUBLISHER_PACKETS_PER_SECOND_MAX, REEL_SLOTS, SSRCS_PER_SESSION_MAX};
 use crate::session::record::MasterKey;
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::cipher::{AES_128, AES_256, EncryptingKey, EncryptionContext, UnboundCipherKey};
@@ -79,7 +79,7 @@ pub enum OpenError {
     Malformed,
     #[error("this index was opened before: a duplicate or a replay")]
     Replayed,
-    #[error("older than the replay window: the network reorders more than {WINDOW_PACKETS} packets")]
+    #[error("older than the replay window: more than {WINDOW_PACKETS} packets late")]
     TooOld,
     #[error("the tag is wrong: another session's key, or a forged packet")]
     Unauthentic,
@@ -97,31 +97,82 @@ pub struct Opened {
     pub length: usize,
 }
 
-/// How far behind the newest packet one may still arrive: what was sent again within a second at 1,000 packets a
-/// second (RFC 3711 section 3.3.2 asks for 64 at least).
-pub const WINDOW_PACKETS: u64 = 1_024;
-const WINDOW_WORDS: usize = WINDOW_PACKETS as usize / 64;
+/// How far behind the newest packet one of media may still arrive: as far as a reel takes it. A publisher without
+/// retransmissions of their own sends again what we ask for within `NACK_WINDOW` as it was (RFC 3711 section 3.3.2
+/// asks for 64 at least).
+pub const WINDOW_PACKETS: u64 = REEL_SLOTS as u64;
+pub const MEDIA_WORDS: usize = REEL_SLOTS / 64;
+/// Of control packets, which nobody sends again; and of media, what a record keeps.
+const WORDS: usize = 16;
+
+const _: () = assert!(MEDIA_WORDS >= WORDS && WINDOW_PACKETS.is_power_of_two());
+const _: () = assert!(
+    WINDOW_PACKETS >= REEL_SLOTS as u64
+        || WINDOW_PACKETS >= PUBLISHER_PACKETS_PER_SECOND_MAX * NACK_WINDOW.as_millis() as u64 / 1_000,
+    "all that a reel takes, or all that is asked for again"
+);
 
 /// The replay window of one SSRC, plain so that it can stand in a record. All zeros: nothing came yet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Window {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Window<const N: usize = WORDS> {
     /// The highest index opened.
     pub sequence_max: u64,
-    /// By index modulo `WINDOW_PACKETS`, for those up to the highest: it was opened. The highest's is set once
+    /// By index modulo the number of bits, for those up to the highest: it was opened. The highest's is set once
     /// anything was.
-    pub bits: [u64; WINDOW_WORDS],
+    pub bits: [u64; N],
 }
 
-static NOTHING_OPENED: Window = Window { sequence_max: 0, bits: [0; WINDOW_WORDS] };
+impl<const N: usize> Default for Window<N> {
+    fn default() -> Window<N> {
+        Window::EMPTY
+    }
+}
 
-impl Window {
+impl Window<MEDIA_WORDS> {
+    /// The newest part of it, for a record.
+    pub fn kept(&self) -> Window {
+        let mut kept = Window { sequence_max: self.sequence_max, bits: [0; WORDS] };
+        for block in kept.blocks() {
+            kept.bits[block as usize % WORDS] = self.bits[block as usize % MEDIA_WORDS];
+        }
+        kept
+    }
+
+    /// What a record kept: all that is older counts as opened.
+    pub fn restored(kept: &Window) -> Window<MEDIA_WORDS> {
+        if kept.is_empty() {
+            return Window::EMPTY;
+        }
+        let mut window = Window { sequence_max: kept.sequence_max, bits: [u64::MAX; MEDIA_WORDS] };
+        for block in kept.blocks() {
+            window.bits[block as usize % MEDIA_WORDS] = kept.bits[block as usize % WORDS];
+        }
+        window
+    }
+}
+
+impl<const N: usize> Window<N> {
+    const EMPTY: Window<N> = Window { sequence_max: 0, bits: [0; N] };
+    const PACKETS: u64 = N as u64 * 64;
+
+    /// Its newest words, each by the number of the 64 indices it is of.
+    fn blocks(&self) -> std::ops::RangeInclusive<u64> {
+        let newest = self.sequence_max / 64;
+        newest.saturating_sub(N as u64 - 1)..=newest
+    }
+
     pub fn is_empty(&self) -> bool {
         !self.bit(self.sequence_max)
     }
 
     fn bit(&self, index: u64) -> bool {
-        let (word, mask) = window_place(index);
+        let (word, mask) = Self::place(index);
         self.bits[word] & mask != 0
+    }
+
+    fn place(index: u64) -> (usize, u64) {
+        let position = index % Self::PACKETS;
+        (position as usize / 64, 1 << (position % 64))
     }
 
     /// The index an arriving sequence number most likely has (RFC 3711 section 3.3.1 and appendix A).
@@ -146,7 +197,7 @@ impl Window {
     fn check(&self, index: u64) -> Result<(), OpenError> {
         if self.is_empty() || index > self.sequence_max {
             Ok(())
-        } else if self.sequence_max - index >= WINDOW_PACKETS {
+        } else if self.sequence_max - index >= Self::PACKETS {
             Err(OpenError::TooOld)
         } else if self.bit(index) {
             Err(OpenError::Replayed)
@@ -158,26 +209,21 @@ impl Window {
     /// Remembers an index whose packet has authenticated.
     fn mark(&mut self, index: u64) {
         if self.is_empty() || index > self.sequence_max {
-            if index.saturating_sub(self.sequence_max) >= WINDOW_PACKETS {
-                self.bits = [0; WINDOW_WORDS];
+            if index.saturating_sub(self.sequence_max) >= Self::PACKETS {
+                self.bits = [0; N];
             } else {
                 for skipped in self.sequence_max + 1..index {
-                    let (word, mask) = window_place(skipped);
+                    let (word, mask) = Self::place(skipped);
                     self.bits[word] &= !mask;
                 }
             }
             self.sequence_max = index;
-        } else if self.sequence_max - index >= WINDOW_PACKETS {
+        } else if self.sequence_max - index >= Self::PACKETS {
             return;
         }
-        let (word, mask) = window_place(index);
+        let (word, mask) = Self::place(index);
         self.bits[word] |= mask;
     }
-}
-
-fn window_place(index: u64) -> (usize, u64) {
-    let position = index % WINDOW_PACKETS;
-    (position as usize / 64, 1 << (position % 64))
 }
 
 /// Encrypts what we send to one remote. Keys are expanded once, here: the library keeps some 0.6 KB for RTP
@@ -282,8 +328,8 @@ impl Sealer {
 pub struct Opener {
     profile: Profile,
     keys: Keys,
-    rtp: Windows,
-    rtcp: Windows,
+    rtp: Windows<MEDIA_WORDS>,
+    rtcp: Windows<WORDS>,
 }
 
 impl Opener {
@@ -371,7 +417,7 @@ impl Opener {
     }
 
     /// The RTP window of an SSRC that has sent, for its record.
-    pub fn window(&self, ssrc: u32) -> Option<&Window> {
+    pub fn window(&self, ssrc: u32) -> Option<&Window<MEDIA_WORDS>> {
         self.rtp.find(ssrc)
     }
 
@@ -381,8 +427,8 @@ impl Opener {
     }
 
     /// Takes up an SSRC where its record left it. False when there is no room for another SSRC.
-    pub fn restore_window(&mut self, ssrc: u32, window: Window) -> bool {
-        self.rtp.restore(ssrc, window)
+    pub fn restore_window(&mut self, ssrc: u32, kept: Window) -> bool {
+        self.rtp.restore(ssrc, Window::restored(&kept))
     }
 
     pub fn restore_rtcp_window(&mut self, ssrc: u32, window: Window) -> bool {
@@ -393,18 +439,18 @@ impl Opener {
 /// Windows by SSRC: at most `SSRCS_PER_SESSION_MAX`, so a scan is the fastest look-up. Grows only when an
 /// authentic packet brings a new SSRC.
 #[derive(Debug, Default)]
-struct Windows(Vec<(u32, Window)>);
+struct Windows<const N: usize>(Vec<(u32, Window<N>)>);
 
-impl Windows {
-    fn find(&self, ssrc: u32) -> Option<&Window> {
+impl<const N: usize> Windows<N> {
+    fn find(&self, ssrc: u32) -> Option<&Window<N>> {
         self.0.iter().find(|(known, _)| *known == ssrc).map(|(_, window)| window)
     }
 
     /// What is known of an SSRC before its packet is believed.
-    fn before(&self, ssrc: u32) -> Result<&Window, OpenError> {
+    fn before(&self, ssrc: u32) -> Result<&Window<N>, OpenError> {
         match self.find(ssrc) {
             Some(window) => Ok(window),
-            None if self.0.len() < SSRCS_PER_SESSION_MAX => Ok(&NOTHING_OPENED),
+            None if self.0.len() < SSRCS_PER_SESSION_MAX => Ok(&Window::EMPTY),
             None => Err(OpenError::TooManySsrcs),
         }
     }
@@ -419,7 +465,7 @@ impl Windows {
         }
     }
 
-    fn restore(&mut self, ssrc: u32, window: Window) -> bool {
+    fn restore(&mut self, ssrc: u32, window: Window<N>) -> bool {
         if let Some((_, known)) = self.0.iter_mut().find(|(known, _)| *known == ssrc) {
             *known = window;
             return true;
