@@ -7,17 +7,13 @@ runs. It speaks WHIP and WHEP itself, since the elements that do are not in Debi
 Prints one JSON object per line: {"connected": true}, then twice a second how many buffers came out of each decoder
 (view) or went into the payloaders (publish). Ends with SIGTERM, or when the connection is lost.
 
-What GStreamer makes by itself is an RSA key, which Spillway's DTLS does not take (see control/README.md); here it is
-replaced by an ECDSA key, as any program that uses webrtcbin can.
+Nothing of webrtcbin is changed: it shows the certificate it makes by itself, which is of RSA. A viewer's caps are as plain as
+those of GStreamer's whepsrc: H264 without a packetization mode, Opus without its channels.
 """
 
-import hashlib
 import json
 import os
-import re
 import signal
-import ssl
-import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -40,9 +36,9 @@ audiotestsrc is-live=true wave=sine ! audio/x-raw,rate=48000,channels=2 ! opusen
 """
 # What a viewer offers to receive, and what makes pictures and sound of it.
 RECEIVED = {
-    "H264": ("video", 90000, 102, "rtph264depay ! h264parse ! openh264dec", ",packetization-mode=(string)1"),
-    "VP8": ("video", 90000, 103, "rtpvp8depay ! vp8dec", ""),
-    "OPUS": ("audio", 48000, 111, "rtpopusdepay ! opusdec", ",encoding-params=(string)2"),
+    "H264": ("video", 90000, 102, "rtph264depay ! h264parse ! openh264dec"),
+    "VP8": ("video", 90000, 103, "rtpvp8depay ! vp8dec"),
+    "OPUS": ("audio", 48000, 111, "rtpopusdepay ! opusdec"),
 }
 
 counts = {}
@@ -56,15 +52,6 @@ def fail(reason):
     """Ends the program from any of GStreamer's threads."""
     say(error=reason)
     os._exit(1)
-
-
-def certificate():
-    """An ECDSA certificate and its key as one PEM, and the fingerprint an offer promises."""
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=gst -keyout - -out -"
-    pem = subprocess.run(command.split(), check=True, capture_output=True, text=True).stdout
-    end = "-----END CERTIFICATE-----"
-    der = ssl.PEM_cert_to_DER_cert(pem[pem.index("-----BEGIN CERT"):pem.index(end) + len(end)])
-    return pem, ":".join(f"{byte:02X}" for byte in hashlib.sha256(der).digest())
 
 
 def count(name, pad):
@@ -91,7 +78,6 @@ def post(url, token, offer):
 
 def main():
     action, url, token = sys.argv[1:]
-    pem, fingerprint = certificate()
     Gst.init(None)
     loop = GLib.MainLoop()
     if action == "publish":
@@ -102,12 +88,6 @@ def main():
         pipeline.add(Gst.ElementFactory.make_with_properties(
             "webrtcbin", ["name", "bundle-policy"], ["webrtc", GstWebRTC.WebRTCBundlePolicy.MAX_BUNDLE]))
     webrtc = pipeline.get_by_name("webrtc")
-
-    def element_added(_bin, _parent, element):
-        if element.get_factory() and element.get_factory().get_name() == "dtlsdec":
-            element.set_property("pem", pem)
-
-    webrtc.connect("deep-element-added", element_added)
 
     def pad_added(_webrtc, pad):
         if pad.get_direction() != Gst.PadDirection.SRC:
@@ -142,9 +122,7 @@ def main():
         reply = promise.get_reply()
         offer = reply.get_value("offer")
         webrtc.emit("set-local-description", offer, None)
-        # webrtcbin takes the fingerprint of all that stands in the PEM, the key too.
-        text = re.sub(r"a=fingerprint:.*", f"a=fingerprint:sha-256 {fingerprint}", offer.sdp.as_text())
-        answered(post(url, token, text))
+        answered(post(url, token, offer.sdp.as_text()))
 
     if action == "publish":
         for name in ("video", "audio"):
@@ -153,7 +131,7 @@ def main():
         video = [codec for codec, received in RECEIVED.items() if received[0] == "video"]
         for codecs in (video, ["OPUS"]):
             caps = Gst.Caps.from_string(";".join(
-                "application/x-rtp,media={0},clock-rate={1},payload={2},encoding-name={5}{4}".format(
+                "application/x-rtp,media={0},clock-rate={1},payload={2},encoding-name={4}".format(
                     *RECEIVED[codec], codec)
                 for codec in codecs))
             webrtc.emit("add-transceiver", GstWebRTC.WebRTCRTPTransceiverDirection.RECVONLY, caps)

@@ -131,8 +131,9 @@ pub const KEYFRAME_JOIN_INTERVAL: Duration = Duration::from_secs(2);
 pub const KEYFRAME_ANSWER_TIME: Duration = Duration::from_secs(1);
 /// Requests left unanswered before a publisher is taken for deaf (OBS, ffmpeg, cameras).
 pub const KEYFRAME_UNANSWERED_MAX: u8 = 2;
-/// A deaf publisher is asked again this rarely, when somebody needs it: it may only have lost two requests.
-pub const KEYFRAME_PROBE_INTERVAL: Duration = Duration::from_secs(10);
+/// A deaf publisher is asked once per this span while somebody has no picture the reel could give: it may only have
+/// lost two requests, and then this is how long a picture stands still. Sixty bytes to one that never answers.
+pub const KEYFRAME_PROBE_INTERVAL: Duration = Duration::from_secs(2);
 /// Keyframes that were asked for take at most this share of a track's bytes, over the window below: a keyframe
 /// costs what ten other pictures do, and they pay for it in quality. One per window may always be.
 pub const KEYFRAME_SHARE_PERCENT_MAX: u64 = 25;
@@ -203,5 +204,9 @@ const _: () = assert!(TRACKS_PER_STREAM_MAX * PUBLISHERS_MAX == TRACKS_MAX);
 const _: () = assert!(PACKETS_PER_ROUND_MAX <= SEGMENTS_MAX);
 const _: () = assert!(REPLAY_BYTES_MAX <= REPLAY_BYTES_PER_SECOND_MAX && REPLAY_BYTES_MAX <= REEL_BYTES_MAX as u64);
 const _: () = assert!(KEYFRAME_REQUEST_INTERVAL.as_millis() <= KEYFRAME_ANSWER_TIME.as_millis());
+const _: () = assert!(
+    KEYFRAME_PROBE_INTERVAL.as_millis() + KEYFRAME_ANSWER_TIME.as_millis() <= DECODABLE_WITHIN.as_millis(),
+    "who was taken for deaf because of the faults is asked again soon enough"
+);
 const _: () = assert!(MESH_DATAGRAMS_MAX >= 2 * DATAGRAMS_PER_TICK_MAX, "a tick's strays find room behind the last one's");
 const _: () = assert!(PACKETS_PER_ROUND_MAX * (PACKET_SIZE_MAX + SEAL_OVERHEAD_MAX) <= SEND_SIZE_MAX);

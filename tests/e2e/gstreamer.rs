@@ -1,4 +1,4 @@
-//! Goal: GStreamer's webrtcbin publishes and watches.
+//! Goal: GStreamer's webrtcbin publishes and watches as it comes: with its RSA key, and H264 without packetization-mode.
 //! Method: tests/gstreamer.py, with Debian's GStreamer, which has no WHIP elements; our headless viewer and publisher at
 //! the other end.
 

@@ -1,6 +1,6 @@
 //! Goal: our DTLS finishes handshakes with code that shares nothing with it, both sides get the same SRTP
 //! keys, and as the server we land on GCM though the client prefers SHA1-80, as Chromium does. In either role it
-//! takes datagrams that are lost, copied, cut into smaller fragments and out of order.
+//! takes datagrams that are lost, copied, cut into smaller fragments and out of order. RSA keys, which theirs has not, are in `rsa`.
 //! Method: webrtc-dtls over loopback sockets, in either role; the rough wire is seeded.
 
 use spillway_proto::link::command::{DtlsRole, Fingerprint};
@@ -56,7 +56,7 @@ enum To {
 
 /// Each record of a datagram as a datagram of its own, plain handshake messages in fragments of `size` bytes
 /// (RFC 6347 sections 4.1 and 4.2.3).
-fn in_pieces(mut datagram: &[u8], size: usize) -> Vec<Vec<u8>> {
+pub(super) fn in_pieces(mut datagram: &[u8], size: usize) -> Vec<Vec<u8>> {
     let mut pieces = Vec::new();
     while datagram.len() >= 13 {
         let end = 13 + usize::from(u16::from_be_bytes([datagram[11], datagram[12]]));
@@ -130,8 +130,7 @@ async fn handshake_with(
 ) -> (SrtpKeys, Vec<u8>) {
     // Two of rustls' providers may be linked; the referee panics unless one is named.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &certificate.certificate[0]);
-    let fingerprint = Fingerprint(digest.as_ref().try_into().expect("32 bytes"));
+    let fingerprint = fingerprint_of(&certificate);
 
     let (socket, their_socket) = (
         UdpSocket::bind("127.0.0.1:0").await.expect("loopback"),
@@ -175,7 +174,7 @@ async fn handshake_with(
 }
 
 /// RFC 5764 section 4.2, spelled out once more: client key, server key, client salt, server salt.
-fn assert_keys(role: DtlsRole, keys: &SrtpKeys, material: &[u8]) {
+pub(super) fn assert_keys(role: DtlsRole, keys: &SrtpKeys, material: &[u8]) {
     let (key, salt) = (keys.profile.key_len(), keys.profile.salt_len());
     let (client, server) = match role {
         DtlsRole::Client => (&keys.send, &keys.receive),
@@ -214,6 +213,12 @@ async fn as_the_client_we_finish_with_a_server_that_sends_cookies() {
 /// authenticate; without a certificate there is no fingerprint to compare.)
 #[tokio::test]
 async fn threat_05_a_client_without_a_certificate_gets_no_keys() {
+    let error = refusal(Vec::new(), Fingerprint([7; 32])).await;
+    assert!(matches!(error, DtlsError::NoCertificate | DtlsError::Handshake(_)), "{error}");
+}
+
+/// What ours, as the server, says of a client that it must refuse.
+async fn refusal(certificates: Vec<Certificate>, expected: Fingerprint) -> DtlsError {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let (socket, their_socket) = (
         UdpSocket::bind("127.0.0.1:0").await.expect("loopback"),
@@ -222,14 +227,14 @@ async fn threat_05_a_client_without_a_certificate_gets_no_keys() {
     socket.connect(their_socket.local_addr().expect("bound")).await.expect("loopback");
     their_socket.connect(socket.local_addr().expect("bound")).await.expect("loopback");
     let config = Config {
-        certificates: Vec::new(),
+        certificates,
         srtp_protection_profiles: vec![GCM_256],
         insecure_skip_verify: true,
         ..Config::default()
     };
     let begin = Instant::now();
     let identity = Identity::new().expect("an identity");
-    let mut ours = Dtls::new(&identity, DtlsRole::Server, Fingerprint([7; 32]), Time::ZERO, begin).expect("ours");
+    let mut ours = Dtls::new(&identity, DtlsRole::Server, expected, Time::ZERO, begin).expect("ours");
     // It may give up, or wait for ever: what counts is what ours says.
     let theirs = tokio::spawn(DTLSConn::new(Arc::new(their_socket), config, true, None));
     let mut out = [0; DTLS_DATAGRAM_MAX];
@@ -258,9 +263,28 @@ async fn threat_05_a_client_without_a_certificate_gets_no_keys() {
     // The object is dead: the engine closes the session with this error, and counts it.
     let dead = ours.poll(Time(begin.elapsed().as_nanos() as u64), &mut out);
     assert!(matches!(dead, Err(DtlsError::Ended)), "after {error}");
-    assert!(matches!(error, DtlsError::NoCertificate | DtlsError::Handshake(_)), "{error}");
     // It refused at once: the handshake's own end, 10 s later, would hide that nobody looked.
     assert!(begin.elapsed() < Duration::from_secs(8), "{error}");
+    error
+}
+
+/// Goal: an RSA certificate is no way around what a certificate is for. Method: a client shows the promised one (of
+/// OpenSSL's) without having its key, and signs with an ECDSA key; or it has a key, but another one was promised.
+#[tokio::test]
+async fn a_client_without_the_key_of_the_promised_rsa_certificate_gets_no_keys() {
+    let own = Certificate::generate_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+    let certificate = vec![crate::rsa::Identity::new("stolen", 2_048).der.clone().into()];
+    let stolen = Certificate { certificate, private_key: own.private_key.clone() };
+    let promised = fingerprint_of(&stolen);
+    let error = refusal(vec![stolen], promised).await;
+    assert!(matches!(&error, DtlsError::Handshake(error) if error.to_string().contains("public key")), "{error}");
+    let error = refusal(vec![own], promised).await;
+    assert!(matches!(error, DtlsError::FingerprintMismatch), "{error}");
+}
+
+fn fingerprint_of(certificate: &Certificate) -> Fingerprint {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &certificate.certificate[0]);
+    Fingerprint(digest.as_ref().try_into().expect("32 bytes"))
 }
 
 /// A certificate longer than our datagrams comes in fragments, and the library below must not be handed

@@ -3,6 +3,7 @@
 //! bytes compared; handshakes finished with code that shares nothing with ours.
 
 mod dtls;
+mod rsa;
 mod rtcp;
 mod rtp;
 mod srtp;

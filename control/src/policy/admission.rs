@@ -153,7 +153,7 @@ pub fn choose_received(offer: &OfferFacts, tracks: &[LiveTrack]) -> Result<Vec<R
             return Err(wrong_direction(section, "a viewer must offer recvonly or sendrecv"));
         }
         let Some(live) = tracks.iter().find(|track| track.codec.kind() == kind) else { continue };
-        let mut codecs = section.codecs();
+        let mut codecs = section.codecs_to_send(live.profile);
         if !codecs.contains(&live.codec) {
             return Err(no_common_codec(section, vec![live.codec.sdp_name().to_owned()]));
         }
@@ -222,7 +222,9 @@ fn rtx_answered(rtx: &PayloadFacts, payload: &PayloadFacts) -> PayloadFacts {
 
 /// The codecs a viewer negotiated, all tracks together.
 pub fn codecs_of(chosen: &[ReceivedTrack]) -> CodecSet {
-    CodecSet::of(chosen.iter().flat_map(|track| &track.payloads).filter_map(PayloadFacts::codec))
+    // By number: a payload type may carry a codec that it alone would not be taken for (H264 in mode 0).
+    let numbered = chosen.iter().flat_map(|track| track.payload_types.into_iter().zip(0u8..));
+    CodecSet::of(numbered.filter(|(payload_type, _)| *payload_type != 0).filter_map(|(_, codec)| Codec::from_u8(codec)))
 }
 
 /// The sections of the answer to a publisher.
@@ -293,6 +295,7 @@ mod tests {
     const FFMPEG: &str = include_str!("../../../proto/src/sdp/fixtures/ffmpeg_publish.sdp");
     const OBS: &str = include_str!("../../../proto/src/sdp/fixtures/obs_publish.sdp");
     const GSTREAMER: &str = include_str!("../../../proto/src/sdp/fixtures/gstreamer_publish.sdp");
+    const GSTREAMER_VIEW: &str = include_str!("../../../proto/src/sdp/fixtures/gstreamer_view.sdp");
     const FIREFOX: &str = include_str!("../../../proto/src/sdp/fixtures/firefox_view.sdp");
 
     fn offer(text: &str) -> OfferFacts {
@@ -328,6 +331,15 @@ mod tests {
         assert_eq!(video.payload_types[Codec::Vp8 as usize], 96);
         assert_eq!(video.payload_types[Codec::Opus as usize], 0);
         assert!(codecs_of(&chosen).contains(Codec::Opus) && codecs_of(&chosen).contains(Codec::Vp8));
+    }
+
+    /// The order of the `a=ssrc` lines says nothing.
+    #[test]
+    fn what_repairs_another_source_is_not_taken_for_the_track() {
+        let swapped = PUBLISH.replace("a=ssrc:1301920455 ", "a=ssrc:other ");
+        let swapped = swapped.replace("a=ssrc:3382911042 ", "a=ssrc:1301920455 ").replace("a=ssrc:other ", "a=ssrc:3382911042 ");
+        let video = &choose_sent(&offer(&swapped)).unwrap()[1];
+        assert_eq!((video.ssrc, video.rtx_ssrc), (1301920455, 3382911042));
     }
 
     #[test]
@@ -571,5 +583,28 @@ mod tests {
         let (lines, chosen) = to_viewer(FIREFOX, Codec::H264);
         assert_eq!(lines[0], "video 9 UDP/TLS/RTP/SAVPF 126 127 120 124 121", "nothing says what 125 repeats");
         assert_eq!(chosen[1].facts().rtx_payload_types[Codec::H264 as usize], 127);
+    }
+
+    /// Goal: GStreamer's plain `H264/90000`, which says nothing of modes or profiles, is served, and counts as H264 for
+    /// the streams that come later. Method: its offer as it is recorded, without the parameter.
+    #[test]
+    fn a_viewer_that_forgot_the_packetization_mode_is_served_h264() {
+        let plain = GSTREAMER_VIEW.replace("a=fmtp:102 packetization-mode=1\r\n", "");
+        assert_ne!(plain, GSTREAMER_VIEW);
+        for profile in [None, Some(H264Profile::ConstrainedBaseline), Some(H264Profile::High)] {
+            let tracks = tracks(Codec::H264).into_iter().map(|track| LiveTrack { profile, ..track }).collect::<Vec<_>>();
+            let offer = offer(&plain);
+            let chosen = choose_received(&offer, &tracks).unwrap();
+            let video = &chosen[1];
+            assert_eq!(video.payload_types[Codec::H264 as usize], 102);
+            assert_eq!(video.payloads.iter().map(|payload| payload.payload_type).collect::<Vec<_>>(), [102, 103]);
+            assert!([Codec::H264, Codec::Vp8, Codec::Opus].iter().all(|codec| codecs_of(&chosen).contains(*codec)));
+            assert!(!codecs_of(&chosen).contains(Codec::H265));
+            let answer = healing(answer_received(&offer, &chosen, &[(5, 0), (7, 0)], "demo"), "video");
+            assert_eq!(answer[..2], ["video 9 UDP/TLS/RTP/SAVPF 102 103", "a=rtpmap:102 H264/90000"]);
+            assert!(!answer.iter().any(|line| line.starts_with("a=fmtp:102")), "it is repeated what it said: {answer:?}");
+        }
+        let publishes = plain.replace("a=recvonly", "a=sendonly");
+        assert_eq!(choose_sent(&offer(&publishes)).unwrap()[1].codec, Codec::Vp8, "a publisher's has to fit");
     }
 }

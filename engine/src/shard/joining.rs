@@ -7,6 +7,7 @@ use super::world::{Source, World, number_of};
 use spillway_proto::id::{Codec, Side, TrackId};
 use spillway_proto::link::command::{Command, FeedFacts, TrackFacts, TrackFeedback};
 use spillway_proto::link::counters::CounterId;
+use spillway_proto::stream::rewrite;
 use spillway_proto::time::{NtpTime, Time};
 use spillway_proto::wire::demux::{Class, classify};
 use spillway_proto::wire::rtcp;
@@ -445,6 +446,12 @@ fn a_live_viewer_is_answered_from_the_reel_while_the_keyframe_is_young() {
     assert_eq!((stage.asked(), stage.world.counter(CounterId::ReplaysRestarted)), (1, 1));
     assert_live(&mut stage, viewer);
     stage.assert_no_gap(viewer);
+    // Where the bent timeline met the true one it was followed by that: a bend that stays is one again in six hours.
+    let slot = stage.world.remotes[viewer.0].session.index;
+    let (_, core) = stage.world.shards[0].parts();
+    let session = core.sessions[slot as usize].as_deref().unwrap();
+    let record = core.table.feed(session.feeds[0].slot).unwrap();
+    assert!(!session.feeds[0].start.is_bent() && rewrite::newest(record).lead == 0);
     // On one timeline from first to last: what came live has the same offset before and after.
     let seen = stage.world.remotes[viewer.0].of(viewer.1);
     let number = |n: usize| ((number_of(&seen[n].payload) - FIRST) / 4) as u32;
@@ -466,6 +473,112 @@ fn a_picture_the_source_lost_packets_of_is_not_replayed_but_asked_for() {
     }
     stage.play(10);
     assert_eq!((stage.asked(), stage.world.counter(CounterId::ReplaysRestarted)), (1, 0));
+}
+
+/// Two requests are lost, and the publisher taken for deaf, while a viewer waits whose replay came to nothing: as soon
+/// as the way is clear again it is asked again, for a wish that the mark has ended.
+#[test]
+fn who_was_only_out_of_reach_is_asked_again_while_somebody_waits() {
+    let mut stage = Stage { obedient: false, ..Stage::obedient(8, 100_000) };
+    stage.play(90);
+    let viewer = stage.join();
+    stage.play(4);
+    let sequences: Vec<u16> = stage.world.remotes[viewer.0].of(viewer.1).iter().map(|seen| seen.sequence).collect();
+    stage.nack(viewer, &sequences);
+    stage.play(110);
+    assert_eq!((stage.world.counter(CounterId::ReplaysAborted), stage.asked()), (1, 2));
+    assert_eq!(stage.world.counter(CounterId::TracksDeaf), 1);
+    // From here on requests arrive.
+    (stage.obedient, stage.answered) = (true, stage.asked());
+    stage.play(85);
+    assert_eq!(stage.asked(), 3);
+    assert_live(&mut stage, viewer);
+    stage.assert_no_gap(viewer);
+    assert_eq!(stage.world.counter(CounterId::TracksDeaf), 0);
+}
+
+/// A replay passes a hole and waits for its pace; what was missing comes, and goes out at once. A replay that begins
+/// again begins behind that too.
+#[test]
+fn a_replay_that_begins_again_begins_behind_what_came_late() {
+    let mut stage = Stage::obedient(4, 300);
+    stage.play(30);
+    let late = stage.source.frame(&stage.world, 4);
+    stage.play(30);
+    let viewer = stage.join();
+    let last = |stage: &Stage| stage.world.remotes[viewer.0].of(viewer.1).last().map(|seen| number_of(&seen.payload));
+    for _ in 0..400 {
+        stage.world.run(MS);
+        if last(&stage) == Some(FIRST + 30 * 4 - 1) {
+            break;
+        }
+    }
+    late.into_iter().for_each(|datagram| stage.world.push(stage.source.remote, datagram));
+    stage.world.run(MS);
+    assert_eq!(last(&stage), Some(FIRST + 31 * 4 - 1), "the frame that came late, and none behind it");
+    stage.request(viewer);
+    stage.play(30);
+    assert_eq!(stage.world.counter(CounterId::ReplaysRestarted), 1);
+    // Panics where the viewer's time runs back.
+    assert_eq!(stage.watch(viewer).iter().filter(|picture| picture.frame == 0).count(), 2);
+    assert_live(&mut stage, viewer);
+    stage.assert_no_gap(viewer);
+}
+
+/// The same, and the missing frame comes after the replay began again: under its first number it would be of later
+/// than what has the numbers behind it.
+#[test]
+fn a_hole_before_a_replay_that_began_again_stays_one() {
+    let mut stage = Stage::obedient(4, 300);
+    stage.play(30);
+    let late = stage.source.frame(&stage.world, 4);
+    stage.play(30);
+    let viewer = stage.join();
+    let last = |stage: &Stage| stage.world.remotes[viewer.0].of(viewer.1).last().map(|seen| (number_of(&seen.payload), seen.sequence));
+    for _ in 0..400 {
+        stage.world.run(MS);
+        if last(&stage).is_some_and(|(number, _)| number == FIRST + 30 * 4 - 1) {
+            break;
+        }
+    }
+    let (_, sequence) = last(&stage).unwrap();
+    stage.request(viewer);
+    stage.world.run(MS);
+    late.into_iter().for_each(|datagram| stage.world.push(stage.source.remote, datagram));
+    stage.nack(viewer, &[1, 2, 3, 4].map(|ahead| sequence.wrapping_add(ahead)));
+    stage.play(30);
+    assert_eq!(stage.world.counter(CounterId::ReplaysRestarted), 1);
+    // Panics where the viewer's time runs back.
+    assert!(stage.watch(viewer).iter().any(|picture| picture.frame == 30), "under its new number it is shown");
+    assert_live(&mut stage, viewer);
+}
+
+/// The end of a keyframe that was sent alone comes late, and is sent; so does the beginning of the next picture, which
+/// has no place there, also not when it is asked for.
+#[test]
+fn a_keyframe_that_went_alone_takes_only_its_own_late_packets() {
+    let mut stage = Stage { obedient: false, ..Stage::obedient(4, 900) };
+    let mut late = Vec::new();
+    for lost in [3, 0] {
+        let mut frame = stage.source.frame(&stage.world, 4);
+        late.push(frame.remove(lost));
+        frame.into_iter().for_each(|datagram| stage.world.push(stage.source.remote, datagram));
+        stage.world.run(33 * MS);
+    }
+    stage.play(150);
+    let viewer = stage.join();
+    stage.play(10);
+    assert_eq!(stage.world.counter(CounterId::StartsByKeyframe), 1);
+    let sequences: Vec<u16> = stage.world.remotes[viewer.0].of(viewer.1).iter().map(|seen| seen.sequence).collect();
+    assert_eq!(sequences.len(), 3);
+    late.into_iter().for_each(|datagram| stage.world.push(stage.source.remote, datagram));
+    stage.play(2);
+    stage.nack(viewer, &[sequences[2] + 2]);
+    stage.play(2);
+    let seen = stage.world.remotes[viewer.0].of(viewer.1);
+    let numbers: Vec<u64> = seen.iter().map(|seen| number_of(&seen.payload) - FIRST).collect();
+    assert_eq!(numbers, [0, 1, 2, 3]);
+    assert_eq!(stage.watch(viewer).len(), 1);
 }
 
 #[test]

@@ -10,6 +10,8 @@ use super::session::Session;
 use crate::io::{Io, Sent};
 use spillway_proto::limits::PACKETS_PER_ROUND_MAX;
 use spillway_proto::link::counters::CounterId;
+use spillway_proto::session::record::{FeedRecord, Mapping};
+use spillway_proto::stream::reel::{ReelReader, SlotMeta};
 use spillway_proto::stream::rewrite;
 use std::sync::atomic::Ordering;
 
@@ -39,7 +41,10 @@ impl Core {
                 continue;
             };
             let slot = Some(index).filter(|index| *index < cursor).and_then(|index| reel.slot(index));
-            let header = slot.as_ref().and_then(|slot| rewrite::header(record, &slot.meta));
+            let header = slot.as_ref().and_then(|slot| {
+                let mapping = rewrite::mapping_of(record, slot.meta.index)?;
+                has_place(reel, record, mapping, &slot.meta).then(|| rewrite::header_in(record, mapping, &slot.meta))?
+            });
             let (Some(slot), Some((header, index))) = (slot, header) else {
                 feed.late_seen += 1;
                 continue;
@@ -54,6 +59,7 @@ impl Core {
                 if matches!(io.send(path, sealed, sealed), Sent::Blocked) {
                     return Served::Blocked;
                 }
+                feed.start.on_sent_late(u32::from_be_bytes([header[4], header[5], header[6], header[7]]));
                 record.packets += 1;
                 record.octets += slot.payload.len() as u64;
                 answers.earn(sealed);
@@ -66,4 +72,18 @@ impl Core {
         }
         if feed.late_seen < count { Served::More } else { Served::Done }
     }
+}
+
+/// A packet that the feed passed may be sent under this mapping, which was its turn's. Not what follows a keyframe that
+/// went out alone: at the keyframe's own timestamp it would be a part of that picture. And nothing later than what has
+/// the next numbers: a replay that began again begins right behind what was sent, and time would run back.
+pub(super) fn has_place(reel: &ReelReader, record: &FeedRecord, mapping: &Mapping, slot: &SlotMeta) -> bool {
+    let first = |mapping: &Mapping| reel.slot(mapping.first_index).map(|first| first.meta.timestamp);
+    if rewrite::is_of_one_moment(mapping) && first(mapping) != Some(slot.timestamp) {
+        return false;
+    }
+    let Some(next) = rewrite::mapping_after(record, mapping) else { return true };
+    let Some(begin) = first(next) else { return next.lead == 0 };
+    let ahead = rewrite::timestamp(next, begin).wrapping_sub(rewrite::timestamp(mapping, slot.timestamp));
+    ahead as i32 > 0
 }

@@ -5,6 +5,7 @@
 
 use super::Core;
 use super::fanout::Served;
+use super::late::has_place;
 use super::session::Session;
 use crate::io::{Io, Sent};
 use spillway_proto::limits::PACKETS_PER_ROUND_MAX;
@@ -67,7 +68,8 @@ impl Core {
             while count < segments_max.min(left) {
                 let Some(index) = resends.next(from) else { break };
                 let slot = rewrite::sent_as(record, index)
-                    .and_then(|(mapping, reel_index)| Some((mapping, reader.reel.slot(reel_index)?)));
+                    .and_then(|(mapping, reel_index)| Some((mapping, reader.reel.slot(reel_index)?)))
+                    .filter(|(mapping, slot)| has_place(&reader.reel, record, mapping, &slot.meta));
                 let Some((mapping, slot)) = slot else {
                     resends.forget(index);
                     self.tally.add(CounterId::RtxNotInReel, 1);
@@ -94,6 +96,8 @@ impl Core {
                     self.tally.add(CounterId::RtxNotInReel, 1);
                     continue;
                 };
+                // It may be the first time that it goes out: it came late, and the feed was past it.
+                feed.start.on_sent_late(rewrite::timestamp(&mapping, slot.meta.timestamp));
                 segment = if count == 0 { sealed } else { segment };
                 run[count] = index;
                 count += 1;

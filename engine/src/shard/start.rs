@@ -71,7 +71,9 @@ impl Core {
                 Some(entry) if turn.feed.start.may_replay(now, entry, &mut self.replay_budget) => {
                     turn.enter(Way::Short, entry, true);
                 }
-                _ => ready = false,
+                // A deaf publisher's next keyframe may be minutes away, if it was taken for deaf because requests were
+                // lost: its mark has ended whatever this feed wished for before.
+                _ => (ready, ask) = (false, entry.as_ref().is_some_and(|entry| entry.deaf)),
             }
         } else if turn.feed.start.is_overdue(now) {
             turn.feed.start.give_up(now, entry.as_ref());

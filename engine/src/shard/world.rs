@@ -56,6 +56,7 @@ fn eventfd() -> File {
 /// What a client received, as a viewer's player would see it.
 #[derive(Clone, Debug)]
 pub struct Seen {
+    pub marker: bool,
     pub sequence: u16,
     pub timestamp: u32,
     pub payload_type: u8,
@@ -474,6 +475,7 @@ impl Remote {
                 let rtp = Rtp::parse(&datagram[..length]).unwrap();
                 assert_eq!(rtp.padding_len, 0, "padding has broken peers");
                 self.seen.push(Seen {
+                    marker: rtp.marker,
                     sequence: rtp.sequence,
                     timestamp: rtp.timestamp,
                     payload_type: rtp.payload_type,

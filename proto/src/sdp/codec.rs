@@ -69,8 +69,9 @@ impl PayloadFacts {
             self.name.eq_ignore_ascii_case(codec.sdp_name()) && self.clock_rate == codec.clock_rate()
         };
         if named(Codec::Opus) {
-            // RFC 7587 section 7: always "opus/48000/2".
-            (self.channels == 2).then_some(Codec::Opus)
+            // RFC 7587 section 7: always "opus/48000/2". GStreamer's whepsrc forgets the channels, which say nothing of
+            // the sound: every packet names its own.
+            matches!(self.channels, 1 | 2).then_some(Codec::Opus)
         } else if named(Codec::Vp8) {
             Some(Codec::Vp8)
         } else if named(Codec::H264) {
@@ -121,6 +122,23 @@ impl PayloadFacts {
             }
         }
         sets
+    }
+
+    /// How well H264 without fragments, as it was offered, suits a stream of this profile: its own, one that contains
+    /// it, none given. None: it is something else, or of another profile.
+    fn mode_0_rank(&self, stream: Option<H264Profile>) -> Option<u8> {
+        let is_h264 = self.name.eq_ignore_ascii_case(Codec::H264.sdp_name()) && self.clock_rate == Codec::H264.clock_rate();
+        if !is_h264 || !self.is("packetization-mode", "0") {
+            return None;
+        }
+        if self.parameter("profile-level-id").is_none() {
+            return Some(2);
+        }
+        match (self.h264_profile()?, stream) {
+            (theirs, Some(stream)) if theirs == stream => Some(0),
+            (theirs, Some(stream)) => theirs.decodes(stream).then_some(1),
+            (_, None) => Some(1),
+        }
     }
 
     pub fn h264_profile(&self) -> Option<H264Profile> {
@@ -176,16 +194,38 @@ impl MediaFacts {
         found
     }
 
+    /// What may be sent to the remote: `codecs`, and behind them H264 where only mode 0 of it was offered.
+    pub fn codecs_to_send(&self, profile: Option<H264Profile>) -> Vec<Codec> {
+        let mut found = self.codecs();
+        if !found.contains(&Codec::H264) && self.payload_to_send(Codec::H264, profile).is_some() {
+            found.push(Codec::H264);
+        }
+        found
+    }
+
     /// What the remote sends best as `codec`: constrained baseline where H264 has a choice, because every
     /// viewer decodes it.
     pub fn payload_to_receive(&self, codec: Codec) -> Option<&PayloadFacts> {
-        self.payload_to_send(codec, Some(H264Profile::ConstrainedBaseline))
+        self.fitting(codec, Some(H264Profile::ConstrainedBaseline))
     }
 
-    /// What the remote understands `codec` by: for H264 the stream's own profile, then one that contains
-    /// it, then constrained baseline, then any: real decoders take all five.
+    /// What the remote understands `codec` by: what fits; else, for H264, a payload type without packetization-mode 1.
+    /// RFC 6184 section 6.2 lets nobody send fragments by that, but who writes it has forgotten the parameter
+    /// (GStreamer's caps have none unless somebody asks) or offers mode 1 beside it (Firefox, which so never comes
+    /// here), and depacketizers of the field put fragments together whatever was said. The other choice is no picture.
     pub fn payload_to_send(&self, codec: Codec, profile: Option<H264Profile>) -> Option<&PayloadFacts> {
+        let in_mode_0 = || {
+            let rank = |payload: &PayloadFacts| payload.mode_0_rank(profile);
+            self.payloads.iter().filter(|payload| rank(payload).is_some()).min_by_key(|payload| rank(payload))
+        };
+        self.fitting(codec, profile).or_else(|| if codec == Codec::H264 { in_mode_0() } else { None })
+    }
+
+    /// What fits `codec`: for H264 the stream's own profile, then one that contains it, then constrained baseline, then
+    /// any: real decoders take all five.
+    fn fitting(&self, codec: Codec, profile: Option<H264Profile>) -> Option<&PayloadFacts> {
         let rank = |payload: &PayloadFacts| match (payload.h264_profile(), profile) {
+            _ if codec == Codec::Opus => u8::from(payload.channels != 2),
             _ if codec != Codec::H264 => 0,
             (Some(theirs), Some(stream)) if theirs == stream => 0,
             (Some(theirs), Some(stream)) if theirs.decodes(stream) => 1,
@@ -263,7 +303,9 @@ mod tests {
         assert_eq!(payload(96, "H264", 90_000, 1, "packetization-mode=0;profile-level-id=42e01f").codec(), None);
         assert_eq!(payload(96, "H264", 90_000, 1, "").codec(), None);
         assert_eq!(payload(111, "opus", 48_000, 2, "").codec(), Some(Codec::Opus));
-        assert_eq!(payload(111, "opus", 48_000, 1, "").codec(), None);
+        assert_eq!(payload(111, "OPUS", 48_000, 1, "").codec(), Some(Codec::Opus), "as GStreamer's whepsrc says it");
+        assert_eq!(payload(111, "opus", 48_000, 6, "").codec(), None);
+        assert_eq!(payload(111, "opus", 16_000, 2, "").codec(), None);
         assert_eq!(payload(96, "VP8", 90_000, 1, "").codec(), Some(Codec::Vp8));
         assert_eq!(payload(96, "AV2", 90_000, 1, "").codec(), None);
     }
@@ -333,6 +375,42 @@ mod tests {
         let h265 = payload(49, "H265", 90_000, 1, "sprop-pps=RAHA;sprop-vps=QAEM;sprop-sps=QgEB");
         assert_eq!(h265.parameter_sets(), [0, 3, 0x40, 1, 0x0C, 0, 3, 0x42, 1, 1, 0, 3, 0x44, 1, 0xC0], "in the order of decoding");
         assert_eq!(payload(96, "VP8", 90_000, 1, "sprop-parameter-sets=aMuMsg==").parameter_sets(), [0; 0]);
+    }
+
+    /// Goal: a viewer that forgot packetization-mode 1 gets its picture, and nobody who has it gets another answer.
+    /// Method: sections with payload types in both modes.
+    #[test]
+    fn h264_in_mode_0_is_for_viewers_that_offer_nothing_better() {
+        let media = |fmtps: &[&str]| MediaFacts {
+            payloads: fmtps.iter().zip(96..).map(|(fmtp, pt)| payload(pt, "H264", 90_000, 1, fmtp)).collect(),
+            ..MediaFacts::for_tests()
+        };
+        let sent = |fmtps: &[&str], profile| {
+            media(fmtps).payload_to_send(Codec::H264, profile).map(|payload| payload.payload_type)
+        };
+        let high = Some(H264Profile::High);
+        for plain in ["", "packetization-mode=0", "packetization-mode=0;profile-level-id=64001f", "profile-level-id=640032"] {
+            assert_eq!(sent(&[plain], high), Some(96), "{plain}");
+            assert_eq!(media(&[plain]).codecs_to_send(high), [Codec::H264], "{plain}");
+            assert!(media(&[plain]).payload_to_receive(Codec::H264).is_none(), "a publisher says what it sends");
+            assert!(media(&[plain]).codecs().is_empty());
+        }
+        for other in ["packetization-mode=0;profile-level-id=42e01f", "packetization-mode=2", "profile-level-id=f4001f"] {
+            assert_eq!(sent(&[other], high), None, "{other}");
+            assert!(media(&[other]).codecs_to_send(high).is_empty(), "{other}");
+        }
+        let (cb, one, zero) = ("profile-level-id=42e01f", "packetization-mode=1", "packetization-mode=0");
+        let in_mode = |mode: &str| format!("{cb};{mode}");
+        let stream = Some(H264Profile::ConstrainedBaseline);
+        assert_eq!(sent(&[&in_mode(zero), &in_mode(one)], stream), Some(97), "mode 1 first");
+        assert_eq!(sent(&[&in_mode(zero), one], high), Some(97), "even of another profile, as before");
+        assert_eq!(sent(&["", "profile-level-id=4d001f", cb], stream), Some(98), "its own profile");
+        assert_eq!(sent(&["", "profile-level-id=4d001f"], stream), Some(97), "one that contains it");
+        assert_eq!(sent(&[cb, ""], None), Some(96), "a stream without H264 so far: any, in its order");
+        let mut vp8 = media(&[""]);
+        vp8.payloads.push(payload(100, "VP8", 90_000, 1, ""));
+        assert_eq!(vp8.codecs_to_send(None), [Codec::Vp8, Codec::H264]);
+        assert_eq!(vp8.payload_to_send(Codec::H265, None), None);
     }
 
     #[test]

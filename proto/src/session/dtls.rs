@@ -5,7 +5,7 @@
 //! first, which is SHA1-80 in Chromium: seven times the crypto per packet). As the client (a remote that offered
 //! `a=setup:passive`) we only propose, GCM first; ffmpeg knows SHA1-80 alone. No cookie: an object is made
 //! only after a STUN check with MESSAGE-INTEGRITY from that address. Handshake messages come through
-//! `reassembler`. The one place of this crate that draws randomness from the system: keys need it.
+//! `reassembler`. A client may show an ECDSA or an RSA certificate (`rsa`), a server an ECDSA one. The one place of this crate that draws randomness from the system: keys need it.
 //!
 //! Keys are given out only after the remote's certificate had the fingerprint its offer promised. Calls
 //! into the library run under catch_unwind; after any error the object is dead and the session is to be
@@ -27,6 +27,7 @@ use crate::limits::{HANDSHAKE_BYTES_MAX, HANDSHAKE_EXPIRY, HANDSHAKE_FRAGMENTS_M
 use crate::link::command::{DtlsRole, Fingerprint};
 use crate::session::reassembler::{CONTENT_ALERT, CONTENT_HANDSHAKE, Reassembler, Records, content_type, epoch};
 use crate::session::record::MasterKey;
+use crate::session::rsa;
 use crate::session::srtp::Profile;
 use crate::time::Time;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -57,7 +58,8 @@ pub enum DtlsError {
     NoCertificate,
     #[error("no SRTP profile in common: the remote must offer AES-GCM or AES128_CM_HMAC_SHA1_80 in use_srtp")]
     NoSrtpProfile,
-    #[error("the handshake failed ({0}): see whether the remote speaks DTLS 1.2 with ECDHE and ECDSA")]
+    #[error("the handshake failed ({0}): see whether the remote speaks DTLS 1.2 with ECDHE_ECDSA, and shows a \
+             certificate of ECDSA (P-256 or P-384) or, as the client, of RSA with 2,048 bits or more")]
     Handshake(dimpl::Error),
     #[error("the DTLS library panicked: please report it with the remote's name and version")]
     Panicked,
@@ -71,26 +73,33 @@ pub enum DtlsError {
 pub struct Identity {
     certificate: DtlsCertificate,
     fingerprint: Fingerprint,
-    config: Arc<Config>,
+    as_server: Arc<Config>,
+    as_client: Arc<Config>,
 }
 
 impl Identity {
     pub fn new() -> Result<Identity, DtlsError> {
         let certificate = dimpl::certificate::generate_self_signed_certificate()
             .map_err(|error| DtlsError::Identity(error.to_string()))?;
-        let config = Config::builder()
-            .mtu(DTLS_DATAGRAM_MAX)
-            .use_server_cookie(false)
-            .require_client_certificate(true)
-            .flight_start_rto(FLIGHT_TIMEOUT)
-            .flight_retries(FLIGHT_RETRIES)
-            .handshake_timeout(HANDSHAKE_EXPIRY)
-            // All the reassembler may hand over at once, and the records around it.
-            .max_queue_rx(2 * HANDSHAKE_FRAGMENTS_MAX)
-            .build()
-            .map_err(|error| DtlsError::Identity(error.to_string()))?;
+        let config = || {
+            Config::builder()
+                .use_server_cookie(false)
+                .require_client_certificate(true)
+                .flight_start_rto(FLIGHT_TIMEOUT)
+                .flight_retries(FLIGHT_RETRIES)
+                .handshake_timeout(HANDSHAKE_EXPIRY)
+                // All the reassembler may hand over at once, and the records around it.
+                .max_queue_rx(2 * HANDSHAKE_FRAGMENTS_MAX)
+        };
+        // Our request for a certificate is widened after the library has filled its datagram. What a server asks of
+        // us is hashed as it came: as the client nothing is put between.
+        let as_server = config().mtu(DTLS_DATAGRAM_MAX - rsa::WIDENED_BY).with_crypto_provider(rsa::provider()).build();
+        let as_client = config().mtu(DTLS_DATAGRAM_MAX).build();
+        let shared = |config: Result<Config, dimpl::Error>| {
+            config.map(Arc::new).map_err(|error| DtlsError::Identity(error.to_string()))
+        };
         let fingerprint = fingerprint_of(&certificate.certificate);
-        Ok(Identity { certificate, fingerprint, config: Arc::new(config) })
+        Ok(Identity { certificate, fingerprint, as_server: shared(as_server)?, as_client: shared(as_client)? })
     }
 
     /// What our SDP promises.
@@ -164,6 +173,7 @@ enum Certificate {
 /// One step of the library's output, copied out of its hands.
 enum Step {
     Datagram(usize),
+    TooLong,
     Certificate(Fingerprint),
     Finished,
     Keys(SrtpProfile, dimpl::KeyingMaterial),
@@ -181,9 +191,12 @@ impl Dtls {
         now: Time,
         anchor: Instant,
     ) -> Result<Dtls, DtlsError> {
+        let config = match role {
+            DtlsRole::Server => &identity.as_server,
+            DtlsRole::Client => &identity.as_client,
+        };
         let inner = catch_unwind(|| {
-            let mut inner =
-                dimpl::Dtls::new_12(Arc::clone(&identity.config), identity.certificate.clone(), anchor);
+            let mut inner = dimpl::Dtls::new_12(Arc::clone(config), identity.certificate.clone(), anchor);
             inner.set_active(role == DtlsRole::Client);
             inner
         })
@@ -238,11 +251,16 @@ impl Dtls {
     }
 
     fn step(&mut self, out: &mut [u8]) -> Result<Step, DtlsError> {
-        self.guard(|inner, _| {
+        let (role, room) = (self.role, out.len());
+        let step = self.guard(|inner, _| {
             // The library panics when the remote's certificate does not fit, and it may be as long as a
             // message may be.
             let mut scratch = [0; HANDSHAKE_BYTES_MAX];
             Ok(match inner.poll_output(&mut scratch) {
+                Output::Packet(packet) if role == DtlsRole::Server => match rsa::widen_datagram(packet, out) {
+                    Some(length) => Step::Datagram(length),
+                    None => Step::TooLong,
+                },
                 Output::Packet(packet) => {
                     out[..packet.len()].copy_from_slice(packet);
                     Step::Datagram(packet.len())
@@ -255,7 +273,9 @@ impl Dtls {
                 // Data channels are not offered.
                 _ => Step::Nothing,
             })
-        })
+        })?;
+        // Cannot be: the library's datagrams are shorter by what is added, and hold one request at most.
+        if matches!(step, Step::TooLong) { self.fail(DtlsError::OutputTooSmall(room)) } else { Ok(step) }
     }
 
     /// RFC 5764 section 4.2: client key, server key, client salt, server salt.
@@ -327,7 +347,7 @@ impl Handshake for Dtls {
                     return Ok(DtlsOutput::Connected(keys));
                 }
                 Step::Closed => return Ok(DtlsOutput::Closed),
-                Step::Nothing => {}
+                Step::Nothing | Step::TooLong => {}
                 Step::Wait(instant) => {
                     self.drained = true;
                     return Ok(DtlsOutput::Wait(self.time(instant, now)));
@@ -662,6 +682,59 @@ mod tests {
             let answer = wire.poll(SERVER).unwrap().0.concat();
             let expected = [0, 14, 0, 5, 0, 2, 0, chosen, 0];
             assert!(answer.windows(9).any(|bytes| bytes == expected), "{offered:?}");
+        }
+    }
+
+    /// Goal: every client is asked for ECDSA or RSA, in one datagram. Method: the flight itself, said again after loss.
+    #[test]
+    fn our_first_flight_asks_for_both_kinds_of_certificates_in_one_datagram() {
+        // Types ecdsa_sign and rsa_sign, four algorithms, no authorities.
+        let request = [2, 64, 1, 0, 8, 4, 3, 5, 3, 4, 1, 5, 1, 0, 0];
+        let mut wire = wire();
+        let (hello, _) = wire.poll(CLIENT).unwrap();
+        wire.ends[SERVER].handle_datagram(wire.now, &hello[0]).unwrap();
+        for _ in 0..4 {
+            let (flight, next) = wire.poll(SERVER).unwrap();
+            let [datagram] = &flight[..] else { panic!("{} datagrams", flight.len()) };
+            assert!(datagram.len() <= DTLS_DATAGRAM_MAX - 200, "{} bytes: a longer one would be cut", datagram.len());
+            let kinds: Vec<u8> = Records(datagram).flatten().map(|record| record[13]).collect();
+            assert_eq!(kinds, [2, 11, 12, 13, 14], "each message whole");
+            let asked = Records(datagram).flatten().nth(3).unwrap();
+            assert_eq!((&asked[14..17], &asked[22..25], &asked[25..]), (&[0, 0, 15][..], &[0, 0, 15][..], &request[..]));
+            wire.now = next;
+        }
+    }
+
+    /// Goal: nobody between the two changes what a client may sign with. Method: each byte of our request's body is
+    /// changed under way, and our addition taken out of it, as an attacker would who cannot sign.
+    #[test]
+    fn a_request_changed_under_way_ends_the_handshake() {
+        let narrow = |datagram: &[u8]| {
+            let mut out = Vec::new();
+            for record in Records(datagram).flatten() {
+                let mut record = record.to_vec();
+                if record[13] == 13 {
+                    record.splice(25.., [1, 64, 0, 4, 4, 3, 5, 3, 0, 0]);
+                    (record[12], record[16], record[24]) = (22, 10, 10);
+                }
+                out.extend(record);
+            }
+            out
+        };
+        for place in 0..15 {
+            let mut wire = wire();
+            let changed = wire.run(|_, mut datagram| {
+                let request = datagram.windows(4).position(|bytes| bytes == [2, 64, 1, 0]);
+                match request.filter(|_| datagram[0] == CONTENT_HANDSHAKE && datagram[13] == 2) {
+                    Some(_) if place == 0 => datagram = narrow(&datagram),
+                    // Of the lengths the library sees that they are wrong; the types and algorithms may be any.
+                    Some(at) => datagram[at + place] ^= 0x10,
+                    None => {}
+                }
+                vec![datagram]
+            });
+            assert!(matches!(changed, Err(DtlsError::Handshake(_))), "byte {place}");
+            assert!(wire.keys.iter().all(Option::is_none), "byte {place}");
         }
     }
 

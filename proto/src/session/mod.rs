@@ -5,4 +5,5 @@ pub mod dtls;
 pub mod ice;
 pub mod reassembler;
 pub mod record;
+mod rsa;
 pub mod srtp;

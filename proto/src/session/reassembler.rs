@@ -16,7 +16,7 @@ use crate::limits::{HANDSHAKE_BYTES_MAX, HANDSHAKE_FRAGMENTS_MAX};
 /// content type, version (2), epoch (2), sequence (6), length (2): RFC 6347 section 4.1.
 pub(super) const RECORD_HEADER: usize = 13;
 /// type, length (3), message_seq (2), fragment_offset (3), fragment_length (3): RFC 6347 section 4.2.2.
-const MESSAGE_HEADER: usize = 12;
+pub(super) const MESSAGE_HEADER: usize = 12;
 pub(super) const CONTENT_ALERT: u8 = 21;
 pub(super) const CONTENT_HANDSHAKE: u8 = 22;
 

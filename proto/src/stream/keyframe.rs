@@ -147,7 +147,7 @@ impl KeyframeRequests {
         }
         self.deaf |= self.unanswered >= KEYFRAME_UNANSWERED_MAX;
         if self.deaf {
-            // Whoever waits is served from the reel; who asks from now on is a new wish.
+            // Whoever waits is served from the reel; whom it cannot serve wishes again.
             (self.live, self.join, self.again) = (false, false, false);
             return;
         }
@@ -282,9 +282,9 @@ mod tests {
             assert!(!requests.is_deaf());
             assert_eq!(run(&mut requests, deaf_at..20_000, None, once), [0; 0]);
             assert!(requests.is_deaf());
-            // Somebody needs it: once per ten seconds. An answer, and it hears.
-            let sent = run(&mut requests, 20_000..45_000, None, |_| Some(wish));
-            assert_eq!(sent, [20_000, 30_000, 40_000]);
+            // Somebody needs it: once per two seconds. An answer, and it hears.
+            let sent = run(&mut requests, 20_000..25_000, None, |_| Some(wish));
+            assert_eq!(sent, [20_000, 22_000, 24_000]);
             assert!(requests.is_deaf());
             run(&mut requests, 50_000..50_200, Some((100, 1_000)), |_| Some(wish));
             assert!(!requests.is_deaf());

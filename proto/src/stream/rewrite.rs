@@ -29,8 +29,12 @@ const DESCRIBED_BYTES_MAX: usize = HEADER_BYTES + EXTENSION_HEAD + (2 + DESCRIPT
 /// The RTP header of `slot` as `feed` sends it now, and its 48-bit SRTP index. None if the viewer has no payload
 /// type for the codec, or no mapping reaches that packet. Of two mappings the newer one holds.
 pub fn header(feed: &FeedRecord, slot: &SlotMeta) -> Option<([u8; HEADER_BYTES], u64)> {
-    let mapping = mappings(feed).iter().rev().find(|mapping| covers(mapping, slot.index))?;
-    header_in(feed, mapping, slot)
+    header_in(feed, mapping_of(feed, slot.index)?, slot)
+}
+
+/// The mapping under which the reel's packet `index` is sent.
+pub fn mapping_of(feed: &FeedRecord, index: u64) -> Option<&Mapping> {
+    mappings(feed).iter().rev().find(|mapping| covers(mapping, index))
 }
 
 /// Where the packet with SRTP index `index` stands: the mapping that gave it this number, and its index in the
@@ -137,6 +141,18 @@ pub fn timestamp(mapping: &Mapping, of_reel: u32) -> u32 {
     let left = mapping.meet.wrapping_sub(of_reel) as i32;
     let lead = if left > 0 { (left as u64 * u64::from(mapping.lead.min(LEAD_WHOLE))) >> 16 } else { 0 };
     of_reel.wrapping_add(mapping.timestamp_offset).wrapping_add(lead as u32)
+}
+
+/// The mapping that follows another one of the feed's.
+pub fn mapping_after<'a>(feed: &'a FeedRecord, mapping: &Mapping) -> Option<&'a Mapping> {
+    let is_it = |other: &Mapping| (other.first_index, other.sequence_offset) == (mapping.first_index, mapping.sequence_offset);
+    mappings(feed).iter().skip_while(|other| !is_it(other)).nth(1)
+}
+
+/// Every packet of the reel has one moment in this mapping: that of the keyframe that went out alone, whose first
+/// packet is the mapping's first. No other picture has a place there.
+pub fn is_of_one_moment(mapping: &Mapping) -> bool {
+    mapping.lead >= LEAD_WHOLE
 }
 
 /// The SRTP index of the packet the cursor stands at, if the newest mapping goes on.

@@ -332,6 +332,11 @@ impl Start {
     /// Packets went out, the last of them with this timestamp.
     pub fn on_sent(&mut self, packets: usize, timestamp: u32) {
         self.replayed = self.replayed.saturating_add(packets as u32);
+        self.on_sent_late(timestamp);
+    }
+
+    /// A packet went out behind its successors, or in answer to a request: what follows has a later timestamp too.
+    pub fn on_sent_late(&mut self, timestamp: u32) {
         if self.sent.is_none_or(|sent| timestamp.wrapping_sub(sent) as i32 > 0) {
             self.sent = Some(timestamp);
         }

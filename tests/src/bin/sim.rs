@@ -159,7 +159,8 @@ fn json(done: &Done) -> serde_json::Value {
         Ok(report) => serde_json::json!({
             "digest": format!("{:016x}{:016x}", report.digest.0, report.digest.1), "virtual_ms": report.virtual_ms,
             "datagrams": report.datagrams, "lost": report.lost, "media": report.media, "sessions": report.sessions,
-            "frames": report.frames, "repaired": report.repaired, "rebuilds": report.rebuilds, "strays": report.strays,
+            "frames": report.frames, "repaired": report.repaired, "recovered": report.recovered, "resent": report.resent,
+            "rebuilds": report.rebuilds, "strays": report.strays,
         }),
         Err(violation) => serde_json::json!({
             "invariant": violation.invariant.letter().to_string(), "at_ms": violation.at.as_millis(),

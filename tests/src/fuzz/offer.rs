@@ -1,11 +1,14 @@
-//! Offers: within the bounds or refused by line; what is accepted becomes an answer of at most 8 KB (ffmpeg reads
+//! Offers: within the bounds or refused by line; what control's admission accepts becomes an answer of at most 8 KB (ffmpeg reads
 //! no more) that is itself a description, with the same sections.
 
-use spillway_proto::id::Codec;
-use spillway_proto::limits::{BODY_BYTES_MAX, SDP_LINES_MAX, SDP_MEDIA_MAX};
-use spillway_proto::sdp::answer::{AnswerFacts, CANDIDATES_MAX, MediaText, SourceText};
-use spillway_proto::sdp::offer::{FragmentFacts, MediaFacts, OfferFacts, PayloadFacts};
-use spillway_proto::sdp::{DEPENDENCY_DESCRIPTOR_URI, Direction, MediaKind, SdpError, Setup, TRANSPORT_CC_URI};
+use spillway::policy::admission::{self, LiveTrack};
+use spillway::policy::Refusal;
+use spillway_proto::id::{Codec, TrackId};
+use spillway_proto::limits::{BODY_BYTES_MAX, PARAMETER_SETS_BYTES_MAX, SDP_LINES_MAX, SDP_MEDIA_MAX};
+use spillway_proto::sdp::answer::{AnswerFacts, CANDIDATES_MAX, MediaText};
+use spillway_proto::sdp::codec::H264Profile;
+use spillway_proto::sdp::offer::{FragmentFacts, OfferFacts};
+use spillway_proto::sdp::{SdpError, Setup};
 use std::net::SocketAddr;
 
 /// What ffmpeg's WHIP client reads of an answer.
@@ -24,8 +27,7 @@ pub fn sdp_offer(bytes: &[u8]) {
     assert!(text.len() <= BODY_BYTES_MAX && text.lines().count() <= SDP_LINES_MAX + 1);
     assert!((1..=SDP_MEDIA_MAX).contains(&offer.media.len()));
     assert!((4..=256).contains(&offer.ice_ufrag.len()) && (22..=256).contains(&offer.ice_pwd.len()));
-    answered(&offer, true);
-    answered(&offer, false);
+    admitted(&offer);
 }
 
 fn refused(error: &SdpError) {
@@ -35,42 +37,53 @@ fn refused(error: &SdpError) {
     assert!(text.len() <= 1_024 && !text.contains(['\r', '\n', '\0']), "{text:?}");
 }
 
-/// Every section that can be is accepted with one payload type per codec, as control does for the first of a kind.
-fn answered(offer: &OfferFacts, publishes: bool) {
-    let chosen = |media: &MediaFacts| -> Vec<PayloadFacts> {
-        let find = |codec: Codec| {
-            if publishes { media.payload_to_receive(codec) } else { media.payload_to_send(codec, None) }.cloned()
-        };
-        // Each before its retransmissions.
-        let with_rtx = |payload: PayloadFacts| {
-            let rtx = media.rtx_of(&payload).map(|rtx| PayloadFacts::rtx(rtx.payload_type, payload.payload_type, rtx.clock_rate));
-            std::iter::once(payload).chain(rtx)
-        };
-        let found = media.codecs().into_iter().filter_map(find);
-        if publishes { found.take(1).flat_map(with_rtx).collect() } else { found.flat_map(with_rtx).collect() }
-    };
-    let mut taken: Vec<&MediaKind> = Vec::new();
-    let media: Vec<MediaText> = offer
-        .media
-        .iter()
-        .map(|section| {
-            let payloads = if section.is_offered() && !taken.contains(&&section.kind) { chosen(section) } else { Vec::new() };
-            if payloads.is_empty() {
-                return MediaText::rejected(section);
+/// What control's admission makes of it: a publisher's choice, and a viewer's for a stream of every video codec.
+fn admitted(offer: &OfferFacts) {
+    match admission::choose_sent(offer) {
+        Ok(chosen) => {
+            for track in &chosen {
+                let facts = track.facts();
+                assert!(facts.codec == track.codec && facts.payload_type == track.payload.payload_type);
+                assert!(track.parameter_sets.len() <= PARAMETER_SETS_BYTES_MAX);
             }
-            taken.push(&section.kind);
-            if publishes {
-                let extensions = [TRANSPORT_CC_URI, DEPENDENCY_DESCRIPTOR_URI].map(|uri| section.extension_sent(uri));
-                let extensions: Vec<_> = extensions.into_iter().flatten().map(|extension| extension.answered()).collect();
-                return MediaText::accepted(section, Direction::RecvOnly, &payloads, &extensions, None);
+            answered(offer, admission::answer_sent(offer, &chosen));
+        }
+        Err(refusal) => refused_admission(&refusal),
+    }
+    for video in [Codec::H264, Codec::Vp8, Codec::Vp9, Codec::Av1, Codec::H265] {
+        for profile in [None, Some(H264Profile::ConstrainedBaseline), Some(H264Profile::High)] {
+            let live = |index, codec, profile| LiveTrack { track: TrackId::new(index, 1), codec, profile };
+            let stream = [live(1, Codec::Opus, None), live(2, video, profile)];
+            let chosen = match admission::choose_received(offer, &stream) {
+                Ok(chosen) => chosen,
+                Err(refusal) => {
+                    refused_admission(&refusal);
+                    continue;
+                }
+            };
+            for track in &chosen {
+                let numbers = track.payload_types.iter().chain(&track.rtx_payload_types).filter(|number| **number != 0);
+                assert_eq!(numbers.count(), track.payloads.len(), "each payload type of the answer is known to the engine");
             }
+            let ssrcs: Vec<(u32, u32)> = (0..chosen.len() as u32).map(|n| (77 + 2 * n, 78 + 2 * n)).collect();
             // A room's name has at most 64 characters.
-            let name = "r".repeat(64);
-            let msid = (name.clone(), format!("{name}-{}", section.kind));
-            let source = SourceText { ssrc: 77, rtx_ssrc: 78, cname: name, msid };
-            MediaText::accepted(section, Direction::SendOnly, &payloads, &[], Some(source))
-        })
-        .collect();
+            answered(offer, admission::answer_received(offer, &chosen, &ssrcs, &"r".repeat(64)));
+        }
+    }
+}
+
+fn refused_admission(refusal: &Refusal) {
+    match refusal {
+        Refusal::Sdp(error) => refused(error),
+        Refusal::NoCommonCodec { .. } | Refusal::TooManyTracks(_) => {
+            let text = refusal.to_string();
+            assert!(text.len() <= 4_096 && !text.contains(['\r', '\n', '\0']), "{text:?}");
+        }
+        other => panic!("an offer alone was refused with {other}"),
+    }
+}
+
+fn answered(offer: &OfferFacts, media: Vec<MediaText>) {
     let candidates = (0..CANDIDATES_MAX as u16).map(|n| SocketAddr::from(([0x2001, 0xDB8, 1, 2, 3, 4, 5, n], 7_081)));
     let answer = AnswerFacts {
         origin: 1,

@@ -10,7 +10,7 @@ use spillway::policy::{Refusal, ResourceId, SessionNote};
 use spillway_engine::shard::world::World;
 use spillway_proto::id::{Codec, SessionId, Side, TrackId};
 use spillway_proto::limits::{ICE_PWD_CHARS, UFRAG_RANDOM_CHARS};
-use spillway_proto::link::command::{Answer, Command, DtlsRole, DumpEntry, Fingerprint, Status};
+use spillway_proto::link::command::{Answer, Command, DtlsRole, DumpEntry, Fingerprint, Status, TrackFacts};
 use spillway_proto::link::event::{CloseReason, Event};
 use spillway_proto::link::ring::{CommandWriter, EventReader, Ticket};
 use spillway_proto::rng::Rng;
@@ -45,8 +45,8 @@ pub struct Admitted {
     pub ufrag_random: [u8; UFRAG_RANDOM_CHARS],
     pub pwd: [u8; ICE_PWD_CHARS],
     pub feeds: Vec<AdmittedFeed>,
-    /// A publisher's: codec, payload type and SSRC of the video and of the audio.
-    pub sent: Vec<(Codec, u8, u32)>,
+    /// A publisher's: what was agreed for its video and its audio.
+    pub sent: Vec<TrackFacts>,
 }
 
 #[derive(Clone, Debug)]
@@ -545,8 +545,7 @@ impl Join {
     fn admitted(self, session: SessionId) -> Admitted {
         let (shard, sent) = match &self.plan {
             Plan::Publish(plan) => {
-                let sent = plan.tracks.iter().map(|track| (track.sent.codec, track.sent.payload.payload_type, track.sent.ssrc));
-                (plan.shard, sent.collect())
+                (plan.shard, plan.tracks.iter().map(|track| track.sent.facts()).collect())
             }
             Plan::View(plan) => (plan.shard, Vec::new()),
         };

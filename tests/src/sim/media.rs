@@ -3,8 +3,10 @@
 //!
 //! A payload names itself: the broadcast, the track, its number. Its first bytes are what the codec wants there.
 
-use spillway_proto::id::Codec;
+use spillway_proto::id::{Codec, Kind};
+use spillway_proto::link::command::TrackFacts;
 use spillway_proto::rng::Rng;
+use spillway_proto::stream::nack::nearest;
 use spillway_proto::time::Time;
 use std::time::Duration;
 
@@ -48,6 +50,10 @@ pub struct Track {
     pub codec: Codec,
     pub ssrc: u32,
     pub payload_type: u8,
+    /// Payload type and SSRC of its retransmissions; None: a packet is sent again as it was.
+    pub rtx: Option<(u8, u32)>,
+    /// The next index of its retransmissions.
+    rtx_index: u64,
     /// The publisher's 48-bit index of packet 0.
     pub first_index: u64,
     pub packets: Vec<Published>,
@@ -93,15 +99,20 @@ pub struct Broadcast {
     rng: Rng,
 }
 
+/// Packets a publisher keeps for whoever asks again, as many as `spillway publish` does.
+const KEPT: u64 = 1_024;
 const FRAME: Duration = Duration::from_nanos(33_333_333);
 const AUDIO: Duration = Duration::from_millis(20);
 
 impl Broadcast {
-    pub fn new(number: u32, remote: usize, room: u32, video: Codec, ssrcs: [u32; 2], types: [u8; 2], size: Size, deaf: bool, mut rng: Rng) -> Broadcast {
-        let mut track = |at: usize, codec| Track {
-            codec,
-            ssrc: ssrcs[at],
-            payload_type: types[at],
+    /// `facts`: what was agreed for its video and its audio.
+    pub fn new(number: u32, remote: usize, room: u32, facts: &[TrackFacts; 2], size: Size, deaf: bool, mut rng: Rng) -> Broadcast {
+        let mut track = |facts: &TrackFacts| Track {
+            codec: facts.codec,
+            ssrc: facts.ssrc,
+            payload_type: facts.payload_type,
+            rtx: (facts.rtx_payload_type != 0).then_some((facts.rtx_payload_type, facts.rtx_ssrc)),
+            rtx_index: 0,
             // Some sequences turn over on the way; the first packets come well before.
             first_index: if rng.below(4) == 0 { 65_536 - 200 - rng.below(200) } else { rng.below(1 << 15) },
             packets: Vec::new(),
@@ -111,7 +122,7 @@ impl Broadcast {
             frame: 0,
             octets: 0,
         };
-        let tracks = [track(0, video), track(1, Codec::Opus)];
+        let tracks = [track(&facts[0]), track(&facts[1])];
         Broadcast { number, remote, room, tracks, size, keyframe_wanted: false, deaf, rng }
     }
 
@@ -191,6 +202,22 @@ impl Broadcast {
 
     pub fn track(&self, video: bool) -> &Track {
         &self.tracks[usize::from(!video)]
+    }
+
+    /// What the publisher is asked to send again, if it still has it.
+    pub fn find(&self, ssrc: u32, sequence: u16) -> Option<MediaItem> {
+        let track = self.tracks.iter().find(|track| track.ssrc == ssrc)?;
+        let count = track.packets.len() as u64;
+        let index = nearest(track.first_index + count.checked_sub(1)?, sequence)?;
+        let number = index.checked_sub(track.first_index).filter(|number| *number < count && count - number <= KEPT)?;
+        Some(MediaItem { broadcast: self.number, video: track.codec.kind() == Kind::Video, number: number as u32 })
+    }
+
+    /// The index of its next retransmission.
+    pub fn next_retransmission(&mut self, video: bool) -> u64 {
+        let track = &mut self.tracks[usize::from(!video)];
+        track.rtx_index += 1;
+        track.rtx_index
     }
 }
 

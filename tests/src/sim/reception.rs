@@ -86,7 +86,28 @@ impl Reception {
         }
         self.repaired += u64::from(self.missing.remove(&packet.index).is_some_and(|missing| missing.asked > 0));
         self.waiting.insert(packet.index, (packet.item, now));
+        self.enter_at_keyframe(packet, studio);
         self.take_in_order(now, studio);
+    }
+
+    /// A keyframe that is all there needs nothing of what came before it: browsers show it at once, and leave the
+    /// holes behind.
+    fn enter_at_keyframe(&mut self, packet: &Packet, studio: &Studio) {
+        let published = studio.published(packet.item);
+        let Some(first) = packet.index.checked_sub(published.place.into()) else { return };
+        if !self.video || !published.keyframe || self.next.is_none_or(|next| first <= next) {
+            return;
+        }
+        let begin = packet.item.number - u32::from(published.place);
+        let is_there = |place: u16| {
+            let item = MediaItem { number: begin + u32::from(place), ..packet.item };
+            self.waiting.get(&(first + u64::from(place))).is_some_and(|(other, _)| *other == item)
+        };
+        if (0..published.of).all(is_there) {
+            self.waiting = self.waiting.split_off(&first);
+            self.missing = self.missing.split_off(&first);
+            (self.next, self.last) = (Some(first), None);
+        }
     }
 
     fn take_in_order(&mut self, now: Time, studio: &Studio) {
@@ -160,12 +181,14 @@ mod tests {
     use super::*;
     use crate::sim::media::{Broadcast, Size};
     use spillway_proto::id::Codec;
+    use spillway_proto::link::command::TrackFacts;
     use spillway_proto::rng::Rng;
 
     /// Two frames of three packets or fewer, the first a keyframe.
     fn studio() -> (Studio, Vec<MediaItem>) {
         let size = Size { keyframe_packets: 3, frame_packets: 1, payload_max: 50, frames_per_keyframe: 100 };
-        let mut broadcast = Broadcast::new(0, 0, 1, Codec::Vp8, [1, 2], [96, 111], size, false, Rng::new(1));
+        let facts = [TrackFacts::new(Codec::Vp8, 96, 1), TrackFacts::new(Codec::Opus, 111, 2)];
+        let mut broadcast = Broadcast::new(0, 0, 1, &facts, size, false, Rng::new(1));
         broadcast.begin(Time::from_millis(1_000));
         let items = broadcast.capture(Time::from_millis(1_050));
         (Studio { broadcasts: vec![broadcast] }, items.into_iter().filter(|item| item.video).collect())
@@ -188,6 +211,22 @@ mod tests {
         assert!(torn.poll(now + GIVE_UP, &studio).keyframe && torn.frames == 0);
         assert!(!torn.poll(now + GIVE_UP, &studio).keyframe, "not twice at once");
         assert!(torn.poll(now + GIVE_UP + KEYFRAME_REQUEST_EVERY, &studio).keyframe);
+    }
+
+    #[test]
+    fn a_whole_keyframe_is_shown_whatever_is_missing_before_it() {
+        let (studio, items) = studio();
+        let now = Time::from_millis(1_100);
+        let mut reception = Reception::new(true, true);
+        // The second frame, then twenty packets of nobody's, then the keyframe once more under other numbers.
+        let of = |index: u64, item: usize| Packet { feed: 0, index, item: items[item] };
+        reception.on_packet(now, &of(10, 3), &studio);
+        [33, 31].iter().zip([2, 0]).for_each(|(&index, item)| reception.on_packet(now, &of(index, item), &studio));
+        assert_eq!((reception.frames, reception.missing.len()), (0, 21));
+        reception.on_packet(now, &of(32, 1), &studio);
+        assert_eq!((reception.frames, reception.missing.len()), (1, 0));
+        reception.on_packet(now, &of(34, 3), &studio);
+        assert_eq!(reception.frames, 2);
     }
 
     #[test]

@@ -19,9 +19,9 @@ use spillway_engine::io::Path;
 use spillway_engine::io::sim::SentDatagram;
 use spillway_engine::shard::HandshakeMaker;
 use spillway_engine::shard::world::{BEGIN, World};
-use spillway_proto::id::{Codec, Side};
+use spillway_proto::id::{Codec, Kind, Side};
 use spillway_proto::limits::DATAGRAM_SIZE_MAX;
-use spillway_proto::link::command::{DtlsRole, Fingerprint};
+use spillway_proto::link::command::{DtlsRole, Fingerprint, TrackFacts};
 use spillway_proto::rng::Rng;
 use spillway_proto::sdp::offer::OfferFacts;
 use spillway_proto::session::client::{Client, ClientFacts, Received};
@@ -94,7 +94,11 @@ pub struct Report {
     pub media: u64,
     pub sessions: u64,
     pub frames: u64,
+    /// Packets that viewers missed and got when they asked; likewise that the engine missed of publishers.
     pub repaired: u64,
+    pub recovered: u64,
+    /// Packets that publishers were asked for and sent again.
+    pub resent: u64,
     pub rebuilds: u64,
     pub strays: u64,
 }
@@ -129,6 +133,7 @@ pub struct Run {
     digest: (u64, u64),
     media: u64,
     sessions: u64,
+    resent: u64,
 }
 
 impl Run {
@@ -175,6 +180,7 @@ impl Run {
             digest: (seed, 0),
             media: 0,
             sessions: 0,
+            resent: 0,
             world,
         }
     }
@@ -382,10 +388,14 @@ impl Run {
         match remote.client.handle_datagram(self.now, &mut bytes) {
             Ok(Received::Connected(_)) => self.connected(at),
             Ok(Received::Rtcp(length)) => {
+                let broadcast = self.remotes[at].broadcast;
                 for packet in rtcp::packets(&bytes[..length]) {
                     let wanted = matches!(packet, Rtcp::Pli { .. } | Rtcp::Fir { .. });
-                    if let Some(broadcast) = self.remotes[at].broadcast.filter(|_| wanted) {
+                    if let Some(broadcast) = broadcast.filter(|_| wanted) {
                         self.studio.broadcasts[broadcast].keyframe_wanted = true;
+                    }
+                    if let (Rtcp::Nack { media, losses, .. }, Some(broadcast)) = (packet, broadcast) {
+                        losses.for_each(|sequence| self.send_again(at, broadcast, media, sequence));
                     }
                 }
             }
@@ -492,21 +502,45 @@ impl Run {
         }
     }
 
+    /// A packet that the engine misses: in a stream of its own where that was agreed (RFC 4588), else as it was.
+    fn send_again(&mut self, at: usize, broadcast: usize, ssrc: u32, sequence: u16) {
+        let broadcast = &mut self.studio.broadcasts[broadcast];
+        let Some(item) = broadcast.find(ssrc, sequence) else { return };
+        self.resent += 1;
+        let Some((payload_type, rtx_ssrc)) = broadcast.track(item.video).rtx else { return self.send_packet(at, item) };
+        let index = broadcast.next_retransmission(item.video);
+        let packet = self.studio.published(item);
+        let payload = [&sequence.to_be_bytes()[..], &packet.payload].concat();
+        let mut header = [0; 12];
+        let marker = packet.is_last() && item.video;
+        write_header(&mut header, marker, payload_type, index as u16, packet.timestamp, rtx_ssrc);
+        self.seal_and_send(at, item, &header, &payload, index);
+    }
+
+    fn send_packet(&mut self, at: usize, item: MediaItem) {
+        let track = self.studio.broadcasts[item.broadcast as usize].track(item.video);
+        let packet = &track.packets[item.number as usize];
+        let index = track.first_index + u64::from(item.number);
+        let mut header = [0; 12];
+        let marker = packet.is_last() && item.video;
+        write_header(&mut header, marker, track.payload_type, index as u16, packet.timestamp, track.ssrc);
+        let payload = packet.payload.clone();
+        self.seal_and_send(at, item, &header, &payload, index);
+    }
+
+    fn seal_and_send(&mut self, at: usize, item: MediaItem, header: &[u8], payload: &[u8], index: u64) {
+        let mut out = vec![0; payload.len() + 64];
+        if let Some(length) = self.remotes[at].client.seal_rtp(header, payload, index, &mut out) {
+            out.truncate(length);
+            self.send(at, out, Some(item));
+        }
+    }
+
     fn run_broadcast(&mut self, at: usize) {
         let Some(number) = self.remotes[at].broadcast else { return };
         let now = self.now;
         for item in self.studio.broadcasts[number].capture(now) {
-            let track = self.studio.broadcasts[number].track(item.video);
-            let packet = &track.packets[item.number as usize];
-            let index = track.first_index + u64::from(item.number);
-            let mut header = [0; 12];
-            write_header(&mut header, packet.is_last() && item.video, track.payload_type, index as u16, packet.timestamp, track.ssrc);
-            let mut out = vec![0; packet.payload.len() + 64];
-            let sealed = self.remotes[at].client.seal_rtp(&header, &packet.payload, index, &mut out);
-            if let Some(length) = sealed {
-                out.truncate(length);
-                self.send(at, out, Some(item));
-            }
+            self.send_packet(at, item);
         }
         if self.remotes[at].report_at <= now {
             self.remotes[at].report_at = now + Duration::from_secs(1);
@@ -658,12 +692,13 @@ impl Run {
     fn new_broadcast(&mut self, person: usize, remote: usize, admitted: &Admitted) -> usize {
         let who = &self.people[person];
         let number = self.studio.broadcasts.len();
-        let of = |video: bool| admitted.sent.iter().find(|sent| (sent.0 != Codec::Opus) == video);
-        let (video, audio) = (of(true).copied().unwrap_or((Codec::Vp8, 96, 1)), of(false).copied().unwrap_or((Codec::Opus, 111, 2)));
-        let ssrcs = [video.2.max(1), audio.2.max(2)];
-        let broadcast = Broadcast::new(
-            number as u32, remote, who.room, video.0, ssrcs, [video.1, audio.1], who.size, who.deaf, Rng::new(self.rng.next_u64()),
-        );
+        let of = |kind: Kind| admitted.sent.iter().find(|sent| sent.codec.kind() == kind).copied();
+        let facts = [
+            of(Kind::Video).unwrap_or(TrackFacts::new(Codec::Vp8, 96, 1)),
+            of(Kind::Audio).unwrap_or(TrackFacts::new(Codec::Opus, 111, 2)),
+        ];
+        let rng = Rng::new(self.rng.next_u64());
+        let broadcast = Broadcast::new(number as u32, remote, who.room, &facts, who.size, who.deaf, rng);
         self.studio.broadcasts.push(broadcast);
         number
     }

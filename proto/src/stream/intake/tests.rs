@@ -124,6 +124,16 @@ fn frames_begin_and_end() {
     assert_eq!(video.flags(18, 400, false), (true, false), "late, after a marker");
     assert_eq!(video.0.stats().frames, 5);
 
+    // What the payload says of itself counts more, also behind a gap and without a marker.
+    let mut told = Video::new();
+    let starts = |video: &mut Video, source, frame_start| {
+        let facts = PayloadFacts { frame_start: Some(frame_start), ..NO };
+        video.packet(source, 500, false, facts).meta.flags.contains(SlotFlags::FRAME_START)
+    };
+    assert_eq!([(50, true), (60, true), (61, false)].map(|(source, is)| starts(&mut told, source, is)), [true, true, false]);
+    told.flags(62, 500, true);
+    assert!(!starts(&mut told, 63, false), "a marker that came too early");
+
     let mut audio = Intake::new(Codec::Opus, 0);
     for source in [5, 6, 9, 7] {
         let flags = audio.accept(at(1), source, source as u32 * 960, source == 5, NO, 80).unwrap().meta.flags;

@@ -71,6 +71,8 @@ impl Run {
             lost: self.network.lost,
             media: self.media,
             sessions: self.sessions,
+            recovered: self.world.counter(CounterId::PacketsRecovered),
+            resent: self.resent,
             rebuilds: self.control.rebuilds,
             strays: self.world.counter(CounterId::StrayDatagrams),
             ..Report::default()
