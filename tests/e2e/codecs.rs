@@ -96,7 +96,7 @@ fn layered_av1_of_a_camera_is_decoded_whole() {
     let browser = Browser::start();
     let token = node.token_of("demo", "publish", &["--sub", "ada"]);
     let mut early = None;
-    for mode in ["L1T2", "L2T1", "L1T3"] {
+    for mode in ["L1T3", "L2T1"] {
         let page = browser.open(&format!("{}/publish/demo#token={token}", node.http.base()));
         layered(&page, mode);
         go_live_with(&page, "AV1");
@@ -115,7 +115,6 @@ fn layered_av1_of_a_camera_is_decoded_whole() {
         }
         let sent = statistics(&page, "outbound-rtp");
         assert_eq!(sent["scalabilityMode"], mode, "{sent}");
-        eprintln!("{mode}: {}", sent["scalabilityMode"]);
     }
 }
 
