@@ -29,6 +29,9 @@ pub const SEGMENTS_MAX: usize = 64;
 pub const PAYLOAD_SIZE_MAX: usize = 1_188;
 /// SRTP's largest growth: GCM's tag of 16 bytes; SRTCP adds its index of 4.
 pub const SEAL_OVERHEAD_MAX: usize = 20;
+/// A dependency descriptor that is forwarded: what the two-byte form of header extensions can hold (RFC 8285 section
+/// 4.3). Chromium's largest (three layers of each kind) has some 100 bytes, that of a plain keyframe 20, others 3.
+pub const DESCRIPTOR_BYTES_MAX: usize = 255;
 
 // ---- tick ----
 pub const COMMANDS_PER_TICK_MAX: usize = 64;
@@ -80,6 +83,10 @@ pub const SLABS_MAX: usize = 16_384;
 /// Kept behind the head whatever the keyframes say: what a NACK may still ask for.
 pub const NACK_WINDOW: Duration = Duration::from_secs(1);
 
+/// Packets that may have overtaken the first one of a new publisher, whose first one seen is no beginning: their places
+/// stay free. Who sends in order leaves no hole.
+pub const OVERTAKEN_MAX: u64 = 16;
+
 // ---- joining ----
 /// Replay runs at this multiple of live.
 pub const REPLAY_SPEED: u64 = 10;
@@ -100,6 +107,11 @@ pub const RESTARTS_MAX: u8 = 3;
 pub const REPLAY_LOSSES_MAX: u32 = 16;
 /// ... and more than this share: the path does not carry it.
 pub const REPLAY_LOSS_PERCENT_MAX: u32 = 5;
+/// Replays of a publisher that hears no requests, after one was given up, each at half the rate of the one before: the
+/// next keyframe may be ten seconds away.
+pub const REPLAYS_SLOWER_MAX: u8 = 2;
+/// Before each of them: the queue that the last one filled is empty by then.
+pub const REPLAY_SLOWER_PAUSE: Duration = Duration::from_secs(1);
 /// A live viewer's requests are answered from the reel at most once per this span (threats.md row 7).
 pub const RESTART_INTERVAL: Duration = Duration::from_secs(1);
 

@@ -62,6 +62,8 @@ pub struct Seen {
     pub payload_type: u8,
     pub ssrc: u32,
     pub payload: Vec<u8>,
+    /// Profile and block of its header extension.
+    pub extension: Option<(u16, Vec<u8>)>,
     pub at: Time,
 }
 
@@ -479,6 +481,7 @@ impl Remote {
                     payload_type: rtp.payload_type,
                     ssrc: rtp.ssrc,
                     payload: rtp.payload.to_vec(),
+                    extension: rtp.extension.map(|(profile, block)| (profile, block.to_vec())),
                     at: now,
                 });
             }

@@ -4,13 +4,14 @@
 //! what a receiver report tells (RFC 3550 section 6.4.1). It stores no packet and sends nothing.
 //!
 //! States: *anchored* (offsets are known) or *not anchored* (new, or after `takeover`). The next packet anchors: a
-//! new track at `FIRST_INDEX`, a taken-over one at the head, its timestamp going on as if the clock had run through.
+//! new track at `FIRST_INDEX`, a taken-over one at the head, its timestamp going on as if the clock had run through. A
+//! first packet that cannot be its first overtook others: a few places before it stay free for them.
 
 use super::feedback::SrMapping;
 use super::numbering::Numbering;
 use super::reel::{SlotFlags, SlotMeta};
 use crate::id::{Codec, Kind};
-use crate::limits::REEL_SLOTS;
+use crate::limits::{OVERTAKEN_MAX, REEL_SLOTS};
 use crate::time::{NtpTime, Time};
 use crate::wire::payload::PayloadFacts;
 use crate::wire::rtcp::ReportBlock;
@@ -78,6 +79,10 @@ pub struct Intake {
     head: u64,
     /// Nothing below belongs to the present publisher.
     floor: u64,
+    /// Nor does what comes behind the first one seen with a timestamp up to this one.
+    floor_timestamp: Option<u32>,
+    /// The first one seen was its publisher's first, as far as one can tell.
+    began: bool,
     /// The head packet's.
     head_timestamp: u32,
     head_arrival: Time,
@@ -127,6 +132,8 @@ impl Intake {
             adds_sets: false,
             head: 0,
             floor: 0,
+            floor_timestamp: None,
+            began: true,
             head_timestamp: 0,
             head_arrival: Time::ZERO,
             received: Box::new([0; WORDS]),
@@ -149,7 +156,7 @@ impl Intake {
     ) -> Result<Accepted, IntakeError> {
         let source_index = source_index & INDEX_MASK;
         if !self.anchored {
-            self.anchor(now, source_index, timestamp);
+            self.anchor(now, source_index, timestamp, &facts);
         }
         // Below zero comes out as something huge, which the mask's bound refuses.
         let index = self.numbering.index_of(source_index).unwrap_or(u64::MAX);
@@ -162,6 +169,11 @@ impl Intake {
             return Err(IntakeError::Duplicate);
         }
         let timestamp = timestamp.wrapping_add(self.timestamp_offset);
+        let is_before = |floor: u32| timestamp.wrapping_sub(floor) as i32 <= 0;
+        if index < self.head && index - self.floor < OVERTAKEN_MAX && self.floor_timestamp.is_some_and(is_before) {
+            self.stats.too_late += 1;
+            return Err(IntakeError::TooLate);
+        }
         let mut facts = facts;
         let mut frame_start = facts.frame_start.unwrap_or_else(|| self.starts_frame(index, timestamp));
         if index >= self.head {
@@ -189,7 +201,8 @@ impl Intake {
             // RFC 7587 section 4.2: a packet is a whole Opus frame.
             .with_if(marker || facts.frame_end || !video, SlotFlags::FRAME_END)
             .with_if(marker, SlotFlags::MARKER)
-            .with_if(facts.parameter_sets, SlotFlags::PARAMETER_SETS);
+            .with_if(facts.parameter_sets, SlotFlags::PARAMETER_SETS)
+            .with_if(facts.picture_sets, SlotFlags::PICTURE_SETS);
         let meta = SlotMeta { index, timestamp, arrival: now, flags, codec: self.codec, layer: self.layer };
         let (entry, entry_is_new) = if video { self.picture.on_packet(index, timestamp, facts) } else { (None, false) };
         if entry_is_new {
@@ -295,24 +308,39 @@ impl Intake {
         (self.head > 0).then_some(self.head_arrival)
     }
 
-    fn anchor(&mut self, now: Time, source_index: u64, timestamp: u32) {
+    fn anchor(&mut self, now: Time, source_index: u64, timestamp: u32, facts: &PayloadFacts) {
         let first = self.head == 0;
+        self.began = !self.overtook(facts);
+        let mut index = self.head;
         if first {
             self.advance(FIRST_INDEX);
+            index = self.head;
         } else {
             let elapsed = now.since(self.head_arrival).max(TAKEOVER_GAP_MIN);
             let expected = self.head_timestamp.wrapping_add(ticks(elapsed, self.codec.clock_rate()));
             self.timestamp_offset = expected.wrapping_sub(timestamp);
             self.floor = self.head;
+            self.floor_timestamp = Some(self.head_timestamp);
+            if !self.began {
+                index += OVERTAKEN_MAX.min(source_index);
+            }
         }
-        self.numbering.anchor(source_index, self.head);
+        self.numbering.anchor(source_index, index);
         self.anchored = true;
+    }
+
+    /// Whether others went before this packet: it says that it is the middle of a picture, or it is a keyframe whose
+    /// parameter sets are missing.
+    fn overtook(&self, facts: &PayloadFacts) -> bool {
+        let has_sets = matches!(self.codec, Codec::H264 | Codec::H265);
+        let lacks_sets = has_sets && facts.keyframe && !facts.parameter_sets && !self.adds_sets;
+        lacks_sets || facts.frame_start == Some(false)
     }
 
     /// First packet of a frame: all of audio; of video what follows a marker or, right after its predecessor, has a
     /// new timestamp. Behind a gap nobody knows, and it is none.
     fn starts_frame(&self, index: u64, timestamp: u32) -> bool {
-        if self.codec.kind() == Kind::Audio || index == self.floor || self.stats.packets == 0 {
+        if self.codec.kind() == Kind::Audio || index == self.floor || (self.stats.packets == 0 && self.began) {
             return true;
         }
         let Some(before) = index.checked_sub(1) else { return true };
