@@ -86,10 +86,6 @@ pub const SLABS_MAX: usize = 16_384;
 /// Kept behind the head whatever the keyframes say: what a NACK may still ask for.
 pub const NACK_WINDOW: Duration = Duration::from_secs(1);
 
-/// Packets that may have overtaken the first one of a new publisher, whose first one seen is no beginning: their places
-/// stay free. Who sends in order leaves no hole.
-pub const OVERTAKEN_MAX: u64 = 16;
-
 // ---- joining ----
 /// Replay runs at this multiple of live.
 pub const REPLAY_SPEED: u64 = 10;

@@ -4,14 +4,13 @@
 //! what a receiver report tells (RFC 3550 section 6.4.1). It stores no packet and sends nothing.
 //!
 //! States: *anchored* (offsets are known) or *not anchored* (new, or after `takeover`). The next packet anchors: a
-//! new track at `FIRST_INDEX`, a taken-over one at the head, its timestamp going on as if the clock had run through. A
-//! first packet that cannot be its first overtook others: a few places before it stay free for them.
+//! new track at `FIRST_INDEX`, a taken-over one at the head, its timestamp going on as if the clock had run through.
 
 use super::feedback::SrMapping;
 use super::numbering::Numbering;
 use super::reel::{SlotFlags, SlotMeta};
 use crate::id::{Codec, Kind};
-use crate::limits::{OVERTAKEN_MAX, REEL_SLOTS};
+use crate::limits::REEL_SLOTS;
 use crate::time::{NtpTime, Time};
 use crate::wire::payload::PayloadFacts;
 use crate::wire::rtcp::ReportBlock;
@@ -79,8 +78,6 @@ pub struct Intake {
     head: u64,
     /// Nothing below belongs to the present publisher.
     floor: u64,
-    /// Nor does what comes behind the first one seen with a timestamp up to this one.
-    floor_timestamp: Option<u32>,
     /// The first one seen was its publisher's first, as far as one can tell.
     began: bool,
     /// The head packet's.
@@ -132,7 +129,6 @@ impl Intake {
             adds_sets: false,
             head: 0,
             floor: 0,
-            floor_timestamp: None,
             began: true,
             head_timestamp: 0,
             head_arrival: Time::ZERO,
@@ -169,11 +165,6 @@ impl Intake {
             return Err(IntakeError::Duplicate);
         }
         let timestamp = timestamp.wrapping_add(self.timestamp_offset);
-        let is_before = |floor: u32| timestamp.wrapping_sub(floor) as i32 <= 0;
-        if index < self.head && index - self.floor < OVERTAKEN_MAX && self.floor_timestamp.is_some_and(is_before) {
-            self.stats.too_late += 1;
-            return Err(IntakeError::TooLate);
-        }
         let mut facts = facts;
         let mut frame_start = facts.frame_start.unwrap_or_else(|| self.starts_frame(index, timestamp));
         if index >= self.head {
@@ -311,21 +302,15 @@ impl Intake {
     fn anchor(&mut self, now: Time, source_index: u64, timestamp: u32, facts: &PayloadFacts) {
         let first = self.head == 0;
         self.began = !self.overtook(facts);
-        let mut index = self.head;
         if first {
             self.advance(FIRST_INDEX);
-            index = self.head;
         } else {
             let elapsed = now.since(self.head_arrival).max(TAKEOVER_GAP_MIN);
             let expected = self.head_timestamp.wrapping_add(ticks(elapsed, self.codec.clock_rate()));
             self.timestamp_offset = expected.wrapping_sub(timestamp);
             self.floor = self.head;
-            self.floor_timestamp = Some(self.head_timestamp);
-            if !self.began {
-                index += OVERTAKEN_MAX.min(source_index);
-            }
         }
-        self.numbering.anchor(source_index, index);
+        self.numbering.anchor(source_index, self.head);
         self.anchored = true;
     }
 
@@ -340,8 +325,11 @@ impl Intake {
     /// First packet of a frame: all of audio; of video what follows a marker or, right after its predecessor, has a
     /// new timestamp. Behind a gap nobody knows, and it is none.
     fn starts_frame(&self, index: u64, timestamp: u32) -> bool {
-        if self.codec.kind() == Kind::Audio || index == self.floor || (self.stats.packets == 0 && self.began) {
+        if self.codec.kind() == Kind::Audio {
             return true;
+        }
+        if index == self.floor || self.stats.packets == 0 {
+            return self.began;
         }
         let Some(before) = index.checked_sub(1) else { return true };
         let remembered = before < self.head && self.head - before <= SLOTS;
