@@ -265,8 +265,10 @@ mod tests {
         assert!(feed.fits(103, item(0, 3), timestamp, &studio));
         assert!(!feed.fits(103, item(0, 4), timestamp, &studio), "another packet");
         assert!(!feed.fits(103, item(1, 3), timestamp, &studio), "of another publisher");
-        assert!(!feed.fits(103, item(0, 3), timestamp.wrapping_sub(9_000), &studio), "of before what it follows, and of");
-        assert!(!feed.fits(103, item(0, 3), feed.sent[&102].timestamp, &studio), "a picture of its own, not of another's");
+        // Behind the newest, where one neighbour alone can tell.
+        let timestamp = studio.published(item(0, 6)).timestamp;
+        assert!(feed.fits(106, item(0, 6), timestamp, &studio));
+        assert!(!feed.fits(106, item(0, 6), timestamp.wrapping_sub(9_000), &studio), "before what it follows");
     }
 
     #[test]
