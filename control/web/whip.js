@@ -42,6 +42,17 @@ export function withStartBitrate(sdp, bps) {
   }).join("");
 }
 
+const DESCRIPTOR = "https://aomediacodec.github.io/av1-rtp-spec/#dependency-descriptor-rtp-header-extension";
+
+/** Offers AV1's dependency descriptor, which Chromium knows and leaves out: layers cannot be told apart without it. */
+function offerDescriptor(transceiver) {
+  const extensions = transceiver.getHeaderExtensionsToNegotiate?.() ?? [];
+  const descriptor = extensions.find((extension) => extension.uri === DESCRIPTOR && extension.direction === "stopped");
+  if (!descriptor) return;
+  descriptor.direction = "sendrecv";
+  transceiver.setHeaderExtensionsToNegotiate(extensions);
+}
+
 class Link {
   constructor({ kind, room, token, prepare, startBitrate, onTrack }) {
     Object.assign(this, { kind, room, token, startBitrate });
@@ -60,6 +71,7 @@ class Link {
     });
     this.pc.addEventListener("track", (event) => onTrack?.(event, this));
     prepare(this.pc);
+    this.pc.getTransceivers().forEach(offerDescriptor);
   }
 
   /** Offer, POST, answer. The server's candidates stand in the answer, so nothing has to be gathered first. */

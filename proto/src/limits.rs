@@ -29,6 +29,9 @@ pub const SEGMENTS_MAX: usize = 64;
 pub const PAYLOAD_SIZE_MAX: usize = 1_188;
 /// SRTP's largest growth: GCM's tag of 16 bytes; SRTCP adds its index of 4.
 pub const SEAL_OVERHEAD_MAX: usize = 20;
+/// A dependency descriptor that is forwarded: what the two-byte form of header extensions can hold (RFC 8285 section
+/// 4.3). Chromium's largest (three layers of each kind) has some 100 bytes, that of a plain keyframe 20, others 3.
+pub const DESCRIPTOR_BYTES_MAX: usize = 255;
 
 // ---- tick ----
 pub const COMMANDS_PER_TICK_MAX: usize = 64;
@@ -52,6 +55,9 @@ pub const PAIRS_PER_SESSION_MAX: usize = 8;
 pub const PAIR_SWITCH_INTERVAL: Duration = Duration::from_secs(1);
 pub const HANDSHAKE_BYTES_MAX: usize = 16 * 1_024;
 pub const HANDSHAKE_FRAGMENTS_MAX: usize = 32;
+/// Of keys of 4,096 bits, whose signatures cost 60 us to verify, 15 us with 2,048: a key twice as long would cost more than
+/// one step of a handshake may. Nobody's program makes them.
+pub const RSA_SIGNATURE_BYTES_MAX: usize = 512;
 pub const HANDSHAKE_EXPIRY: Duration = Duration::from_secs(10);
 /// Characters of an ICE ufrag of ours: 4 of index, 3 of generation, 9 random (54 bits).
 pub const UFRAG_RANDOM_CHARS: usize = 9;
@@ -100,6 +106,11 @@ pub const RESTARTS_MAX: u8 = 3;
 pub const REPLAY_LOSSES_MAX: u32 = 16;
 /// ... and more than this share: the path does not carry it.
 pub const REPLAY_LOSS_PERCENT_MAX: u32 = 5;
+/// Replays of a publisher that hears no requests, after one was given up, each at half the rate of the one before: the
+/// next keyframe may be ten seconds away.
+pub const REPLAYS_SLOWER_MAX: u8 = 2;
+/// Before each of them: the queue that the last one filled is empty by then.
+pub const REPLAY_SLOWER_PAUSE: Duration = Duration::from_secs(1);
 /// A live viewer's requests are answered from the reel at most once per this span (threats.md row 7).
 pub const RESTART_INTERVAL: Duration = Duration::from_secs(1);
 

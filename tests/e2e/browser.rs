@@ -3,6 +3,7 @@
 //! Method: Chromium with a fake camera, our own pages, the browser's own statistics.
 
 use serde_json::{Value, json};
+use spillway_proto::sdp::DEPENDENCY_DESCRIPTOR_URI;
 use spillway_tests::browser::{Browser, Page};
 use spillway_tests::node::{Machine, Node};
 use spillway_tests::wait::{seconds, until};
@@ -116,7 +117,8 @@ fn chromium_agrees_to_repairs_and_to_tell_bandwidth_only_as_a_publisher() {
     let received = negotiated(&viewer, "video");
     assert!(has(&received["codecs"], "video/rtx"), "{received}");
     assert_eq!(received["feedback"], json!(["nack", "nack pli", "ccm fir"]), "{received}");
-    assert_eq!(received["extensions"], json!([]), "nothing that varies per send: {received}");
+    let extensions = json!([DEPENDENCY_DESCRIPTOR_URI]);
+    assert_eq!(received["extensions"], extensions, "nothing that varies per send: {received}");
     let group = format!("a=ssrc-group:FID {} {}", received["ssrc"], received["rtxSsrc"]);
     assert_eq!(received["groups"], json!([group]), "{received}");
 }

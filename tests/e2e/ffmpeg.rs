@@ -1,13 +1,15 @@
 //! Goal: ffmpeg publishes with its own WHIP muxer, is seen in a browser, and its session stays. It is the DTLS server,
-//! its checks have four attributes, and it sends none after the handshake: it lives by its media.
+//! its checks have four attributes; 9.0.2 goes on checking (RFC 7675), and ends when nobody answers. The first versions
+//! of its muxer sent none after the handshake: such a publisher lives by its media.
 //! Method: ffmpeg 9 of PyPI's imageio-ffmpeg (tests/run gets it), a viewer that counts for longer than consent and every
-//! other timer lasts, Chromium for the pictures.
+//! other timer lasts, Chromium for the pictures. Beside it a publisher of our own that stops checking.
 
 use crate::browser::decodes;
 use spillway_proto::link::counters::CounterId;
 use spillway_tests::browser::Browser;
 use spillway_tests::node::{Machine, Node};
 use spillway_tests::program::{Program, tool};
+use spillway_tests::publisher::{Conduct, Publisher, clip};
 use spillway_tests::wait::{seconds, until};
 use std::process::Command;
 
@@ -35,6 +37,7 @@ fn ffmpeg_publishes_and_stays_for_more_than_a_minute() {
         _ => Ok(()),
     });
     let viewer = node.begin(&["play", "demo", "--seconds", "65", "--json"]);
+    let unchecked = Publisher::start(&node, "unchecked", clip(), Conduct { checks: false, ..Conduct::DEAF });
     {
         let _machine = Machine::alone();
         let browser = Browser::start();
@@ -50,7 +53,10 @@ fn ffmpeg_publishes_and_stays_for_more_than_a_minute() {
     assert_eq!((&played["codec"], &played["lost"], &played["duplicates"]), (&"H264".into(), &0.into(), &0.into()));
     // 15 pictures a second, from the first second to the last.
     assert!(played["frames"].as_u64() >= Some(63 * 15), "{played}");
-    assert_eq!(counters.sum(CounterId::SessionsPublisher), 1, "it is the session of the beginning");
+    assert_eq!(counters.sum(CounterId::SessionsPublisher), 2, "they are the sessions of the beginning");
+    assert_eq!(node.http.live("unchecked", &node.token("unchecked", "view"))["live"], true);
+    unchecked.until_age(seconds(45));
+    unchecked.leave();
     assert_eq!(counters.sum(CounterId::DtlsFailed), 0);
     drop(publisher);
     // It says goodbye: viewers need not wait for its silence.

@@ -7,13 +7,14 @@
 use crate::browser::{decodes, go_live};
 use spillway_proto::link::counters::CounterId;
 use spillway_tests::browser::{Browser, Page};
-use spillway_tests::node::{Machine, Node};
+use spillway_tests::node::{Machine, Node, Start};
 use spillway_tests::proxy::{Direction, Profile, Proxy};
 use spillway_tests::publisher::{Conduct, Publisher, Told, clip};
 use spillway_tests::remote::Way;
 use spillway_tests::viewer::{Asks, Manner, Seen, Viewer};
 use spillway_tests::wait::{seconds, until};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 const NACK_AND_RTX: Manner = Manner { asks: Asks::Missing, rtx: true, codec: spillway_proto::id::Codec::H264 };
@@ -148,6 +149,30 @@ fn what_a_publisher_loses_is_asked_for_again() {
         return { nacks: video.nackCount, again: video.retransmittedPacketsSent }");
     println!("Chromium: {stats}");
     assert!(stats["nacks"].as_u64() > Some(0) && stats["again"].as_u64() > Some(0), "{stats}");
+}
+
+/// `spillway publish` goes where the answer says: that is the proxy, at the node's port on another address of loopback.
+#[test]
+fn what_spillway_publish_loses_on_its_way_is_sent_again() {
+    let _machine = Machine::shared();
+    let node = Node::start_with(&Start { more: &["--shards", "2", "--announce", "127.0.0.2"], ..Start::default() });
+    let media = node.media();
+    let announced = SocketAddr::from(([127, 0, 0, 2], media.port()));
+    let proxy = Proxy::start_at(announced, media, 61, Profile::default(), Profile::default());
+    let _publisher = node.publish("demo", "h264");
+    let viewer = Viewer::join(&Way::to_watch(&node, "demo").through(media), SILENT);
+    viewer.until_playing(seconds(10));
+    proxy.set(Direction::Up, FIVE_PERCENT);
+    let before = proxy.counts(Direction::Up);
+    let end = viewer.until("ten seconds of video", seconds(20), |seen| {
+        (seen.video.packets.len() > 600).then(Instant::now)
+    });
+    let (counts, recovered) = (proxy.counts(Direction::Up), node.counters().sum(CounterId::PacketsRecovered));
+    let (lost, of) = (counts.rtp_lost - before.rtp_lost, counts.rtp - before.rtp);
+    println!("{lost} of {of} lost on the way, {recovered} came again");
+    assert!(lost * 100 > of * 3, "the proxy lost only {lost} of {of}");
+    assert_healed("spillway publish", missing_for_good(&viewer, end));
+    assert!(recovered * 2 > lost, "{recovered} of {lost} came again");
 }
 
 /// The ways that are bad in other manners than by chance.

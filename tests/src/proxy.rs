@@ -110,7 +110,12 @@ impl Proxy {
     }
 
     pub fn start_with(node: SocketAddr, seed: u64, up: Profile, down: Profile) -> Proxy {
-        let listener = roomy(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port"));
+        Proxy::start_at((Ipv4Addr::LOCALHOST, 0).into(), node, seed, up, down)
+    }
+
+    /// On an address that the node's answers name (`--announce`), for remotes that cannot be told another one.
+    pub fn start_at(address: SocketAddr, node: SocketAddr, seed: u64, up: Profile, down: Profile) -> Proxy {
+        let listener = roomy(UdpSocket::bind(address).expect("a port"));
         let address = listener.local_addr().expect("its address");
         let rules = Arc::new(Mutex::new(Rules { profiles: [up, down], ..Rules::default() }));
         let stop = Arc::new(AtomicBool::new(false));

@@ -43,11 +43,13 @@ pub struct Conduct {
     pub rtx: bool,
     /// The parameter sets stand in the description and in no packet.
     pub sets_in_offer: bool,
+    /// It checks the path as long as it is connected; otherwise it lives by its media.
+    pub checks: bool,
 }
 
 impl Conduct {
-    pub const DEAF: Conduct = Conduct { obeys: false, resends: false, rtx: false, sets_in_offer: false };
-    pub const OBEDIENT: Conduct = Conduct { obeys: true, resends: true, rtx: true, sets_in_offer: false };
+    pub const DEAF: Conduct = Conduct { obeys: false, resends: false, rtx: false, sets_in_offer: false, checks: true };
+    pub const OBEDIENT: Conduct = Conduct { obeys: true, resends: true, rtx: true, sets_in_offer: false, checks: true };
 }
 
 /// One frame as it was sent.
@@ -327,6 +329,7 @@ fn run(told: &Mutex<Told>, stop: &AtomicBool, way: &Way, clip: &Clip, conduct: C
         Ok(session) => session,
         Err(error) => return end(error),
     };
+    session.checks = conduct.checks;
     let has_rtx = session.has_rtx();
     with(&mut |told| (told.has_nack, told.has_rtx) = (session.has_nack(), has_rtx));
     let mut buffer = [0; DATAGRAM_SIZE_MAX];

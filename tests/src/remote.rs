@@ -115,6 +115,8 @@ impl Way {
 /// A session, connected or not yet.
 pub struct Session {
     pub client: Client,
+    /// False: once it is connected it sends no checks any more, as the first WHIP muxers of ffmpeg did.
+    pub checks: bool,
     socket: UdpSocket,
     origin: Instant,
     http: Http,
@@ -154,7 +156,7 @@ impl Session {
         let origin = Instant::now();
         let seed = u64::from_le_bytes(std::array::from_fn(|at| random[24 + at]));
         let client = Client::new(&identity, facts, seed, Time::ZERO, origin).map_err(|error| error.to_string())?;
-        Ok(Session { client, socket, origin, http, token: way.token.clone(), location, answer })
+        Ok(Session { client, checks: true, socket, origin, http, token: way.token.clone(), location, answer })
     }
 
     fn now(&self) -> Time {
@@ -178,9 +180,12 @@ impl Session {
 
     /// Sends what is due and takes at most one datagram, within `longest`. What it held stands in `buffer`.
     pub fn turn(&mut self, longest: Duration, buffer: &mut [u8]) -> Result<Received, ClientError> {
-        self.client.handle_timeout(self.now())?;
+        let mut wait = longest;
+        if self.checks || !self.client.is_connected() {
+            self.client.handle_timeout(self.now())?;
+            wait = self.client.deadline().since(self.now()).min(longest).max(Duration::from_millis(1));
+        }
         self.flush();
-        let wait = self.client.deadline().since(self.now()).min(longest).max(Duration::from_millis(1));
         let _ = self.socket.set_read_timeout(Some(wait));
         // An error is the timeout, or a port that is closed for a moment.
         let Ok(length) = self.socket.recv(buffer) else { return Ok(Received::Nothing) };

@@ -42,7 +42,6 @@ impl SentTrack {
     /// What the engine is told of it.
     pub fn facts(&self) -> TrackFacts {
         let Feedback { nack, nack_pli: pli, ccm_fir: fir, transport_cc, remb } = self.payload.feedback;
-        let id = |uri: &str| self.extensions.iter().find(|extension| extension.uri == uri).map_or(0, |found| found.id);
         TrackFacts {
             codec: self.codec,
             payload_type: self.payload.payload_type,
@@ -51,8 +50,8 @@ impl SentTrack {
             rtx_ssrc: self.rtx_ssrc,
             feedback: TrackFeedback { nack, pli, fir, transport_cc, remb },
             extensions: Extensions {
-                transport_cc: id(TRANSPORT_CC_URI),
-                dependency_descriptor: id(DEPENDENCY_DESCRIPTOR_URI),
+                transport_cc: id_of(&self.extensions, TRANSPORT_CC_URI),
+                dependency_descriptor: id_of(&self.extensions, DEPENDENCY_DESCRIPTOR_URI),
             },
         }
     }
@@ -69,6 +68,8 @@ pub struct ReceivedTrack {
     pub rtx_payload_types: [u8; Codec::COUNT],
     /// As they stand in the answer: the stream's codec first, each before its retransmissions.
     pub payloads: Vec<PayloadFacts>,
+    /// As they stand in the answer.
+    pub extensions: Vec<ExtensionFacts>,
 }
 
 impl ReceivedTrack {
@@ -78,7 +79,10 @@ impl ReceivedTrack {
             payload_types: self.payload_types,
             rtx_payload_types: self.rtx_payload_types,
             // Towards viewers nothing that varies per send: a NACK's answer is the packet as it was.
-            extensions: Extensions::default(),
+            extensions: Extensions {
+                transport_cc: 0,
+                dependency_descriptor: id_of(&self.extensions, DEPENDENCY_DESCRIPTOR_URI),
+            },
         }
     }
 }
@@ -89,6 +93,11 @@ pub struct LiveTrack {
     pub track: TrackId,
     pub codec: Codec,
     pub profile: Option<H264Profile>,
+}
+
+/// The id an extension was negotiated under, 0: it was not.
+fn id_of(extensions: &[ExtensionFacts], uri: &str) -> u8 {
+    extensions.iter().find(|extension| extension.uri == uri).map_or(0, |found| found.id)
 }
 
 /// What a publisher's offer becomes.
@@ -169,6 +178,7 @@ pub fn choose_received(offer: &OfferFacts, tracks: &[LiveTrack]) -> Result<Vec<R
             payload_types,
             rtx_payload_types,
             payloads,
+            extensions: forwarded(section, payload_types.get(Codec::Av1 as usize)),
         });
     }
     match (chosen.is_empty(), asked) {
@@ -180,6 +190,14 @@ pub fn choose_received(offer: &OfferFacts, tracks: &[LiveTrack]) -> Result<Vec<R
         }),
         (true, false) => Err(nothing_active(offer, "a viewer must receive audio or video")),
     }
+}
+
+/// What a viewer of AV1 gets of the publisher's extensions. A keyframe's descriptor needs the two-byte form, others the
+/// one-byte form: who does not allow both gets none (RFC 8285 section 4.1.2).
+fn forwarded(section: &MediaFacts, av1: Option<&u8>) -> Vec<ExtensionFacts> {
+    let allowed = section.extmap_allow_mixed && av1.is_some_and(|payload_type| *payload_type != 0);
+    let descriptor = section.extension_received(DEPENDENCY_DESCRIPTOR_URI).filter(|_| allowed);
+    descriptor.into_iter().map(ExtensionFacts::answered).collect()
 }
 
 /// The publisher's payload type with the feedback we send it, and the extensions we read.
@@ -233,7 +251,7 @@ pub fn answer_received(
             cname: stream.to_owned(),
             msid: (stream.to_owned(), format!("{stream}-{}", section.kind)),
         };
-        Some(MediaText::accepted(section, Direction::SendOnly, &track.payloads, &[], Some(source)))
+        Some(MediaText::accepted(section, Direction::SendOnly, &track.payloads, &track.extensions, Some(source)))
     })
 }
 
@@ -313,6 +331,15 @@ mod tests {
         assert_eq!(video.payload_types[Codec::Vp8 as usize], 96);
         assert_eq!(video.payload_types[Codec::Opus as usize], 0);
         assert!(codecs_of(&chosen).contains(Codec::Opus) && codecs_of(&chosen).contains(Codec::Vp8));
+    }
+
+    /// The order of the `a=ssrc` lines says nothing.
+    #[test]
+    fn what_repairs_another_source_is_not_taken_for_the_track() {
+        let swapped = PUBLISH.replace("a=ssrc:1301920455 ", "a=ssrc:other ");
+        let swapped = swapped.replace("a=ssrc:3382911042 ", "a=ssrc:1301920455 ").replace("a=ssrc:other ", "a=ssrc:3382911042 ");
+        let video = &choose_sent(&offer(&swapped)).unwrap()[1];
+        assert_eq!((video.ssrc, video.rtx_ssrc), (1301920455, 3382911042));
     }
 
     #[test]
@@ -485,6 +512,27 @@ mod tests {
         let offer = offer(text);
         let chosen = choose_received(&offer, &tracks(codec)).unwrap();
         (healing(answer_received(&offer, &chosen, &[(5, 0), (7, 8)], "demo"), "video"), chosen)
+    }
+
+    /// Goal: AV1's descriptor goes to who can read it, under its own id. Method: Chromium's offer, and what it may lack.
+    #[test]
+    fn viewers_of_av1_get_its_descriptor_where_both_forms_of_extensions_are_allowed() {
+        let line = format!("a=extmap:8 {DEPENDENCY_DESCRIPTOR_URI}");
+        let video = VIEW.rfind("a=extmap:14 ").unwrap();
+        let offered = format!("{}{line}\r\n{}", &VIEW[..video], &VIEW[video..]);
+        let of = |text: &str| {
+            let (lines, chosen) = to_viewer(text, Codec::Vp8);
+            let granted = lines.into_iter().filter(|line| line.starts_with("a=extmap")).collect::<Vec<_>>();
+            (granted, chosen.last().unwrap().facts().extensions)
+        };
+        let granted = vec!["a=extmap-allow-mixed".to_owned(), line.clone()];
+        let extensions = Extensions { transport_cc: 0, dependency_descriptor: 8 };
+        assert_eq!(of(&offered), (granted, extensions), "a publisher of AV1 may come");
+        let nothing = (Vec::new(), Extensions::default());
+        assert_eq!(of(VIEW), nothing);
+        assert_eq!(of(&offered.replace("a=extmap-allow-mixed\r\n", "")), nothing);
+        assert_eq!(of(&offered.replace(" AV1/90000", " XV1/90000")), nothing);
+        assert_eq!(of(&offered.replace("a=extmap:8 ", "a=extmap:8/sendonly ")), nothing, "it only sends them");
     }
 
     #[test]

@@ -134,7 +134,10 @@ impl Core {
                 }
                 let slot = *at;
                 let session = self.sessions.get(slot as usize)?;
-                if let (Some(session), Some(record)) = (session, self.table.session(slot)) {
+                // Not before it is one: to read a record is to make its page, and all of them are a hundred megabytes.
+                if let Some(session) = session
+                    && let Some(record) = self.table.session(slot)
+                {
                     let state = match record.state {
                         state if state == SessionState::Connected as u8 => SessionState::Connected,
                         state if state == SessionState::Handshake as u8 => SessionState::Handshake,

@@ -177,6 +177,18 @@ mod tests {
         assert_eq!(feedback(&world, publisher).len(), told.len(), "said once");
     }
 
+    /// libwebrtc's own receivers tell every 50 to 250 ms; an encoder that hears more rarely is slow to rise.
+    #[test]
+    fn it_hears_twenty_times_a_second() {
+        let (mut world, publisher) = publishing(TrackFeedback { transport_cc: true, ..TrackFeedback::default() }, EXTENSION);
+        for n in 0..1_000 {
+            send(&mut world, publisher, 77, n, n);
+            world.run(Duration::from_millis(1));
+        }
+        let told = feedback(&world, publisher).len();
+        assert!((18..=21).contains(&told), "{told} in a second");
+    }
+
     #[test]
     fn who_did_not_negotiate_it_hears_none() {
         for (feedback_wanted, extension) in

@@ -402,6 +402,8 @@ impl Core {
                     next += 1;
                     continue;
                 };
+                let described = rewrite::described(record, &header, slot.descriptor);
+                let header = described.as_ref().map_or(&header[..], |described| described.bytes());
                 let size = header.len() + slot.payload.len() + overhead;
                 if count > 0 && (size > segment || length + size > buffer.len()) {
                     break;
@@ -418,7 +420,7 @@ impl Core {
                 if index >= record.rtp_index.load(Ordering::Relaxed) {
                     record.rtp_index.store(index + 1, Ordering::Release);
                 }
-                let Some(sealed) = sealer.seal_into(&header, &[], slot.payload, index, &mut buffer[length..]) else {
+                let Some(sealed) = sealer.seal_into(header, &[], slot.payload, index, &mut buffer[length..]) else {
                     next += 1;
                     continue;
                 };
@@ -429,7 +431,8 @@ impl Core {
                 budget -= 1;
                 timestamp = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
                 // A lost first packet is not asked for again: parameter sets go twice, byte for byte the same.
-                doubled = is_entry && !doubled && slot.meta.flags.contains(SlotFlags::PARAMETER_SETS);
+                let sets = SlotFlags::PARAMETER_SETS.with(SlotFlags::PICTURE_SETS);
+                doubled = is_entry && !doubled && slot.meta.flags.intersects(sets);
                 if !doubled {
                     next += 1;
                     picture_over = alone && slot.meta.flags.contains(SlotFlags::FRAME_END);

@@ -166,6 +166,18 @@ fn assert_no_nonce_twice(wire: &[Vec<u8>]) -> usize {
     again
 }
 
+/// RFC 4588 section 4: a retransmission has timestamp and marker of the packet it repeats, of frames of `packets`.
+fn assert_on_one_timeline(world: &World, viewer: &Viewer, packets: u64) {
+    let mut offsets = BTreeSet::new();
+    for seen in &world.remotes[viewer.remote].seen {
+        let payload = if seen.ssrc == viewer.rtx_ssrc { &seen.payload[2..] } else { &seen.payload[..] };
+        let number = number_of(payload) - 60_000;
+        offsets.insert(seen.timestamp.wrapping_sub((number / packets) as u32 * 3_000));
+        assert_eq!(seen.marker, number % packets == packets - 1, "packet {number} of {}", seen.ssrc);
+    }
+    assert_eq!(offsets.len(), 1, "timestamps {offsets:?}");
+}
+
 #[test]
 fn five_percent_loss_is_healed_by_retransmissions_and_by_plain_resends() {
     for rtx in [true, false] {
@@ -186,6 +198,7 @@ fn five_percent_loss_is_healed_by_retransmissions_and_by_plain_resends() {
         assert!(world.remotes[source.remote].asked_again.is_empty(), "a viewer's loss went upstream");
         let again = assert_no_nonce_twice(world.remotes[viewers[0].remote].wire.as_ref().unwrap());
         assert_eq!(again, if rtx { 0 } else { answered as usize }, "plain resends are copies, retransmissions are not");
+        assert_on_one_timeline(&world, &viewers[0], 8);
     }
 }
 
@@ -355,6 +368,18 @@ fn seal(world: &World, remote: usize, header: &[u8], payload: &[u8], index: u64)
     out
 }
 
+/// What the last receiver report about `ssrc` says of losses.
+fn losses_told(world: &World, remote: usize, ssrc: u32) -> u64 {
+    let block = |compound: &Vec<u8>| {
+        rtcp::packets(compound).find_map(|packet| match packet {
+            rtcp::Rtcp::ReceiverReport { blocks, .. } => blocks.clone().find(|block| block.ssrc == ssrc),
+            _ => None,
+        })
+    };
+    let last = world.remotes[remote].compounds.iter().rev().find_map(block).expect("a report");
+    u64::try_from(last.cumulative_lost).unwrap_or_default()
+}
+
 #[test]
 fn what_a_publisher_loses_is_asked_for_and_forwarded_once_to_everybody() {
     for rtx in [true, false] {
@@ -381,6 +406,11 @@ fn what_a_publisher_loses_is_asked_for_and_forwarded_once_to_everybody() {
         let asked = world.counter(CounterId::NacksSent);
         assert_eq!(asked, world.remotes[sender.source.remote].asked_again.len() as u64);
         assert!(asked < 2 * recovered, "{asked} requests for {recovered}");
+        // What came in a stream of its own was lost on the way all the same: the encoder must know. A copy of the packet
+        // itself is that packet.
+        let told = losses_told(&world, sender.source.remote, 77);
+        let expected = if rtx { recovered * 9 / 10..=asked } else { 0..=recovered / 10 };
+        assert!(expected.contains(&told), "{told} losses were reported, {recovered} came again");
         // Every request of a viewer came while the packet was not here; none of them went on.
         assert_eq!(world.counter(CounterId::RtxFromReel), 0);
         assert_eq!(world.counter(CounterId::PacketsRefusedUnknownSsrc), 0);

@@ -7,6 +7,7 @@ use super::world::{Source, World, number_of};
 use spillway_proto::id::{Codec, Side, TrackId};
 use spillway_proto::link::command::{Command, FeedFacts, TrackFacts, TrackFeedback};
 use spillway_proto::link::counters::CounterId;
+use spillway_proto::stream::rewrite;
 use spillway_proto::time::{NtpTime, Time};
 use spillway_proto::wire::demux::{Class, classify};
 use spillway_proto::wire::rtcp;
@@ -387,6 +388,29 @@ fn a_path_that_does_not_carry_the_replay_gets_the_long_way_and_no_resends() {
     stage.assert_no_gap(viewer);
 }
 
+/// Nobody can be asked for a keyframe, and the next one is 20 s away: the replay begins anew, slower.
+#[test]
+fn a_deaf_publishers_picture_comes_slower_over_a_path_that_does_not_carry_the_replay() {
+    // 1 Mbit/s, a keyframe 3 s ago.
+    let mut stage = deaf(4, 700);
+    stage.play(90);
+    let viewer = stage.join();
+    stage.play(4);
+    let sequences: Vec<u16> = stage.world.remotes[viewer.0].of(viewer.1).iter().map(|seen| seen.sequence).collect();
+    let lost: Vec<u16> = sequences.iter().copied().step_by(3).collect();
+    assert!(lost.len() >= 16, "{} packets", sequences.len());
+    stage.nack(viewer, &lost);
+    stage.play(15);
+    assert_eq!(stage.world.counter(CounterId::ReplaysAborted), 1);
+    let count = stage.world.remotes[viewer.0].of(viewer.1).len();
+    stage.play(10);
+    assert_eq!(stage.world.remotes[viewer.0].of(viewer.1).len(), count, "the path empties itself");
+    stage.play(60);
+    assert_live(&mut stage, viewer);
+    stage.assert_no_gap(viewer);
+    assert_eq!((stage.asked(), stage.world.counter(CounterId::ReplaysAborted)), (0, 1));
+}
+
 #[test]
 fn a_source_as_fast_as_a_replay_is_live_all_the_same() {
     // 19 Mbit/s: a replay at 16 would never arrive. After 60 pictures the keyframe has left the reel; the answer
@@ -422,6 +446,12 @@ fn a_live_viewer_is_answered_from_the_reel_while_the_keyframe_is_young() {
     assert_eq!((stage.asked(), stage.world.counter(CounterId::ReplaysRestarted)), (1, 1));
     assert_live(&mut stage, viewer);
     stage.assert_no_gap(viewer);
+    // Where the bent timeline met the true one it was followed by that: a bend that stays is one again in six hours.
+    let slot = stage.world.remotes[viewer.0].session.index;
+    let (_, core) = stage.world.shards[0].parts();
+    let session = core.sessions[slot as usize].as_deref().unwrap();
+    let record = core.table.feed(session.feeds[0].slot).unwrap();
+    assert!(!session.feeds[0].start.is_bent() && rewrite::newest(record).lead == 0);
     // On one timeline from first to last: what came live has the same offset before and after.
     let seen = stage.world.remotes[viewer.0].of(viewer.1);
     let number = |n: usize| ((number_of(&seen[n].payload) - FIRST) / 4) as u32;
@@ -493,6 +523,34 @@ fn a_replay_that_begins_again_begins_behind_what_came_late() {
     assert_eq!(stage.watch(viewer).iter().filter(|picture| picture.frame == 0).count(), 2);
     assert_live(&mut stage, viewer);
     stage.assert_no_gap(viewer);
+}
+
+/// The same, and the missing frame comes after the replay began again: under its first number it would be of later
+/// than what has the numbers behind it.
+#[test]
+fn a_hole_before_a_replay_that_began_again_stays_one() {
+    let mut stage = Stage::obedient(4, 300);
+    stage.play(30);
+    let late = stage.source.frame(&stage.world, 4);
+    stage.play(30);
+    let viewer = stage.join();
+    let last = |stage: &Stage| stage.world.remotes[viewer.0].of(viewer.1).last().map(|seen| (number_of(&seen.payload), seen.sequence));
+    for _ in 0..400 {
+        stage.world.run(MS);
+        if last(&stage).is_some_and(|(number, _)| number == FIRST + 30 * 4 - 1) {
+            break;
+        }
+    }
+    let (_, sequence) = last(&stage).unwrap();
+    stage.request(viewer);
+    stage.world.run(MS);
+    late.into_iter().for_each(|datagram| stage.world.push(stage.source.remote, datagram));
+    stage.nack(viewer, &[1, 2, 3, 4].map(|ahead| sequence.wrapping_add(ahead)));
+    stage.play(30);
+    assert_eq!(stage.world.counter(CounterId::ReplaysRestarted), 1);
+    // Panics where the viewer's time runs back.
+    assert!(stage.watch(viewer).iter().any(|picture| picture.frame == 30), "under its new number it is shown");
+    assert_live(&mut stage, viewer);
 }
 
 /// The end of a keyframe that was sent alone comes late, and is sent; so does the beginning of the next picture, which
@@ -583,7 +641,8 @@ fn parameter_sets_go_twice_byte_for_byte() {
         }
         world.run(33 * MS);
     };
-    picture(&mut world, 0, &[&[0x67, 1], &[0x65, 0x88], &[0x65, 0x08]]);
+    // SPS and PPS in packets of their own.
+    picture(&mut world, 0, &[&[0x67, 1], &[0x68, 2], &[0x65, 0x88], &[0x65, 0x08]]);
     (1..40).for_each(|n| picture(&mut world, n * 3_000, &[&[0x41, 0x9A]]));
     let viewer = world.add(0, Side::Viewer);
     world.remotes[viewer].wire = Some(Vec::new());
@@ -592,10 +651,11 @@ fn parameter_sets_go_twice_byte_for_byte() {
     world.feed_with(0, viewer, track, facts);
     (40..60).for_each(|n| picture(&mut world, n * 3_000, &[&[0x41, 0x9A]]));
     // Live, they go once: nothing is known to be lost.
-    picture(&mut world, 180_000, &[&[0x67, 1], &[0x65, 0x88], &[0x65, 0x08]]);
+    picture(&mut world, 180_000, &[&[0x67, 1], &[0x68, 2], &[0x65, 0x88], &[0x65, 0x08]]);
     let wire = world.remotes[viewer].wire.take().unwrap();
-    assert!(wire[0] == wire[1] && wire[1..].windows(2).all(|pair| pair[0] != pair[1]));
-    assert_eq!(wire.len(), 3 + 59 + 3 + 1);
+    assert!(wire[0] == wire[1] && wire[2] == wire[3], "each of them");
+    assert!(wire[1] != wire[2] && wire[3..].windows(2).all(|pair| pair[0] != pair[1]));
+    assert_eq!(wire.len(), 4 + 59 + 4 + 2);
 }
 
 #[test]

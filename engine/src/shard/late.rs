@@ -10,7 +10,7 @@ use super::session::Session;
 use crate::io::{Io, Sent};
 use spillway_proto::limits::PACKETS_PER_ROUND_MAX;
 use spillway_proto::link::counters::CounterId;
-use spillway_proto::session::record::Mapping;
+use spillway_proto::session::record::{FeedRecord, Mapping};
 use spillway_proto::stream::reel::{ReelReader, SlotMeta};
 use spillway_proto::stream::rewrite;
 use std::sync::atomic::Ordering;
@@ -43,7 +43,7 @@ impl Core {
             let slot = Some(index).filter(|index| *index < cursor).and_then(|index| reel.slot(index));
             let header = slot.as_ref().and_then(|slot| {
                 let mapping = rewrite::mapping_of(record, slot.meta.index)?;
-                has_place(reel, mapping, &slot.meta).then(|| rewrite::header_in(record, mapping, &slot.meta))?
+                has_place(reel, record, mapping, &slot.meta).then(|| rewrite::header_in(record, mapping, &slot.meta))?
             });
             let (Some(slot), Some((header, index))) = (slot, header) else {
                 feed.late_seen += 1;
@@ -53,7 +53,9 @@ impl Core {
             if index >= record.rtp_index.load(Ordering::Relaxed) {
                 record.rtp_index.store(index + 1, Ordering::Release);
             }
-            if let Some(sealed) = sealer.seal_into(&header, &[], slot.payload, index, buffer) {
+            let described = rewrite::described(record, &header, slot.descriptor);
+            let header = described.as_ref().map_or(&header[..], |described| described.bytes());
+            if let Some(sealed) = sealer.seal_into(header, &[], slot.payload, index, buffer) {
                 if matches!(io.send(path, sealed, sealed), Sent::Blocked) {
                     return Served::Blocked;
                 }
@@ -72,9 +74,16 @@ impl Core {
     }
 }
 
-/// A packet may be sent under this mapping. What follows a keyframe that went out alone may not: at the keyframe's own
-/// timestamp it would be a part of that picture.
-pub(super) fn has_place(reel: &ReelReader, mapping: &Mapping, slot: &SlotMeta) -> bool {
-    let first = || reel.slot(mapping.first_index);
-    !rewrite::is_of_one_moment(mapping) || first().is_some_and(|first| first.meta.timestamp == slot.timestamp)
+/// A packet that the feed passed may be sent under this mapping, which was its turn's. Not what follows a keyframe that
+/// went out alone: at the keyframe's own timestamp it would be a part of that picture. And nothing later than what has
+/// the next numbers: a replay that began again begins right behind what was sent, and time would run back.
+pub(super) fn has_place(reel: &ReelReader, record: &FeedRecord, mapping: &Mapping, slot: &SlotMeta) -> bool {
+    let first = |mapping: &Mapping| reel.slot(mapping.first_index).map(|first| first.meta.timestamp);
+    if rewrite::is_of_one_moment(mapping) && first(mapping) != Some(slot.timestamp) {
+        return false;
+    }
+    let Some(next) = rewrite::mapping_after(record, mapping) else { return true };
+    let Some(begin) = first(next) else { return next.lead == 0 };
+    let ahead = rewrite::timestamp(next, begin).wrapping_sub(rewrite::timestamp(mapping, slot.timestamp));
+    ahead as i32 > 0
 }

@@ -69,13 +69,14 @@ impl Core {
                 let Some(index) = resends.next(from) else { break };
                 let slot = rewrite::sent_as(record, index)
                     .and_then(|(mapping, reel_index)| Some((mapping, reader.reel.slot(reel_index)?)))
-                    .filter(|(mapping, slot)| has_place(&reader.reel, mapping, &slot.meta));
+                    .filter(|(mapping, slot)| has_place(&reader.reel, record, mapping, &slot.meta));
                 let Some((mapping, slot)) = slot else {
                     resends.forget(index);
                     self.tally.add(CounterId::RtxNotInReel, 1);
                     continue;
                 };
-                let size = rewrite::HEADER_BYTES + prefix_len(record, &slot.meta) + slot.payload.len() + overhead;
+                let header_len = rewrite::HEADER_BYTES + rewrite::extension_len(record, slot.descriptor);
+                let size = header_len + prefix_len(record, &slot.meta) + slot.payload.len() + overhead;
                 if count > 0 && (size > segment || length + size > buffer.len()) {
                     break;
                 }
@@ -86,7 +87,9 @@ impl Core {
                 }
                 let sealed = answer(record, &mapping, &slot.meta).and_then(|answer| {
                     let prefix = answer.prefix.as_ref().map_or(&[][..], |prefix| &prefix[..]);
-                    sealer.seal_into(&answer.header, prefix, slot.payload, answer.index, &mut buffer[length..])
+                    let described = rewrite::described(record, &answer.header, slot.descriptor);
+                    let header = described.as_ref().map_or(&answer.header[..], |described| described.bytes());
+                    sealer.seal_into(header, prefix, slot.payload, answer.index, &mut buffer[length..])
                 });
                 let Some(sealed) = sealed else {
                     resends.forget(index);

@@ -76,7 +76,7 @@ impl Core {
                 _ => (ready, ask) = (false, entry.as_ref().is_some_and(|entry| entry.deaf)),
             }
         } else if turn.feed.start.is_overdue(now) {
-            turn.feed.start.give_up(entry.as_ref());
+            turn.feed.start.give_up(now, entry.as_ref());
             (ready, ask) = (false, true);
         } else if stage == Stage::Live {
             turn.straighten();
@@ -147,7 +147,7 @@ impl Core {
             }
             rewrite::forget(record);
             let reader = self.fanout.reader(feed.track);
-            feed.start.give_up(reader.and_then(|reader| entry_of(&reader.reel)).as_ref());
+            feed.start.give_up(self.now, reader.and_then(|reader| entry_of(&reader.reel)).as_ref());
             self.tally.add(CounterId::ReplaysAborted, 1);
             let track = feed.track;
             return self.want_keyframe(track, Wish::Join);

@@ -250,6 +250,18 @@ fn threat_07_malformed_media_plain_and_with_valid_keys_harms_nobody() {
         assert!(!world.heard.iter().any(|e| matches!(e, Event::SessionClosed { session: s, .. } if *s == session)));
     }
     assert!(world.counter(CounterId::PacketsRefusedMalformed) >= 20, "the keys were valid");
+    // Padding longer than the payload, of zero bytes, of nothing: refused as that, each, and not taken in.
+    let counts = |world: &World| {
+        [CounterId::PacketsRefusedMalformed, CounterId::PacketsReceived].map(|counter| world.counter(counter))
+    };
+    let before = counts(&world);
+    for lie in [0, 1, 3] {
+        let datagram = sealed(&world, source.remote, &malformed_rtp(source.index as u16)[lie], source.index);
+        source.index += 1;
+        world.push(source.remote, datagram);
+    }
+    world.run(Duration::from_millis(1));
+    assert_eq!(counts(&world), [before[0] + 3, before[1]]);
     others.assert_untouched(&world, 40);
     // The attacked stream goes on, too.
     let before = world.remotes[viewer].of(ssrc).len();
@@ -527,10 +539,12 @@ fn honest(with_bad: bool) -> Vec<(u64, Time)> {
         if with_bad {
             // It loses a third of everything, asks for all of it again and again, for keyframes too, and what it sends
             // arrives late, twice and in another order.
+            let newest = world.remotes[bad].of(bad_ssrc).last().map_or(0, |seen| seen.sequence);
             for _ in 0..20 {
-                let losses: Vec<u16> = (0..200).map(|n: u16| n.wrapping_mul(3).wrapping_add(rng.next_u32() as u16)).collect();
+                let from = newest.wrapping_sub(300 - rng.below(3) as u16);
+                let losses: Vec<u16> = (0..100).map(|n| from.wrapping_add(3 * n)).collect();
                 let mut plain = [0; 1_200];
-                let mut length = rtcp::write_nack(&mut plain, 1, bad_ssrc, &losses[..100]).unwrap();
+                let mut length = rtcp::write_nack(&mut plain, 1, bad_ssrc, &losses).unwrap();
                 length += rtcp::write_pli(&mut plain[length..], 1, bad_ssrc).unwrap();
                 let datagram = sealed_rtcp(&mut world, bad, &plain[..length]);
                 match rng.below(10) {
@@ -549,6 +563,9 @@ fn honest(with_bad: bool) -> Vec<(u64, Time)> {
         }
         world.run(Duration::from_millis(33));
     }
+    let trouble = [CounterId::RtxFromReel, CounterId::RtxRefusedBudget, CounterId::ReplaysRestarted];
+    let trouble = trouble.map(|counter| world.counter(counter));
+    assert!(trouble.iter().zip([30, 500, 2]).all(|(count, least)| (*count >= least) == with_bad), "{trouble:?}");
     let seen = world.remotes[good].of(ssrc);
     assert!(seen.windows(2).all(|pair| pair[1].sequence == pair[0].sequence.wrapping_add(1)));
     seen.iter().map(|seen| (number_of(&seen.payload), Time(seen.at.0 - begin.0))).collect()

@@ -9,7 +9,7 @@ use super::repair::Repair;
 use super::session::{REPORT_SSRC, Session};
 use crate::shm::Mapping;
 use spillway_proto::id::{Codec, Kind, Side, StreamId, TrackId};
-use spillway_proto::limits::{PUBLISHERS_MAX, TRACKS_MAX, TRACKS_PER_STREAM_MAX};
+use spillway_proto::limits::{DESCRIPTOR_BYTES_MAX, PUBLISHERS_MAX, TRACKS_MAX, TRACKS_PER_STREAM_MAX};
 use spillway_proto::link::command::{Answer, Note, Status, TrackFacts, TrackFeedback};
 use spillway_proto::link::counters::{CounterId, TrackStats};
 use spillway_proto::link::event::Event;
@@ -21,7 +21,7 @@ use spillway_proto::stream::keyframe::{Due, KeyframeRequests, Wish};
 use spillway_proto::stream::nack;
 use spillway_proto::stream::reel::{ReelError, ReelWriter};
 use spillway_proto::time::Time;
-use spillway_proto::wire::dependency_descriptor::{Descriptor, Structure};
+use spillway_proto::wire::dependency_descriptor::{Descriptor, FrameNumbers, Structure};
 use spillway_proto::wire::payload::{self, PayloadFacts};
 use spillway_proto::wire::rtcp::{self, Rtcp};
 use spillway_proto::wire::rtp::Rtp;
@@ -63,6 +63,7 @@ pub struct Track {
     parameter_sets: Vec<u8>,
     /// What the publisher's dependency descriptors refer to.
     structure: Option<Structure>,
+    frame_numbers: FrameNumbers,
     /// Keeps the reel's memory mapped.
     _memory: Arc<Mapping>,
 }
@@ -123,19 +124,24 @@ impl Tracks {
 }
 
 impl Track {
-    /// What the payload says of itself, and what the dependency descriptor adds, where one was negotiated (0: none).
-    fn facts_of(&mut self, rtp: &Rtp<'_>, descriptor_id: u8) -> PayloadFacts {
-        let facts = payload::facts(self.codec, rtp.payload);
-        let Some((profile, block)) = rtp.extension.filter(|_| descriptor_id != 0) else { return facts };
-        let mut elements = rtp_ext::elements(profile, block);
-        let element = elements.find(|(id, _)| *id == descriptor_id);
-        let parsed = element.and_then(|(_, element)| Descriptor::parse(element, self.structure.as_ref()));
+    /// What the payload says of itself, and what the dependency descriptor adds.
+    fn facts_of(&mut self, payload: &[u8], descriptor: Option<&[u8]>) -> PayloadFacts {
+        let facts = payload::facts(self.codec, payload);
+        let parsed = descriptor.and_then(|element| Descriptor::parse(element, self.structure.as_ref()));
         let Some(descriptor) = parsed else { return facts };
         let facts = descriptor.complete(facts);
         if let Some(structure) = descriptor.structure {
             self.structure = Some(structure);
         }
         facts
+    }
+
+    /// The descriptor as viewers get it: the publisher's bytes, but for a frame number that goes on over takeovers.
+    fn described<'a>(&mut self, descriptor: Option<&[u8]>, room: &'a mut [u8; DESCRIPTOR_BYTES_MAX]) -> &'a [u8] {
+        let Some(element) = descriptor else { return &[] };
+        let Some(place) = room.get_mut(..element.len()) else { return &[] };
+        place.copy_from_slice(element);
+        if self.frame_numbers.go_on(place).is_some() { place } else { &[] }
     }
 }
 
@@ -174,8 +180,8 @@ impl Core {
             track.ssrc = rtp.ssrc;
             (opened.index, rtp.payload)
         };
-        let original = Rtp { payload: bytes, ..rtp };
-        let facts = track.facts_of(&original, source.facts.extensions.dependency_descriptor);
+        let descriptor = descriptor_of(&rtp, source.facts.extensions.dependency_descriptor);
+        let facts = track.facts_of(bytes, descriptor);
         let accepted =
             match track.intake.accept(now, source_index, rtp.timestamp, rtp.marker, facts, bytes.len()) {
                 Ok(accepted) => accepted,
@@ -198,7 +204,9 @@ impl Core {
             // A pool that is dry refuses the picture too, and says so there.
             let _ = track.reel.push(sets, &track.parameter_sets, slabs);
         }
-        match track.reel.push(&accepted.meta, bytes, slabs) {
+        let mut room = [0; DESCRIPTOR_BYTES_MAX];
+        let descriptor = track.described(descriptor, &mut room);
+        match track.reel.push_described(&accepted.meta, bytes, descriptor, slabs) {
             Ok(()) => {}
             Err(ReelError::Duplicate { .. }) => return self.tally.add(CounterId::PacketsDuplicate, 1),
             Err(ReelError::PoolDry) => return self.tally.add(CounterId::SlabsRefused, 1),
@@ -436,6 +444,7 @@ impl Core {
             ssrc: 0,
             parameter_sets: Vec::new(),
             structure: None,
+            frame_numbers: FrameNumbers::default(),
             _memory: mapping,
         };
         self.tracks.tracks[id.index as usize] = Some(Box::new(track));
@@ -482,6 +491,7 @@ impl Core {
         track.ssrc = 0;
         track.parameter_sets = Vec::new();
         track.structure = None;
+        track.frame_numbers.on_takeover();
         track.intake.takeover(codec);
         track.repair.begin(false);
         // Its first packet says so again: control waits for the new publisher to be live.
@@ -605,6 +615,12 @@ fn show_stats(stats: &TrackStats, intake: &Intake, now: Time) {
     show(&stats.expected, expected);
     show(&stats.lost, lost);
     show(&stats.last_packet_at, now.as_nanos());
+}
+
+/// The packet's dependency descriptor, where one was negotiated (0: none). A retransmission has its original's.
+fn descriptor_of<'a>(rtp: &Rtp<'a>, id: u8) -> Option<&'a [u8]> {
+    let (profile, block) = rtp.extension.filter(|_| id != 0)?;
+    rtp_ext::elements(profile, block).find(|(other, _)| *other == id).map(|(_, element)| element)
 }
 
 /// Which track a packet is sent again for; an SSRC the offer did not name is learned by its payload type.

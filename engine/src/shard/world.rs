@@ -56,11 +56,14 @@ fn eventfd() -> File {
 /// What a client received, as a viewer's player would see it.
 #[derive(Clone, Debug)]
 pub struct Seen {
+    pub marker: bool,
     pub sequence: u16,
     pub timestamp: u32,
     pub payload_type: u8,
     pub ssrc: u32,
     pub payload: Vec<u8>,
+    /// Profile and block of its header extension.
+    pub extension: Option<(u16, Vec<u8>)>,
     pub at: Time,
 }
 
@@ -472,11 +475,13 @@ impl Remote {
                 let rtp = Rtp::parse(&datagram[..length]).unwrap();
                 assert_eq!(rtp.padding_len, 0, "padding has broken peers");
                 self.seen.push(Seen {
+                    marker: rtp.marker,
                     sequence: rtp.sequence,
                     timestamp: rtp.timestamp,
                     payload_type: rtp.payload_type,
                     ssrc: rtp.ssrc,
                     payload: rtp.payload.to_vec(),
+                    extension: rtp.extension.map(|(profile, block)| (profile, block.to_vec())),
                     at: now,
                 });
             }

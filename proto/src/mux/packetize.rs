@@ -334,9 +334,11 @@ mod tests {
         assert_eq!(units_of(&packets), nals);
         assert_eq!(packets.len(), 1 + 5);
         assert_eq!(packets[0].0[0], 0x78, "STAP-A with the highest NRI of its units");
-        assert_eq!(facts::facts(&packets[0].0), PayloadFacts { parameter_sets: true, ..PayloadFacts::NONE });
+        let sets = PayloadFacts { parameter_sets: true, picture_sets: true, ..PayloadFacts::NONE };
+        assert_eq!(facts::facts(&packets[0].0), sets);
         assert_eq!(facts::facts(&packets[1].0), PayloadFacts { keyframe: true, ..PayloadFacts::NONE });
-        assert!(packets[2..].iter().all(|(payload, _)| facts::facts(payload) == PayloadFacts::default()));
+        let middle = PayloadFacts { frame_start: Some(false), ..PayloadFacts::NONE };
+        assert!(packets[2..].iter().all(|(payload, _)| facts::facts(payload) == middle));
         let lengths: Vec<usize> = packets[1..].iter().map(|(payload, _)| payload.len()).collect();
         assert!(lengths.iter().max().unwrap() - lengths.iter().min().unwrap() <= 1, "{lengths:?}");
     }

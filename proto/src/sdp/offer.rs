@@ -163,6 +163,12 @@ impl MediaFacts {
         self.extensions.iter().find(|extension| extension.id != 0 && extension.uri == uri && sends(extension))
     }
 
+    /// The extension of this URI, if the remote takes it on what it receives.
+    pub fn extension_received(&self, uri: &str) -> Option<&ExtensionFacts> {
+        let receives = |extension: &ExtensionFacts| extension.direction.unwrap_or(Direction::SendRecv).receives();
+        self.extensions.iter().find(|extension| extension.id != 0 && extension.uri == uri && receives(extension))
+    }
+
     fn new(line: Line<'_>) -> Result<MediaFacts, SdpError> {
         let mut words = line.value().split(' ').filter(|word| !word.is_empty());
         let (Some(kind), Some(port), Some(protocol)) = (words.next(), words.next(), words.next()) else {

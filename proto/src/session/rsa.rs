@@ -11,14 +11,15 @@
 //!
 //! Why this is safe. Widening is one function of the request's bytes, the same for the wire and for the transcript; it
 //! adds constant bytes and takes none away, so two transcripts that differ differ afterwards as well. The request is
-//! written by the library itself, never with RSA in it; of the remote's messages only those it waits for come into a transcript, and a
-//! CertificateRequest is none of them. Who changes the request under way (to make a client sign with something else,
-//! say) ends the handshake, as with any other message: the client's Finished, then, is over other bytes. Which
-//! certificate is the right one the fingerprint decides, in `dtls`; what is added here is that its owner may prove with
-//! RSA that it holds the key.
+//! written by the library itself, never with RSA in it; of the remote's messages only those it waits for come into a
+//! transcript, and a CertificateRequest is none of them. Who changes the request under way (to make a client sign with
+//! something else, say) ends the handshake, as with any other message: the client's Finished is over other bytes, then.
+//! Which certificate is the right one the fingerprint decides, in `dtls`; what is added here is that its owner may prove
+//! with RSA that it holds the key.
 //!
 //! Pure; what does not parse is refused, and nothing here panics.
 
+use crate::limits::RSA_SIGNATURE_BYTES_MAX;
 use crate::session::reassembler::{CONTENT_HANDSHAKE, MESSAGE_HEADER, RECORD_HEADER, Records, content_type, epoch};
 use ::aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, UnparsedPublicKey};
 use dimpl::crypto::{
@@ -194,8 +195,11 @@ impl SignatureVerifier for Signatures {
             let theirs = aws_lc_rs::default_provider().signature_verification;
             return theirs.verify_signature(certificate, &data, signature, hash, algorithm);
         }
-        // The two that were asked for. Both refuse moduli under 2,048 and over 8,192 bits; what is left costs at most as
-        // much as the key exchange.
+        // A signature is as long as the key's modulus, or wrong.
+        if signature.len() > RSA_SIGNATURE_BYTES_MAX {
+            return Err(CryptoError::UnsupportedPublicKeyAlgorithm);
+        }
+        // The two that were asked for. Both refuse keys under 2,048 bits.
         let parameters = match hash {
             HashAlgorithm::SHA256 => &RSA_PKCS1_2048_8192_SHA256,
             HashAlgorithm::SHA384 => &RSA_PKCS1_2048_8192_SHA384,

@@ -78,6 +78,8 @@ pub struct Intake {
     head: u64,
     /// Nothing below belongs to the present publisher.
     floor: u64,
+    /// The first one seen was its publisher's first, as far as one can tell.
+    began: bool,
     /// The head packet's.
     head_timestamp: u32,
     head_arrival: Time,
@@ -127,6 +129,7 @@ impl Intake {
             adds_sets: false,
             head: 0,
             floor: 0,
+            began: true,
             head_timestamp: 0,
             head_arrival: Time::ZERO,
             received: Box::new([0; WORDS]),
@@ -149,7 +152,7 @@ impl Intake {
     ) -> Result<Accepted, IntakeError> {
         let source_index = source_index & INDEX_MASK;
         if !self.anchored {
-            self.anchor(now, source_index, timestamp);
+            self.anchor(now, source_index, timestamp, &facts);
         }
         // Below zero comes out as something huge, which the mask's bound refuses.
         let index = self.numbering.index_of(source_index).unwrap_or(u64::MAX);
@@ -189,7 +192,8 @@ impl Intake {
             // RFC 7587 section 4.2: a packet is a whole Opus frame.
             .with_if(marker || facts.frame_end || !video, SlotFlags::FRAME_END)
             .with_if(marker, SlotFlags::MARKER)
-            .with_if(facts.parameter_sets, SlotFlags::PARAMETER_SETS);
+            .with_if(facts.parameter_sets, SlotFlags::PARAMETER_SETS)
+            .with_if(facts.picture_sets, SlotFlags::PICTURE_SETS);
         let meta = SlotMeta { index, timestamp, arrival: now, flags, codec: self.codec, layer: self.layer };
         let (entry, entry_is_new) = if video { self.picture.on_packet(index, timestamp, facts) } else { (None, false) };
         if entry_is_new {
@@ -295,8 +299,9 @@ impl Intake {
         (self.head > 0).then_some(self.head_arrival)
     }
 
-    fn anchor(&mut self, now: Time, source_index: u64, timestamp: u32) {
+    fn anchor(&mut self, now: Time, source_index: u64, timestamp: u32, facts: &PayloadFacts) {
         let first = self.head == 0;
+        self.began = !self.overtook(facts);
         if first {
             self.advance(FIRST_INDEX);
         } else {
@@ -309,11 +314,22 @@ impl Intake {
         self.anchored = true;
     }
 
+    /// Whether others went before this packet: it says that it is the middle of a picture, or it is a keyframe whose
+    /// parameter sets are missing.
+    fn overtook(&self, facts: &PayloadFacts) -> bool {
+        let has_sets = matches!(self.codec, Codec::H264 | Codec::H265);
+        let lacks_sets = has_sets && facts.keyframe && !facts.parameter_sets && !self.adds_sets;
+        lacks_sets || facts.frame_start == Some(false)
+    }
+
     /// First packet of a frame: all of audio; of video what follows a marker or, right after its predecessor, has a
     /// new timestamp. Behind a gap nobody knows, and it is none.
     fn starts_frame(&self, index: u64, timestamp: u32) -> bool {
-        if self.codec.kind() == Kind::Audio || index == self.floor || self.stats.packets == 0 {
+        if self.codec.kind() == Kind::Audio {
             return true;
+        }
+        if index == self.floor || self.stats.packets == 0 {
+            return self.began;
         }
         let Some(before) = index.checked_sub(1) else { return true };
         let remembered = before < self.head && self.head - before <= SLOTS;

@@ -24,16 +24,23 @@ pub struct Pacer {
     /// When the replay began, and where: the virtual clock's two zeros.
     began: Time,
     keyframe_arrival: Time,
+    /// At most `REPLAY_BPS_MAX`.
+    rate_bps: u64,
 }
 
 impl Pacer {
     pub const fn new(keyframe_arrival: Time, now: Time) -> Pacer {
-        Pacer { began: now, keyframe_arrival }
+        Pacer { began: now, keyframe_arrival, rate_bps: REPLAY_BPS_MAX }
+    }
+
+    /// At `rate_bps`, but no faster than others.
+    pub const fn at_most(self, rate_bps: u64) -> Pacer {
+        Pacer { rate_bps: if rate_bps < REPLAY_BPS_MAX { rate_bps } else { REPLAY_BPS_MAX }, ..self }
     }
 
     /// May the next packet, `bytes` long, go? `Pace::Now` counts it as sent.
     ///
-    /// `paid_until`: when everything the session replayed so far would have gone out at exactly `REPLAY_BPS_MAX`.
+    /// `paid_until`: when everything the session replayed so far would have gone out at exactly its rate.
     pub fn pace(&self, now: Time, arrival: Time, bytes: usize, paid_until: &mut Time) -> Pace {
         let span = arrival.since(self.keyframe_arrival).as_nanos() as u64;
         let clock = self.began + Duration::from_nanos(span.div_ceil(REPLAY_SPEED));
@@ -41,7 +48,7 @@ impl Pacer {
         if now < due {
             return Pace::Wait(due);
         }
-        let nanos = bytes as u64 * 8 * 1_000_000_000 / REPLAY_BPS_MAX;
+        let nanos = bytes as u64 * 8 * 1_000_000_000 / self.rate_bps.max(1);
         *paid_until = (*paid_until).max(now) + Duration::from_nanos(nanos);
         Pace::Now
     }

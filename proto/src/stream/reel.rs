@@ -43,16 +43,21 @@ impl SlotFlags {
     pub const FRAME_END: SlotFlags = SlotFlags(2);
     /// First packet of a picture that a viewer can begin with.
     pub const KEYFRAME: SlotFlags = SlotFlags(4);
-    /// Carries parameter sets (H.264 SPS or PPS).
+    /// Carries parameter sets (H.264 SPS): a picture begins with them.
     pub const PARAMETER_SETS: SlotFlags = SlotFlags(8);
     /// The publisher's marker bit.
     pub const MARKER: SlotFlags = SlotFlags(16);
+    /// Carries parameter sets that name those of another packet (H.264 PPS).
+    pub const PICTURE_SETS: SlotFlags = SlotFlags(32);
 
     pub const fn contains(self, other: SlotFlags) -> bool {
         self.0 & other.0 == other.0
     }
     pub const fn with(self, other: SlotFlags) -> SlotFlags {
         SlotFlags(self.0 | other.0)
+    }
+    pub const fn intersects(self, other: SlotFlags) -> bool {
+        self.0 & other.0 != 0
     }
     /// `other` if `condition` holds.
     pub const fn with_if(self, condition: bool, other: SlotFlags) -> SlotFlags {
@@ -77,6 +82,8 @@ pub struct SlotMeta {
 pub struct Slot<'a> {
     pub meta: SlotMeta,
     pub payload: &'a [u8],
+    /// Its dependency descriptor, for viewers that negotiated one; empty: it has none.
+    pub descriptor: &'a [u8],
     /// How many packets had come behind the newest when this one did, itself counted; 0: it came in order. A reader
     /// that passes it before it has heard of it in the late list would meet it twice.
     pub late: u64,
@@ -222,14 +229,26 @@ impl ReelWriter {
         }
     }
 
-    /// Takes a packet in. A packet beyond the head leaves holes; one before it goes into its own slot.
+    /// Takes a packet without a dependency descriptor in.
     pub fn push(&mut self, meta: &SlotMeta, payload: &[u8], slabs: &mut impl Slabs) -> Result<(), ReelError> {
+        self.push_described(meta, payload, &[], slabs)
+    }
+
+    /// Takes a packet in. A packet beyond the head leaves holes; one before it goes into its own slot.
+    pub fn push_described(
+        &mut self,
+        meta: &SlotMeta,
+        payload: &[u8],
+        descriptor: &[u8],
+        slabs: &mut impl Slabs,
+    ) -> Result<(), ReelError> {
         let index = meta.index;
         if index >= INDEX_MASK {
             return Err(ReelError::IndexRange { index });
         }
-        if payload.len() > DATAGRAM_SIZE_MAX {
-            return Err(ReelError::TooLarge { length: payload.len() });
+        let length = payload.len() + descriptor.len();
+        if length > DATAGRAM_SIZE_MAX {
+            return Err(ReelError::TooLarge { length });
         }
         if index < self.tail {
             return Err(ReelError::TooLate { index });
@@ -237,7 +256,7 @@ impl ReelWriter {
         if index < self.head && self.find(index).is_some() {
             return Err(ReelError::Duplicate { index });
         }
-        let Some((slab, offset)) = self.place_for(payload.len(), meta.arrival, slabs) else {
+        let Some((slab, offset)) = self.place_for(length, meta.arrival, slabs) else {
             self.refused += 1;
             return Err(ReelError::PoolDry);
         };
@@ -248,6 +267,9 @@ impl ReelWriter {
         // The ring's end: what stands in this packet's slot, and all before it, goes.
         self.drop_before((index + 1).saturating_sub(SLOTS), slabs);
         self.memory.write_payload(slab, offset, payload);
+        if !descriptor.is_empty() {
+            self.memory.write_payload(slab, offset + payload.len(), descriptor);
+        }
         self.packets_in[slab as usize] += 1;
         self.bytes += payload.len();
 
@@ -264,6 +286,7 @@ impl ReelWriter {
         slot.bytes.store(u64::from(slab) | (offset as u64) << 32 | (payload.len() as u64) << 48, Relaxed);
         let is_late = index < self.head;
         slot.late.store(if is_late { self.late + 1 } else { 0 }, Relaxed);
+        slot.descriptor.store(descriptor.len() as u64, Relaxed);
         slot.word.store(word(self.generation, index), Release);
         let header = self.memory.header();
         if is_late {
@@ -481,8 +504,9 @@ impl ReelReader {
             return None;
         }
         let found = read_slot(self.memory.slot(index), word(self.generation, index))?;
-        let payload = self.memory.payload(found.slab, found.offset, found.length)?;
-        Some(Slot { meta: unpack_meta(index, found.arrival, found.meta)?, payload, late: found.late })
+        let bytes = self.memory.payload(found.slab, found.offset, found.length.checked_add(found.descriptor)?)?;
+        let (payload, descriptor) = bytes.split_at_checked(found.length)?;
+        Some(Slot { meta: unpack_meta(index, found.arrival, found.meta)?, payload, descriptor, late: found.late })
     }
 
     /// How many packets came behind the newest so far.
@@ -548,6 +572,7 @@ struct Found {
     slab: u32,
     offset: usize,
     length: usize,
+    descriptor: usize,
     late: u64,
 }
 
@@ -563,7 +588,7 @@ fn read_slot_around(slot: &SlotWords, word: u64, meanwhile: impl FnOnce()) -> Op
     }
     meanwhile();
     let (arrival, meta, bytes) = (slot.arrival.load(Relaxed), slot.meta.load(Relaxed), slot.bytes.load(Relaxed));
-    let late = slot.late.load(Relaxed);
+    let (late, descriptor) = (slot.late.load(Relaxed), slot.descriptor.load(Relaxed));
     fence(Acquire);
     (slot.word.load(Relaxed) == word).then_some(Found {
         arrival: Time(arrival),
@@ -571,6 +596,7 @@ fn read_slot_around(slot: &SlotWords, word: u64, meanwhile: impl FnOnce()) -> Op
         slab: bytes as u32,
         offset: usize::from((bytes >> 32) as u16),
         length: usize::from((bytes >> 48) as u16),
+        descriptor: descriptor as usize,
         late,
     })
 }

@@ -22,7 +22,7 @@ use std::sync::atomic::AtomicU64;
 use thiserror::Error;
 
 pub const REEL_MAGIC: u64 = u64::from_le_bytes(*b"SPILREEL");
-pub const REEL_VERSION: u64 = 2;
+pub const REEL_VERSION: u64 = 3;
 
 const PAGE: usize = 4_096;
 const SLOT_BYTES: usize = 64;
@@ -111,13 +111,14 @@ pub(super) struct ReelHeader {
 /// One packet's place, 64 bytes:
 ///
 /// ```text
-///    0        8         16                               32                       40       48     56         64
-///    +--------+---------+-----------+-----+-----+-------+------+--------+--------+--------+------+----------+
-///    | word   | arrival | timestamp |flags|codec| layer | slab | offset | length | before | late | reserved |
-///    | 64     | 64      | 32        | 16  | 8   | 8     | 32   | 16     | 16     | 64     | 64   |          |
-///    +--------+---------+-----------+-----+-----+-------+------+--------+--------+--------+------+----------+
+///    0        8         16                              24                       32       40     48           56    64
+///    +--------+---------+-----------+-----+-----+-------+------+--------+--------+--------+------+------------+-----+
+///    | word   | arrival | timestamp |flags|codec| layer | slab | offset | length | before | late | descriptor | ... |
+///    | 64     | 64      | 32        | 16  | 8   | 8     | 32   | 16     | 16     | 64     | 64   | 64         |     |
+///    +--------+---------+-----------+-----+-----+-------+------+--------+--------+--------+------+------------+-----+
 ///    word = generation (16 bits) | index + 1 (48 bits); 0: empty. before = the reel's `bytes` when it came.
 ///    late = one more than the packet's number among the late ones; 0: it came in order.
+///    descriptor = bytes of the packet's dependency descriptor, which stand right behind its payload; 0: it has none.
 /// ```
 ///
 /// The word is taken away first and written last (Release); a reader loads it before and after the rest.
@@ -129,7 +130,8 @@ pub(super) struct SlotWords {
     pub bytes: AtomicU64,
     pub before: AtomicU64,
     pub late: AtomicU64,
-    reserved: [AtomicU64; 2],
+    pub descriptor: AtomicU64,
+    reserved: AtomicU64,
 }
 
 const _: () = assert!(size_of::<SlotWords>() == SLOT_BYTES);

@@ -6,6 +6,7 @@
 
 use super::reel::{SlotFlags, SlotMeta};
 use crate::id::Kind;
+use crate::limits::DESCRIPTOR_BYTES_MAX;
 use crate::session::record::{FeedRecord, LEAD_WHOLE, MAPPINGS, Mapping};
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -15,6 +16,15 @@ const VERSION_2: u8 = 2 << 6;
 const MARKER: u8 = 0x80;
 
 pub const HEADER_BYTES: usize = 12;
+const EXTENDED: u8 = 0x10;
+/// Profile and length in words (RFC 3550 section 5.3.1).
+const EXTENSION_HEAD: usize = 4;
+/// RFC 8285 section 4.2: up to 16 bytes under the ids 1 to 14.
+const ONE_BYTE: ([u8; 2], usize, u8) = ([0xBE, 0xDE], 16, 14);
+/// RFC 8285 section 4.3.
+const TWO_BYTE: [u8; 2] = [0x10, 0x00];
+/// A header with the longest descriptor: its id and length in two bytes, padded to a word.
+const DESCRIBED_BYTES_MAX: usize = HEADER_BYTES + EXTENSION_HEAD + (2 + DESCRIPTOR_BYTES_MAX).next_multiple_of(4);
 
 /// The RTP header of `slot` as `feed` sends it now, and its 48-bit SRTP index. None if the viewer has no payload
 /// type for the codec, or no mapping reaches that packet. Of two mappings the newer one holds.
@@ -70,11 +80,73 @@ pub fn header_in(feed: &FeedRecord, mapping: &Mapping, slot: &SlotMeta) -> Optio
     Some((bytes, index))
 }
 
+/// A header with its extension block.
+pub struct Described {
+    bytes: [u8; DESCRIBED_BYTES_MAX],
+    length: usize,
+}
+
+impl Described {
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
+/// `header` with the packet's dependency descriptor behind it, as `feed` sends it, under the viewer's own id; None if
+/// the viewer negotiated none or the packet has none, then `header` is all. A retransmission has the extension of
+/// its original (RFC 4588 section 4).
+#[inline]
+pub fn described(feed: &FeedRecord, header: &[u8; HEADER_BYTES], descriptor: &[u8]) -> Option<Described> {
+    if extension_len(feed, descriptor) == 0 { None } else { Some(describe(feed.dependency_descriptor, header, descriptor)) }
+}
+
+/// By how much a header is longer with this descriptor.
+#[inline]
+pub fn extension_len(feed: &FeedRecord, descriptor: &[u8]) -> usize {
+    let id = feed.dependency_descriptor;
+    if id == 0 || descriptor.is_empty() || descriptor.len() > DESCRIPTOR_BYTES_MAX {
+        return 0;
+    }
+    let head = if is_short(id, descriptor) { 1 } else { 2 };
+    EXTENSION_HEAD + (head + descriptor.len()).next_multiple_of(4)
+}
+
+fn is_short(id: u8, value: &[u8]) -> bool {
+    let (_, length_max, id_max) = ONE_BYTE;
+    value.len() <= length_max && id <= id_max
+}
+
+/// One element in the shorter of the two forms: a stream mixes them, which viewers must have allowed (RFC 8285 section
+/// 4.1.2; control asks them). So it is no longer than the publisher's own, but for an id that needs the longer form.
+fn describe(id: u8, header: &[u8; HEADER_BYTES], value: &[u8]) -> Described {
+    let mut described = Described { bytes: [0; DESCRIBED_BYTES_MAX], length: HEADER_BYTES };
+    let (fixed, block) = described.bytes.split_at_mut(HEADER_BYTES);
+    fixed.copy_from_slice(header);
+    fixed[0] |= EXTENDED;
+    let (short, long) = ([id << 4 | (value.len() as u8).wrapping_sub(1) & 0x0F], [id, value.len() as u8]);
+    // The short form's length counts from 1.
+    let (profile, head) = if is_short(id, value) { (ONE_BYTE.0, &short[..]) } else { (TWO_BYTE, &long[..]) };
+    let length = (head.len() + value.len()).next_multiple_of(4);
+    block[..2].copy_from_slice(&profile);
+    block[2..4].copy_from_slice(&((length / 4) as u16).to_be_bytes());
+    let element = &mut block[EXTENSION_HEAD..EXTENSION_HEAD + length];
+    element[..head.len()].copy_from_slice(head);
+    element[head.len()..head.len() + value.len()].copy_from_slice(value);
+    described.length += EXTENSION_HEAD + length;
+    described
+}
+
 /// The timestamp that a mapping gives to one of the reel.
 pub fn timestamp(mapping: &Mapping, of_reel: u32) -> u32 {
     let left = mapping.meet.wrapping_sub(of_reel) as i32;
     let lead = if left > 0 { (left as u64 * u64::from(mapping.lead.min(LEAD_WHOLE))) >> 16 } else { 0 };
     of_reel.wrapping_add(mapping.timestamp_offset).wrapping_add(lead as u32)
+}
+
+/// The mapping that follows another one of the feed's.
+pub fn mapping_after<'a>(feed: &'a FeedRecord, mapping: &Mapping) -> Option<&'a Mapping> {
+    let is_it = |other: &Mapping| (other.first_index, other.sequence_offset) == (mapping.first_index, mapping.sequence_offset);
+    mappings(feed).iter().skip_while(|other| !is_it(other)).nth(1)
 }
 
 /// Every packet of the reel has one moment in this mapping: that of the keyframe that went out alone, whose first
@@ -192,6 +264,40 @@ mod tests {
         assert_eq!(header(&feed, &audio).unwrap().0[1], 111);
         let talk = SlotMeta { flags: SlotFlags::FRAME_END.with(SlotFlags::MARKER), ..audio };
         assert_eq!(header(&feed, &talk).unwrap().0[1], 0x80 | 111);
+    }
+
+    /// RFC 8285: what is written is read back by the parser of what publishers send, in the shorter of the two forms, and
+    /// makes a packet no longer than the same element did in the publisher's own packet.
+    #[test]
+    fn a_descriptor_stands_behind_the_header_in_the_form_it_fits() {
+        use crate::wire::rtp::Rtp;
+        use crate::wire::rtp_ext::elements;
+        let mut feed = feed(7);
+        push_mapping(&mut feed, start_mapping(5, 0, 100, 0));
+        let fixed = header(&feed, &slot(5)).unwrap().0;
+        assert!(described(&feed, &fixed, &[1, 2, 3]).is_none(), "not negotiated");
+        for id in [1, 9, 14, 15, 16, 255] {
+            feed.dependency_descriptor = id;
+            assert!(described(&feed, &fixed, &[]).is_none(), "the packet has none");
+            for length in 1..=DESCRIPTOR_BYTES_MAX {
+                let value: Vec<u8> = (0..length).map(|at| at as u8 | 1).collect();
+                let found = described(&feed, &fixed, &value).unwrap();
+                let mut packet = found.bytes().to_vec();
+                assert_eq!(packet.len(), HEADER_BYTES + extension_len(&feed, &value));
+                packet.extend(b"payload");
+                let rtp = Rtp::parse(&packet).unwrap();
+                let (profile, block) = rtp.extension.unwrap();
+                assert_eq!(rtp.payload, b"payload");
+                assert_eq!(elements(profile, block).collect::<Vec<_>>(), [(id, &value[..])]);
+                let is_short = length <= 16 && id <= 14;
+                assert_eq!(profile, if is_short { 0xBEDE } else { 0x1000 });
+                assert_eq!(packet[1..HEADER_BYTES], fixed[1..], "the fixed part, but for the bit that says so");
+                assert_eq!(packet[0], fixed[0] | 0x10);
+                let theirs = 4 + (if length <= 16 { 1 } else { 2 } + length).next_multiple_of(4);
+                assert!(extension_len(&feed, &value) <= theirs + if is_short || length > 16 { 0 } else { 4 });
+            }
+            assert!(described(&feed, &fixed, &[1; DESCRIPTOR_BYTES_MAX + 1]).is_none(), "no form holds it");
+        }
     }
 
     #[test]

@@ -26,7 +26,8 @@
 use super::pacer::{Pace, Pacer};
 use crate::limits::{
     REPLAY_AGE_MAX, REPLAY_BPS_MAX, REPLAY_BYTES_MAX, REPLAY_BYTES_PER_SECOND_MAX, REPLAY_LOSS_PERCENT_MAX,
-    REPLAY_LOSSES_MAX, REPLAY_SPEED, REPLAYS_PER_SECOND_MAX, RESTART_INTERVAL, RESTARTS_MAX,
+    REPLAY_LOSSES_MAX, REPLAY_SLOWER_PAUSE, REPLAY_SPEED, REPLAYS_PER_SECOND_MAX, REPLAYS_SLOWER_MAX, RESTART_INTERVAL,
+    RESTARTS_MAX,
 };
 use crate::session::record::LEAD_WHOLE;
 use crate::time::Time;
@@ -112,15 +113,15 @@ fn spend(until: &mut Time, now: Time, cost: Duration) -> bool {
 
 impl Entry {
     fn fits(&self, now: Time) -> bool {
-        self.bytes <= REPLAY_BYTES_MAX && self.catch_up(now).is_some()
+        self.bytes <= REPLAY_BYTES_MAX && self.catch_up(now, REPLAY_BPS_MAX).is_some()
     }
 
-    /// How long a replay takes that begins now; None if the source is about as fast as a replay may be.
-    fn catch_up(&self, now: Time) -> Option<Duration> {
+    /// How long a replay takes that begins now; None if the source is about as fast as the replay may be.
+    fn catch_up(&self, now: Time, rate_bps: u64) -> Option<Duration> {
         let age = now.since(self.arrival);
         let by_speed = age / (REPLAY_SPEED as u32 - 1);
         let rate = if age < RATE_KNOWN_AFTER { 0 } else { self.bytes * 1_000 / (age.as_millis() as u64).max(1) };
-        let rate_max = REPLAY_BPS_MAX / 8;
+        let rate_max = rate_bps / 8;
         if rate > rate_max / 4 * 3 {
             return None;
         }
@@ -149,7 +150,7 @@ impl Bend {
         match way {
             Way::Short if shift == 0 => Bend::default(),
             Way::Short => {
-                let catch_up = entry.catch_up(now).unwrap_or(SECOND).max(BEND_MIN);
+                let catch_up = entry.catch_up(now, REPLAY_BPS_MAX).unwrap_or(SECOND).max(BEND_MIN);
                 let span = ticks(now.since(entry.arrival) + catch_up, clock_rate);
                 let span = span.max(shift + ticks(BEND_MIN, clock_rate)).min(i32::MAX as u64);
                 // Rounded up: not a tick before what was sent.
@@ -197,8 +198,9 @@ pub struct Start {
     replayed: u32,
     lost: u32,
     lost_until: u64,
-    /// A replay was given up: the next keyframe is waited for.
-    gave_up: bool,
+    /// Replays given up since it was live, and when the next one may begin.
+    gave_up: u8,
+    again_at: Time,
 }
 
 impl Start {
@@ -214,7 +216,8 @@ impl Start {
         replayed: 0,
         lost: 0,
         lost_until: 0,
-        gave_up: false,
+        gave_up: 0,
+        again_at: Time::ZERO,
     };
 
     pub fn stage(&self) -> &Stage {
@@ -240,11 +243,11 @@ impl Start {
 
     /// It begins at a keyframe; `sequence` is its first SRTP index.
     pub fn enter(&mut self, now: Time, way: Way, entry: &Entry, bend: Bend, sequence: u64) {
-        let pacer = Pacer::new(entry.arrival, now);
+        let pacer = Pacer::new(entry.arrival, now).at_most(self.rate_bps());
         self.stage = if way == Way::Short { Stage::Replay(pacer) } else { Stage::Keyframe(pacer) };
         (self.entry, self.entry_timestamp) = (entry.index, entry.timestamp);
         self.bent = bend.lead > 0;
-        self.give_up_at = now + entry.catch_up(now).unwrap_or(SECOND) * 2 + REPLAY_SLACK;
+        self.give_up_at = now + entry.catch_up(now, self.rate_bps()).unwrap_or(SECOND) * 2 + REPLAY_SLACK;
         (self.replayed, self.lost, self.lost_until) = (0, 0, sequence);
     }
 
@@ -263,14 +266,14 @@ impl Start {
     /// From here on at live pace.
     pub fn on_live(&mut self, bend: Bend) {
         self.stage = Stage::Live;
-        (self.restarts, self.gave_up, self.bent) = (0, false, bend.lead > 0);
+        (self.restarts, self.gave_up, self.bent) = (0, 0, bend.lead > 0);
     }
 
     /// The cursor is at the head: a replay is live. What it has left of a bent timeline comes at live pace.
     pub fn on_head_reached(&mut self) {
         if matches!(self.stage, Stage::Replay(_)) {
             self.stage = Stage::Live;
-            (self.restarts, self.gave_up) = (0, false);
+            (self.restarts, self.gave_up) = (0, 0);
         }
     }
 
@@ -292,8 +295,9 @@ impl Start {
     /// The replay is stopped; on as in the long way.
     ///
     /// `entry`: the reel's newest keyframe, which may have gone by in the replay.
-    pub fn give_up(&mut self, entry: Option<&Entry>) {
-        (self.stage, self.gave_up) = (Stage::Hold, true);
+    pub fn give_up(&mut self, now: Time, entry: Option<&Entry>) {
+        (self.stage, self.again_at) = (Stage::Hold, now + REPLAY_SLOWER_PAUSE);
+        self.gave_up = self.gave_up.saturating_add(1);
         if let Some(entry) = entry {
             (self.entry, self.entry_timestamp) = (entry.index, entry.timestamp);
         }
@@ -304,9 +308,16 @@ impl Start {
         matches!(self.stage, Stage::Replay(_)) && now > self.give_up_at
     }
 
-    /// A feed that holds may replay after all, while asking is of no use.
+    /// A feed that holds may replay after all, while asking is of no use: after a replay that its path did not carry at
+    /// half the rate, and so a few times, if that is still faster than the source.
     pub fn may_replay(&self, now: Time, entry: &Entry, budget: &mut ReplayBudget) -> bool {
-        self.stage == Stage::Hold && !self.gave_up && entry.deaf && budget.way(now, entry) == Way::Short
+        let may = self.gave_up <= REPLAYS_SLOWER_MAX && now >= self.again_at;
+        let helps = entry.deaf && entry.catch_up(now, self.rate_bps()).is_some();
+        self.stage == Stage::Hold && may && helps && budget.way(now, entry) == Way::Short
+    }
+
+    fn rate_bps(&self) -> u64 {
+        REPLAY_BPS_MAX >> self.gave_up.min(REPLAYS_SLOWER_MAX)
     }
 
     /// May the next packet go? Live costs nothing.

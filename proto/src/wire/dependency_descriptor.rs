@@ -218,6 +218,42 @@ fn all_ones(count: u32) -> u32 {
     u32::MAX.checked_shl(count).map_or(u32::MAX, |above| !above)
 }
 
+/// Frame numbers of a track go on over its publishers, as its timestamps do: Chromium drops a keyframe whose number is
+/// before that of the last one it had, and with it all that follows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FrameNumbers {
+    /// Added to the publisher's, modulo 2^16; 0 for the first one's.
+    offset: u16,
+    /// The newest that was given out.
+    newest: Option<u16>,
+    /// The next descriptor is another publisher's first.
+    begins: bool,
+}
+
+/// Between the numbers of two publishers: frames that come behind the first one of theirs have a number too.
+const TAKEOVER_FRAMES: u16 = 256;
+
+impl FrameNumbers {
+    pub fn on_takeover(&mut self) {
+        self.begins = true;
+    }
+
+    /// Gives the descriptor its number on the track's line. None: it is too short to be one.
+    pub fn go_on(&mut self, element: &mut [u8]) -> Option<()> {
+        let number = element.get_mut(1..3)?;
+        let theirs = u16::from_be_bytes(number.try_into().ok()?);
+        if let (true, Some(newest)) = (std::mem::take(&mut self.begins), self.newest) {
+            self.offset = newest.wrapping_add(TAKEOVER_FRAMES).wrapping_sub(theirs);
+        }
+        let ours = theirs.wrapping_add(self.offset);
+        number.copy_from_slice(&ours.to_be_bytes());
+        if self.newest.is_none_or(|newest| (ours.wrapping_sub(newest) as i16) > 0) {
+            self.newest = Some(ours);
+        }
+        Some(())
+    }
+}
+
 struct Bits<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -424,6 +460,29 @@ mod tests {
     }
 
     #[test]
+    fn frame_numbers_go_on_over_a_takeover() {
+        let mut numbers = FrameNumbers::default();
+        let number = |numbers: &mut FrameNumbers, theirs: u16| {
+            let mut element = [0xC1, (theirs >> 8) as u8, theirs as u8, 0x40, 9];
+            numbers.go_on(&mut element).unwrap();
+            assert_eq!((element[0], &element[3..]), (0xC1, &[0x40, 9][..]), "nothing else changes");
+            u16::from_be_bytes([element[1], element[2]])
+        };
+        for theirs in [65_534, 65_535, 1, 0, 2] {
+            assert_eq!(number(&mut numbers, theirs), theirs, "the first publisher's stay as they are");
+        }
+        numbers.on_takeover();
+        // It begins at 7; 6 is late.
+        assert_eq!([7, 6, 8].map(|theirs| number(&mut numbers, theirs)), [258, 257, 259]);
+        numbers.on_takeover();
+        assert_eq!([40_000, 40_001].map(|theirs| number(&mut numbers, theirs)), [515, 516]);
+        let mut fresh = FrameNumbers::default();
+        fresh.on_takeover();
+        assert_eq!(number(&mut fresh, 40_000), 40_000, "nobody had one before");
+        assert_eq!(fresh.go_on(&mut [0, 1]), None);
+    }
+
+    #[test]
     fn damaged_descriptors_never_panic() {
         let key = l2t2(true, 60);
         let kept = Descriptor::parse(&key, None).unwrap().structure;
@@ -434,6 +493,7 @@ mod tests {
                 if let Some(descriptor) = Descriptor::parse(element, kept) {
                     descriptor.is_entry();
                 }
+                FrameNumbers::default().go_on(&mut element.to_vec());
             }
         });
     }

@@ -22,6 +22,8 @@ use std::time::Duration;
 const HANDSHAKE: u8 = 22;
 const ALERT: u8 = 21;
 const RECORD_HEADER: usize = 13;
+/// Type, profile, fingerprint, random.
+const HELLO_BODY: usize = 2 + 32 + 16;
 const RETRY: Duration = Duration::from_millis(100);
 /// Doubles up to this: a handshake in a bad time goes on soon after it, so that the picture after the faults has a bound.
 const RETRY_SLOWEST: Duration = Duration::from_millis(800);
@@ -165,7 +167,11 @@ impl Stub {
     }
 
     fn hear_hello(&mut self, body: &[u8], from: usize, now: Time) -> Result<(), DtlsError> {
-        let (Some(fingerprint), Some(random)) = (body.get(2..34), body.get(34..50)) else { return Ok(()) };
+        // What is no hello is no hello with a wrong promise either (RFC 6347 section 4.1.2.7: it is discarded). Strangers
+        // make noise under other people's addresses.
+        let (HELLO_BODY, Some(fingerprint), Some(random)) = (body.len(), body.get(2..34), body.get(34..50)) else {
+            return Ok(());
+        };
         if fingerprint != self.expected.0 {
             return Err(DtlsError::FingerprintMismatch);
         }
@@ -305,6 +311,11 @@ mod tests {
         let (mut client, mut server) = (end(DtlsRole::Client, 1, 2, &log), end(DtlsRole::Server, 2, 9, &log));
         let mut out = [0; 2_048];
         let Ok(DtlsOutput::Datagram(length)) = client.poll(Time::ZERO, &mut out) else { panic!("no hello") };
+        // A record of noise that begins as a hello does.
+        let mut noise = record(HANDSHAKE, 0, &[1; 300]);
+        server.handle_datagram(Time::ZERO, &noise).unwrap();
+        noise.truncate(40);
+        server.handle_datagram(Time::ZERO, &noise).unwrap();
         let heard = server.handle_datagram(Time::ZERO, &out[..length]);
         assert!(matches!(heard, Err(DtlsError::FingerprintMismatch)));
     }

@@ -194,9 +194,6 @@ impl Remote {
             if item.video && rtp.marker != published.is_last() {
                 return self.fault(Invariant::Payload, now, &format!("{item:?} has the marker wrong: {}", rtp.marker));
             }
-            if self.feeds[at].filled.get(&index).is_some_and(|filled| *filled != item) {
-                return self.fault(Invariant::Payload, now, &format!("{item:?} under {index}, where RTX brought another"));
-            }
             self.feeds[at].sent.insert(index, Sent { hash: digest, item, timestamp: rtp.timestamp, at: now });
             Packet { feed: at, index, item }
         };

@@ -11,11 +11,6 @@ use spillway_proto::rng::Rng;
 use spillway_proto::session::srtp::Profile;
 use std::time::Duration;
 
-/// A publisher's datagrams too land on another shard each time, not only on a wrong one. What arrives behind its
-/// successor was once not sent to viewers who are past it, so that every second keyframe was torn. Off: not run since late packets
-/// are forwarded. (The kernel deals out by address; it scatters one remote's datagrams only while sockets change.)
-const PUBLISHERS_SCATTER: bool = false;
-
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
@@ -333,7 +328,9 @@ fn stray_storm(run: &mut Run) -> Duration {
         }
     }
     for person in &mut run.people {
-        person.strays = person.side == Side::Viewer || PUBLISHERS_SCATTER;
+        // The kernel deals out by address, and scatters one remote's datagrams while sockets change: every viewer's,
+        // and every second publisher's. The others' all land on one shard, the wrong one.
+        person.strays = person.side == Side::Viewer || run.rng.below(2) == 0;
         person.lands_wrong = true;
     }
     for _ in 0..run.rng.below(8) {

@@ -3,7 +3,7 @@
 use super::scenario::SCENARIOS;
 use super::{replay_command, simulate};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 const SEEDS: usize = 20;
 
@@ -11,6 +11,8 @@ const SEEDS: usize = 20;
 #[test]
 fn twenty_seeds_of_every_scenario_hold() {
     let next = AtomicUsize::new(0);
+    // Packets that publishers lost: sent again because they were asked for, and come back to the engine, of all runs.
+    let (resent, recovered) = (AtomicU64::new(0), AtomicU64::new(0));
     let broken = Mutex::new(Vec::new());
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
@@ -19,9 +21,15 @@ fn twenty_seeds_of_every_scenario_hold() {
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     let (Some(scenario), seed) = (SCENARIOS.get(at / SEEDS), (at % SEEDS) as u64) else { return };
-                    if let Err(violation) = simulate(scenario, seed) {
-                        let text = format!("{violation}\n  again: {}", replay_command(scenario.name, seed));
-                        broken.lock().unwrap().push(text);
+                    match simulate(scenario, seed) {
+                        Ok(report) => {
+                            resent.fetch_add(report.resent, Ordering::Relaxed);
+                            recovered.fetch_add(report.recovered, Ordering::Relaxed);
+                        }
+                        Err(violation) => {
+                            let text = format!("{violation}\n  again: {}", replay_command(scenario.name, seed));
+                            broken.lock().unwrap().push(text);
+                        }
                     }
                 }
             });
@@ -29,6 +37,8 @@ fn twenty_seeds_of_every_scenario_hold() {
     });
     let broken = broken.into_inner().unwrap();
     assert!(broken.is_empty(), "{} runs broke an invariant:\n{}", broken.len(), broken.join("\n"));
+    let (resent, recovered) = (resent.into_inner(), recovered.into_inner());
+    assert!(resent.min(recovered) > 2_000, "{resent} packets were sent again by publishers, {recovered} came back");
 }
 
 #[test]

@@ -469,3 +469,68 @@ fn threat_30_the_other_side_out_of_range_is_nothing_to_do() {
         assert!(!writer.push_or_drop(&event(1)), "a tail {far} behind");
     }
 }
+
+/// Positions that are in range and slots that do not belong to them: nothing of an earlier round is executed, believed
+/// or told a second time.
+#[test]
+fn threat_30_a_position_without_its_slot_brings_nothing_old_back() {
+    const SLOTS: usize = 4;
+    let round = |memory: &Plain| {
+        let mut writer = CommandWriter::<_, SLOTS>::attach(memory.clone());
+        let mut reader = CommandReader::<_, SLOTS>::attach(memory.clone());
+        for cursor in 0..SLOTS as u32 {
+            writer.push(1, &Command::Dump { cursor }).unwrap();
+            let Some(Received::Command(command)) = reader.next(1) else { panic!("{cursor}") };
+            reader.answer(Status::Done, &answer_to(&command));
+            assert!(writer.poll_answer().is_some());
+        }
+        (writer, reader)
+    };
+    let words = command_ring_words(SLOTS);
+    let fifth = SLOTS as u64 + 1;
+    // A head without a command: the slot still has the first one.
+    let memory = Plain::zeros(words);
+    let (_, mut reader) = round(&memory);
+    memory.0[HEAD].store(fifth, Ordering::Relaxed);
+    assert_eq!(reader.next(1), Some(Received::Refused(Status::Invalid)), "an old command came again");
+    // A tail without an answer: the slot still has that of the first command.
+    let memory = Plain::zeros(words);
+    let (mut writer, _) = round(&memory);
+    let ticket = writer.push(1, &Command::Dump { cursor: 9 }).unwrap();
+    memory.0[TAIL].store(fifth, Ordering::Relaxed);
+    assert_eq!(writer.poll_answer(), Some((ticket, Status::Invalid, Answer::Nothing)), "an old answer came again");
+    // An answer in a slot that says it is of another ticket.
+    let memory = Plain::zeros(words);
+    let (mut writer, mut reader) = round(&memory);
+    let ticket = writer.push(1, &Command::Dump { cursor: 9 }).unwrap();
+    assert!(reader.next(1).is_some());
+    reader.answer(Status::Done, &Answer::Nothing);
+    memory.0[HEADER_WORDS + TICKET].store(99, Ordering::Relaxed);
+    assert_eq!(writer.poll_answer(), Some((ticket, Status::Invalid, Answer::Nothing)), "another ticket's answer");
+    // An event ring's head without an event.
+    let memory = Plain::zeros(event_ring_words(SLOTS));
+    let mut events = EventWriter::<_, SLOTS>::attach(memory.clone());
+    let mut seen = EventReader::<_, SLOTS>::attach(memory.clone());
+    for number in 0..SLOTS as u32 {
+        assert!(events.push_or_drop(&event(number)));
+        assert_eq!(seen.pop(), Some(event(number)));
+    }
+    memory.0[HEAD].store(fifth, Ordering::Relaxed);
+    assert_eq!((seen.pop(), seen.dropped()), (None, 1), "an old event came again");
+}
+
+/// The shard's own position is spoiled while control goes on: a shard that attaches finds what is not harvested.
+#[test]
+fn threat_30_a_shard_that_finds_nonsense_goes_on_at_what_control_waits_for() {
+    const SLOTS: usize = 4;
+    for far in [SLOTS as u64 + 2, 1 << 63] {
+        let memory = Plain::zeros(command_ring_words(SLOTS));
+        let mut writer = CommandWriter::<_, SLOTS>::attach(memory.clone());
+        let ticket = writer.push(1, &Command::Dump { cursor: 7 }).unwrap();
+        memory.0[TAIL].store(far, Ordering::Relaxed);
+        let mut reader = CommandReader::<_, SLOTS>::attach(memory.clone());
+        assert_eq!(reader.next(1), Some(Received::Command(Command::Dump { cursor: 7 })), "tail {far}");
+        reader.answer(Status::Done, &Answer::Nothing);
+        assert_eq!(writer.poll_answer(), Some((ticket, Status::Done, Answer::Nothing)));
+    }
+}

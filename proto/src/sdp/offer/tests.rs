@@ -144,6 +144,28 @@ fn gstreamer_watches() {
     assert_eq!((audio.port, audio.bundle_only, audio.codecs()), (0, true, vec![Codec::Opus]));
 }
 
+/// One word for all payload types, one for all sections, and none at all.
+#[test]
+fn a_word_for_all_holds_for_each_and_no_word_has_a_meaning() {
+    let with = |from: &str, to: &str| {
+        assert!(CHROMIUM_PUBLISH.contains(from), "{from}");
+        parse(&CHROMIUM_PUBLISH.replace(from, to))
+    };
+    // RFC 4585 section 4.2: "*" stands for every payload type of its section, and of no other.
+    let all = with("a=rtcp-fb:96 nack\r\n", "a=rtcp-fb:* nack\r\n");
+    assert!(all.media[1].payloads.iter().all(|payload| payload.feedback.nack));
+    assert!(!all.media[0].payloads[0].feedback.nack);
+    // RFC 8866 section 6.7: the session's direction is that of sections without their own; without any it is sendrecv.
+    let head = CHROMIUM_PUBLISH.split("m=audio").next().unwrap();
+    let silent = CHROMIUM_PUBLISH.replace("a=sendonly\r\n", "");
+    assert_eq!(parse(&silent).media[1].direction, Direction::SendRecv);
+    let session = silent.replacen(head, &format!("{head}a=sendonly\r\n"), 1);
+    assert_eq!(parse(&session).media[1].direction, Direction::SendOnly);
+    // RFC 4145 section 4: who says nothing begins.
+    assert_eq!(with("a=setup:actpass\r\n", "").setup, Setup::Active);
+    assert_eq!(with("a=setup:actpass\r\n", "a=setup:active\r\n").setup, Setup::Active);
+}
+
 #[test]
 fn line_ends_and_a_preface_do_not_matter_but_count() {
     let unix = CHROMIUM_PUBLISH.replace("\r\n", "\n");

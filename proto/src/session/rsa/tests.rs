@@ -170,17 +170,51 @@ fn bytes(hex: &str) -> Vec<u8> {
 }
 
 /// openssl genrsa 1024; printf signed | openssl dgst -sha256 -sign
-const WEAK_KEY: &str = "30818902818100d79bec30998ae64490d7db047c69da9f2d20c5d70202d9e92f14e869ac9b0252b65775b32fe84137fb473c391e6335ce5bc1b7480b8d15c0716247632c8ee008ba86ef2d1fb77084048a5d9ac284c0cb8384726e7dd6f3d44261851ac7124a60970828f22b5a6f68e08b0105b11a6bc35c116d7595239aa81ac795d9a2bc22670203010001";
-const WEAK_SIGNATURE: &str = "853a5d8e3427447d29993876d48449bbbb2e16598daf5d67963859cf31c5977d011c13a44bfd50990d5e7560eb8b77dd7b99b660555f09561a524e5e4096f6a7314c0b08903955bc7c79d59bc9f26e1d21a8a18daa619b9b7ec4c87c6548304eb94740a5d448277c5a3a508f5ae76e55b2b757395001c1ba1b6bba1fd4055eb0";
+const WEAK_KEY: &str = "\
+    30818902818100d79bec30998ae64490d7db047c69da9f2d20c5d70202d9e92f14e869ac9b0252b65775b32fe84137fb473c391e6335ce5b\
+    c1b7480b8d15c0716247632c8ee008ba86ef2d1fb77084048a5d9ac284c0cb8384726e7dd6f3d44261851ac7124a60970828f22b5a6f68e0\
+    8b0105b11a6bc35c116d7595239aa81ac795d9a2bc22670203010001";
+const WEAK_SIGNATURE: &str = "\
+    853a5d8e3427447d29993876d48449bbbb2e16598daf5d67963859cf31c5977d011c13a44bfd50990d5e7560eb8b77dd7b99b660555f0956\
+    1a524e5e4096f6a7314c0b08903955bc7c79d59bc9f26e1d21a8a18daa619b9b7ec4c87c6548304eb94740a5d448277c5a3a508f5ae76e55\
+    b2b757395001c1ba1b6bba1fd4055eb0";
 
+/// The same with 4,104 bits.
+const LONG_KEY: &str = "\
+    3082020b02820202009cacb120bf5683a0f47f28cf1081d670fcae10712cb2ec1c3c295d7ca56eb18e512688cd957a41333f711f790f7081\
+    bb6d9756c98099d3cf0fbfa9d2841614d2b4664e70ad85a7b751aa86e75f08620ae49801f5d79275a369bc7e6fba32afde3ca0e4d8bc41e6\
+    a80bdedd5a30ae78338975177c97eb8c7625df82d6ced7d75efd5032e817a0474ad0417ced806354f33f5ff32df8dc16b866eda91793440f\
+    07634b9cf3fc6b74faecdeabe26fdece0b331889ff67a00826e453a07f90506dbdb67add44dc94d84e6471cf2f0bebb8bb6bcd7b97aa858e\
+    e1efc69e5f894dc5c6af377afd35eb109c7cd922664bb72fb1f71ab44572ee74b1f616f247a5507852459ff808fe61d226b76d49395484ea\
+    080139eb994a55cabd7c2cfd804b04d4aa2e9e5a0a4a950f91f219e4c42d30467a6df7a712b793b88f23fb47684e82cb11c906d2f921e6b9\
+    43d2d8711e91a83613216bf76a4d024c611199ff81d15fa7d6b11c7603ffa40fb849825b7bbbdce30558927642ca95472bd10aa85897c661\
+    bc709d072595bfb7cec6ce31d1f3ae4b84d641a86d39516161953f229cc363e0d299829599da25857f6350cd54b13a57d7333085c021d36c\
+    ec3bcaae4fc729242bb3444144d2e250097b144b61a8dc50144c6c250101a8b7e60358df950134a8c93308851be6ab1f633fbfdc9c51995f\
+    42a337395e369528a1447d2fcb81a349e29f0203010001";
+const LONG_SIGNATURE: &str = "\
+    639e332d4d792e4a3970c8961ff980ccbb315ac469053cea0a3d463143637b83653451001568431189c175a540170348bdb05d707f19cedc\
+    d62ebda777dbfd1b8f751219e0c0dc172418a1ae3be3dca95b7476b41e6aa2feea0c41035c43e218e6a77ab1b25898cac4e7ba6902469a22\
+    7cdbe60fbe8e5c426f1df4c777e57c8ceeddde388b42c11a877164bb56aa51bcd3c211228b83214104701f1c26a98f5e958efde7b74aec5c\
+    bd0543fe986f9667179c053e7a06d9b8a136d0e6e3bb8495bd9b5b6c12446bf88a4f368bf152e761a1a0ef4c01e7f2083542b040a060e4a1\
+    c68d1b7aee6811b69ce25c6625e485a9bf3623e5a97ec0260fe35a1b74746a6316298d9d566f924a84cdbd8f9d106b6150b25657140f34ce\
+    c2065ec2c930835f8508dd6408183f42b9c362bc36616a54af90a96b721ad459cba49b89f552ddedd86034fa180379555641633fa2d5d014\
+    b85fa58dfbda9239e6a989086f26e21887f758bf6f0de92acbc07afcc9761d58db62c3e05424952b7071fd021652f7153717ad7fdaee7983\
+    120d639e24386a6c520998c997298a26dc7694fc617a609ea41cbc4190c648aa8a1a6f6b261b2786149e31253d2262d214aa2bcb1b57aa38\
+    03a1b457913bbb6416d5aadc08b42f3c95a2ef28b80b9cf9f2297f414dcec6bdb89a3b97da4b2fb9b0b02bc4cc19aad1ea7f62db6840fe8f\
+    faa702845d29aae73b";
+
+/// Goal: what is too weak or too long is refused though its signature is right. Method: keys and signatures of OpenSSL's,
+/// which a laxer algorithm takes.
 #[test]
-fn a_key_of_1024_bits_is_refused_though_its_signature_is_right() {
-    let (key, signature) = (bytes(WEAK_KEY), bytes(WEAK_SIGNATURE));
-    let lax = UnparsedPublicKey::new(&RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY, &key);
-    assert!(lax.verify(b"signed", &signature).is_ok());
-    let shown = certificate(&key, &RSA_ENCRYPTION);
-    assert_eq!(rsa_key(&shown), Some(&key[..]));
-    assert!(verify(&shown, b"signed", &signature, HashAlgorithm::SHA256).is_err());
+fn keys_of_1024_and_of_4104_bits_are_refused() {
+    for (key, signature) in [(WEAK_KEY, WEAK_SIGNATURE), (LONG_KEY, LONG_SIGNATURE)] {
+        let (key, signature) = (bytes(key), bytes(signature));
+        let lax = UnparsedPublicKey::new(&RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY, &key);
+        assert!(lax.verify(b"signed", &signature).is_ok());
+        let shown = certificate(&key, &RSA_ENCRYPTION);
+        assert_eq!(rsa_key(&shown), Some(&key[..]));
+        assert!(verify(&shown, b"signed", &signature, HashAlgorithm::SHA256).is_err(), "{} bytes", signature.len());
+    }
 }
 
 #[test]

@@ -124,6 +124,16 @@ fn frames_begin_and_end() {
     assert_eq!(video.flags(18, 400, false), (true, false), "late, after a marker");
     assert_eq!(video.0.stats().frames, 5);
 
+    // What the payload says of itself counts more, also behind a gap and without a marker.
+    let mut told = Video::new();
+    let starts = |video: &mut Video, source, frame_start| {
+        let facts = PayloadFacts { frame_start: Some(frame_start), ..NO };
+        video.packet(source, 500, false, facts).meta.flags.contains(SlotFlags::FRAME_START)
+    };
+    assert_eq!([(50, true), (60, true), (61, false)].map(|(source, is)| starts(&mut told, source, is)), [true, true, false]);
+    told.flags(62, 500, true);
+    assert!(!starts(&mut told, 63, false), "a marker that came too early");
+
     let mut audio = Intake::new(Codec::Opus, 0);
     for source in [5, 6, 9, 7] {
         let flags = audio.accept(at(1), source, source as u32 * 960, source == 5, NO, 80).unwrap().meta.flags;
@@ -217,8 +227,23 @@ fn a_takeover_goes_on_without_a_hole_in_number_or_time() {
     assert_eq!(mapping, SrMapping { ntp: NtpTime(6), timestamp: 315_000, arrival: at(3_600) });
     // At once, the same moment: still another picture.
     video.0.takeover(Codec::H264);
-    let at_once = video.0.accept(at(3_533), 1, 1, false, NO, 10).unwrap().meta;
+    let at_once = video.0.accept(at(3_533), 1, 1, false, SPS, 10).unwrap().meta;
     assert_eq!((at_once.index, at_once.timestamp), (before.index + 4, 318_090));
+}
+
+/// A keyframe whose SPS it overtook, or that was lost, is no beginning: who asks for a picture then has the publisher
+/// asked, not the reel.
+#[test]
+fn a_new_publishers_keyframe_without_its_parameter_sets_is_no_beginning() {
+    let mut video = Video::new();
+    let begins = |accepted: Accepted| accepted.meta.flags.contains(SlotFlags::FRAME_START);
+    assert!(!begins(video.packet(501, 7, false, IDR)), "the first publisher's");
+    video.0.takeover(Codec::H264);
+    let head = video.0.head;
+    let idr = video.packet(60_001, 7_000, false, IDR);
+    assert!(!begins(idr) && idr.meta.index == head, "without a hole");
+    video.0.takeover(Codec::H264);
+    assert!(begins(video.packet(900, 7_000, false, SPS)), "in order it is one");
 }
 
 #[test]

@@ -45,6 +45,22 @@ fn it_is_asked_again_ever_more_slowly_and_given_up_after_a_second() {
     assert_eq!(losses.on_packet(at(2_000), 11), Arrival::Known);
 }
 
+/// At the shortest round trip the window has room for more requests than there are.
+#[test]
+fn so_many_requests_for_one_packet_and_no_more() {
+    let mut losses = Losses::new();
+    losses.on_packet(at(0), 0);
+    for n in 0..60 {
+        losses.on_packet(at(200 * n), 2 * n + 2);
+        assert_eq!(asked(&mut losses, at(200 * n + 10)).len(), 1);
+        losses.on_packet(at(200 * n + 11), 2 * n + 1);
+    }
+    losses.on_packet(at(12_000), 122);
+    let requests = (0..1_200).filter(|ms| !asked(&mut losses, at(12_000 + ms)).is_empty()).count();
+    assert_eq!(requests, usize::from(NACK_ATTEMPTS_MAX));
+    assert!(losses.is_empty());
+}
+
 #[test]
 fn the_spacing_follows_the_round_trip() {
     for (trip, spacing) in [(5, 20), (120, 120)] {

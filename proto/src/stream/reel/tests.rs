@@ -69,6 +69,11 @@ fn payload(index: u64, seed: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
+/// Every fifth has one.
+fn descriptor(index: u64, seed: u64) -> Vec<u8> {
+    payload(index, seed + 7, if index.is_multiple_of(5) { (index % 71) as usize } else { 0 })
+}
+
 /// What a reel must hold: by index, arrival, payload, keyframe mark.
 #[derive(Default)]
 struct Oracle {
@@ -83,7 +88,7 @@ impl Oracle {
     }
 }
 
-fn compare(writer: &ReelWriter, reader: &ReelReader, oracle: &Oracle, pool: &TestPool) {
+fn compare(writer: &ReelWriter, reader: &ReelReader, oracle: &Oracle, pool: &TestPool, seed: u64) {
     assert_eq!((reader.head(), reader.tail()), (writer.head(), writer.tail()));
     assert_eq!(reader.head(), oracle.head);
     assert_eq!(writer.bytes(), oracle.bytes());
@@ -98,6 +103,7 @@ fn compare(writer: &ReelWriter, reader: &ReelReader, oracle: &Oracle, pool: &Tes
                 expected.flags = expected.flags.with_if(*keyframe, SlotFlags::KEYFRAME);
                 assert_eq!(slot.meta, expected);
                 assert_eq!(slot.payload, bytes);
+                assert_eq!(slot.descriptor, descriptor(index, seed));
                 assert!(!reader.missing(index));
             }
             (found, expected) => panic!("{index}: reel {}, oracle {}", found.is_some(), expected.is_some()),
@@ -125,10 +131,10 @@ fn random_operations(seed: u64, slabs: u32, steps: u64, step_ms: u64) -> (u64, u
             4 if rng.below(60) == 0 => oracle.head + rng.below(20_000),
             _ => oracle.head,
         };
-        let length = if rng.below(10) == 0 { rng.below(2_049) as usize } else { 1_150 };
+        let length = if rng.below(10) == 0 { rng.below(2_049 - 70) as usize } else { 1_150 };
         let bytes = payload(index, seed, length);
         let (tail, held) = (writer.tail(), oracle.packets.contains_key(&index));
-        let result = writer.push(&meta(index, now), &bytes, &mut pool);
+        let result = writer.push_described(&meta(index, now), &bytes, &descriptor(index, seed), &mut pool);
         // Whatever it dropped lies below its tail, and what lies above stays.
         let still = oracle.packets.split_off(&writer.tail());
         oracle.packets = still;
@@ -173,7 +179,7 @@ fn random_operations(seed: u64, slabs: u32, steps: u64, step_ms: u64) -> (u64, u
             pool.tick();
         }
         if step % 97 == 0 {
-            compare(&writer, &reader, &oracle, &pool);
+            compare(&writer, &reader, &oracle, &pool, seed);
         }
         if rng.below(3_000) == 0 {
             // The process dies; another one goes on with what stands in the file.
@@ -185,10 +191,10 @@ fn random_operations(seed: u64, slabs: u32, steps: u64, step_ms: u64) -> (u64, u
             for slab in pool.out.clone().difference(&held) {
                 pool.give_back(*slab);
             }
-            compare(&writer, &reader, &oracle, &pool);
+            compare(&writer, &reader, &oracle, &pool, seed);
         }
     }
-    compare(&writer, &reader, &oracle, &pool);
+    compare(&writer, &reader, &oracle, &pool, seed);
     assert!(oracle.packets.len() <= REEL_SLOTS);
     let refused = writer.refused();
     writer.close(&mut pool);
@@ -554,13 +560,20 @@ fn hostile_contents_are_harmless() {
                 1 => slot.bytes.store(rng.below(SLABS_PER_STREAM_MAX as u64 + 1) | rng.next_u64() << 32, Relaxed),
                 _ => slot.bytes.store(rng.below(320) | rng.below(1 << 14) << 32 | rng.below(1 << 11) << 48, Relaxed),
             }
+            // Else it is any number.
+            if rng.below(4) > 0 {
+                slot.descriptor.store(rng.below(300), Relaxed);
+            }
         }
         drop(writer);
         let reader = attach(&file, 0).unwrap();
         for index in (0..SLOTS + 5).chain([reader.head(), reader.tail(), reader.head().wrapping_sub(1), u64::MAX]) {
             match reader.slot(index) {
                 // Touch every byte that is lent.
-                Some(slot) => read += 1 + slot.payload.iter().map(|byte| u64::from(*byte)).sum::<u64>(),
+                Some(slot) => {
+                    let lent = slot.payload.iter().chain(slot.descriptor);
+                    read += 1 + lent.map(|byte| u64::from(*byte)).sum::<u64>();
+                }
                 None => refused += 1,
             }
             reader.missing(index);

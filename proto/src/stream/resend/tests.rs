@@ -115,8 +115,8 @@ fn a_burst_of_answers_is_paced() {
     let mut budget = Budget::default();
     budget.earn(10_000_000);
     let (mut now, mut sent) = (at(0), 0);
-    while now < at(100) {
-        while now >= budget.due() {
+    while now < at(100) && sent < 1_000_000 {
+        while now >= budget.due() && sent < 1_000_000 {
             budget.spend(now, 1_000);
             sent += 1_000;
         }

@@ -187,12 +187,44 @@ fn a_lossy_replay_is_given_up_at_both_limits() {
     let mut start = replay(320);
     assert!((0..16).all(|n| !start.on_loss(n)), "16 of 320 are 5 %");
     assert!(start.on_loss(16));
-    start.give_up(Some(&entry));
+    start.give_up(MS(13_000), Some(&entry));
     assert_eq!(*start.stage(), Stage::Hold);
-    assert!(!start.on_loss(17) && !start.may_replay(MS(13_000), &super::Entry { deaf: true, ..entry }, &mut ReplayBudget::default()));
+    assert!(!start.on_loss(17) && !start.may_replay(MS(15_000), &entry, &mut ReplayBudget::default()), "it hears");
     let mut live = entered(Way::Short, &entry, MS(12_000));
     live.on_head_reached();
     assert!((0..100).all(|n| !live.on_loss(n)));
+}
+
+/// A publisher that hears no requests: its viewers try again, slower, and not for ever.
+#[test]
+fn a_replay_that_was_given_up_is_tried_again_slower_where_nobody_can_be_asked() {
+    let (entry, mut budget) = (entry(600_000, true), ReplayBudget::default());
+    let mut start = entered(Way::Short, &entry, MS(12_000));
+    let mut now = MS(13_000);
+    let mut last = None;
+    for tries in 1..=REPLAYS_SLOWER_MAX {
+        start.give_up(now, Some(&entry));
+        assert!(!start.may_replay(now + Duration::from_millis(999), &entry, &mut budget), "the path is full yet");
+        now = now + Duration::from_secs(1);
+        assert!(start.may_replay(now, &entry, &mut budget), "{tries}");
+        start.enter_again(now, Way::Short, &entry, Bend::default(), 0);
+        // What 100 kB cost.
+        let mut paid = now;
+        assert_eq!(start.pace(now, entry.arrival, 100_000, &mut paid), Pace::Now);
+        let cost = paid.since(now);
+        assert!(last.is_none_or(|last| cost == last * 2) && cost >= Duration::from_millis(100), "{cost:?}");
+        last = Some(cost);
+    }
+    start.give_up(now, Some(&entry));
+    assert!(!start.may_replay(now + Duration::from_secs(9), &entry, &mut budget), "that is all");
+    // A source of 4 Mbit/s cannot be caught up with at four, one of 2.1 can.
+    let fast = Entry { bytes: 800_000, ..entry };
+    let (mut start, mut budget) = (entered(Way::Short, &fast, MS(12_000)), ReplayBudget::default());
+    start.give_up(MS(12_000), Some(&fast));
+    assert!(start.may_replay(MS(13_000), &fast, &mut budget));
+    start.give_up(MS(12_000), Some(&fast));
+    let faster = Entry { bytes: 1_000_000, arrival: MS(11_000), ..fast };
+    assert!(start.may_replay(MS(13_000), &fast, &mut budget) && !start.may_replay(MS(13_000), &faster, &mut budget));
 }
 
 #[test]

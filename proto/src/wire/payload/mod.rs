@@ -18,6 +18,8 @@ pub struct PayloadFacts {
     pub keyframe: bool,
     /// Holds an H264 SPS, an H265 VPS, SPS or PPS, an AV1 sequence header.
     pub parameter_sets: bool,
+    /// Holds an H264 PPS: no beginning, it names an SPS that came before it, but as dear to who begins.
+    pub picture_sets: bool,
     /// Whether the packet is its picture's first, where the payload says so: it knows better than marker and
     /// timestamp, which lose it behind a gap.
     pub frame_start: Option<bool>,
@@ -27,7 +29,7 @@ pub struct PayloadFacts {
 
 impl PayloadFacts {
     pub const NONE: PayloadFacts =
-        PayloadFacts { keyframe: false, parameter_sets: false, frame_start: None, frame_end: false };
+        PayloadFacts { keyframe: false, parameter_sets: false, picture_sets: false, frame_start: None, frame_end: false };
 }
 
 pub fn facts(codec: Codec, payload: &[u8]) -> PayloadFacts {

@@ -131,6 +131,7 @@ pub fn facts(payload: &[u8]) -> PayloadFacts {
     PayloadFacts {
         keyframe: frame_start && !descriptor.inter_picture,
         parameter_sets: false,
+        picture_sets: false,
         frame_start: Some(frame_start),
         // With layers only the marker says which of them is the picture's last (RFC 9628 section 4.1).
         frame_end: descriptor.end && descriptor.layer.is_none(),
