@@ -94,11 +94,11 @@ impl Plan {
         Duration::from_secs(1) / self.fps
     }
 
-    /// From one packet of a frame of so many to the next: the pace of an ordinary frame, but a large one is out before
-    /// the next frame is due.
+    /// From one packet of a frame of so many to the next: the pace of an ordinary frame, from whose first packet to its
+    /// last it is `pacing`; but a large one is out before the next frame is due.
     pub fn packet_interval(&self, packets: u64) -> Duration {
-        let ordinary = (self.video_pps() / f64::from(self.fps)).max(1.0);
-        let pace = self.pacing.as_secs_f64() / ordinary;
+        let ordinary = self.packets_of(self.frames_per_gop().min(2) - 1).max(2);
+        let pace = self.pacing.as_secs_f64() / (ordinary - 1) as f64;
         Duration::from_secs_f64(pace.min(self.frame_interval().as_secs_f64() / packets.max(1) as f64))
     }
 
@@ -237,8 +237,11 @@ mod tests {
         assert_eq!(W1.packets_of(0), 60);
         assert_eq!((0..60).map(|place| W1.packets_of(place)).sum::<u64>(), 520);
         assert_eq!((W1.video_pps(), W1.pps()), (260.0, 310.0));
-        let ordinary = W1.packets_of(1);
-        assert!(W1.packet_interval(ordinary) * ordinary as u32 >= Duration::from_micros(8_900));
+        for place in 1..60 {
+            let packets = W1.packets_of(place);
+            let spread = W1.packet_interval(packets) * (packets as u32 - 1);
+            assert!((7..=8).contains(&packets) && (Duration::from_micros(9_990)..Duration::from_millis(12)).contains(&spread), "{spread:?}");
+        }
         assert!(W1.packet_interval(60) * 60 <= W1.frame_interval());
         assert_eq!(W1.sizes_of(8), [1199, 1199, 1199, 1199, 1199, 1199, 1200, 1200]);
     }

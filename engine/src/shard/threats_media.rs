@@ -577,3 +577,29 @@ fn threat_29_one_bad_viewer_costs_the_others_nothing() {
     assert_eq!(alone.len(), 150 * 8);
     assert_eq!(alone, beside, "the same packets in the same milliseconds");
 }
+
+/// Its session is there until control removes it, and it goes on sending from the same SSRC.
+#[test]
+fn threat_28_who_was_taken_over_is_not_heard_any_more() {
+    let (mut world, mut former, track) = publishing(1);
+    let viewer = world.add(0, Side::Viewer);
+    let (_, ssrc) = world.feed(0, viewer, track);
+    former.play(&mut world, 10, 4);
+    let next = world.add(0, Side::Publisher);
+    world.connect();
+    assert_eq!(world.track(0, next, track, Codec::Vp8, 77), track);
+    // The former one's numbers are ahead: nothing but whose they are tells them from new ones.
+    let mut source = Source { index: 59_000, ..Source::new(next, 77) };
+    let refused = world.counter(CounterId::PacketsRefusedUnknownSsrc);
+    for _ in 0..10 {
+        for datagram in former.frame(&world, 4) {
+            world.push(former.remote, datagram);
+        }
+        source.play(&mut world, 1, 4);
+    }
+    let seen = world.remotes[viewer].of(ssrc);
+    let numbers: Vec<u64> = seen.iter().map(|seen| number_of(&seen.payload)).collect();
+    assert_eq!(numbers, (60_000..60_040).chain(59_000..59_040).collect::<Vec<u64>>());
+    assert!(seen.windows(2).all(|pair| pair[1].sequence == pair[0].sequence.wrapping_add(1)), "a gap of ours");
+    assert_eq!(world.counter(CounterId::PacketsRefusedUnknownSsrc) - refused, 40);
+}
