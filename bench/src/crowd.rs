@@ -154,6 +154,8 @@ struct Viewer {
     leave_at: Duration,
     left: bool,
     socket_drops: u64,
+    /// When its first packet came, in UNIX nanoseconds.
+    began_ns: u64,
 }
 
 /// A packet that is not seen yet.
@@ -284,6 +286,7 @@ impl Crowd {
             leave_at: Duration::MAX,
             left: false,
             socket_drops: 0,
+            began_ns: 0,
         });
         self.timers.push(Reverse((Duration::ZERO, place)));
     }
@@ -507,6 +510,7 @@ impl Viewer {
                 let Ok(header) = rtp::parse_header(datagram) else { return Ok(Taken::Refused) };
                 if self.phases.first_packet.is_none() {
                     self.phases.first_packet = Some(now);
+                    self.began_ns = sys::unix_ns();
                 }
                 let place = self.source(header.payload_type, header.ssrc, manner.drop_each);
                 let source = &mut self.sources[place];
@@ -519,7 +523,9 @@ impl Viewer {
                     let Some(keys) = self.keys.as_mut() else { return Ok(Taken::Nothing) };
                     let Ok(plain) = keys.open.decrypt_rtp(datagram) else { return Ok(Taken::Refused) };
                     if let Some(stamp) = plain.get(header.header_len..).and_then(Stamp::read).filter(|stamp| stamp.run == manner.run) {
-                        let (from, to) = (tally.window_from_ns.load(Ordering::Relaxed), tally.window_to_ns.load(Ordering::Relaxed));
+                        // What was published before this viewer came is a replay, and no latency.
+                        let from = tally.window_from_ns.load(Ordering::Relaxed).max(self.began_ns);
+                        let to = tally.window_to_ns.load(Ordering::Relaxed);
                         if (from..to).contains(&stamp.sent_ns) && at_ns > 0 {
                             let latency = at_ns.saturating_sub(stamp.sent_ns);
                             let of_kind = if stamp.kind == StampKind::Audio { &mut *measured.audio_ns } else { &mut *measured.video_ns };

@@ -98,8 +98,7 @@ impl Plan {
     /// last it is `pacing`; but a large one is out before the next frame is due.
     pub fn packet_interval(&self, packets: u64) -> Duration {
         let ordinary = self.packets_of(self.frames_per_gop().min(2) - 1).max(2);
-        let pace = self.pacing.as_secs_f64() / (ordinary - 1) as f64;
-        Duration::from_secs_f64(pace.min(self.frame_interval().as_secs_f64() / packets.max(1) as f64))
+        (self.pacing / (ordinary - 1) as u32).min(self.frame_interval() / packets.max(1) as u32)
     }
 
     /// The sizes (header and payload) of a frame's packets.
