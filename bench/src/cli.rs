@@ -98,12 +98,8 @@ pub struct LabArgs {
     /// The server's program, if not the one beside this
     #[arg(long, value_name = "FILE")]
     pub spillway: Option<PathBuf>,
-    #[arg(long = "fail", value_name = "TEXT", value_parser = threshold::parse)]
-    pub thresholds: Vec<Threshold>,
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
-    #[arg(long, value_name = "FILE")]
-    pub report: Option<PathBuf>,
+    #[command(flatten)]
+    pub verdict: VerdictArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -112,6 +108,20 @@ pub enum Sink {
     Full,
     /// One viewer in fifty does; the others count by clear headers
     Cheap,
+}
+
+/// What is made of the numbers.
+#[derive(Args, Clone, Debug)]
+pub struct VerdictArgs {
+    /// What has to hold, as 'ttff_p99<1s', 'loss<0.1%', 'viewers>=200'; may be repeated
+    #[arg(long = "fail", value_name = "TEXT", value_parser = threshold::parse)]
+    pub thresholds: Vec<Threshold>,
+    /// The result as one JSON value; - is standard output
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// The result as one page with plots, readable offline
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
 }
 
 /// What the viewers do.
@@ -221,15 +231,8 @@ pub struct RunArgs {
     /// A process of the server on this machine, children included; may be repeated
     #[arg(long, value_name = "PID")]
     pub server_pid: Vec<u32>,
-    /// What has to hold, as 'ttff_p99<1s', 'loss<0.1%', 'viewers>=200'; may be repeated
-    #[arg(long = "fail", value_name = "TEXT", value_parser = threshold::parse)]
-    pub thresholds: Vec<Threshold>,
-    /// The result as one JSON value; - is standard output
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
-    /// The result as one page with plots, readable offline
-    #[arg(long, value_name = "FILE")]
-    pub report: Option<PathBuf>,
+    #[command(flatten)]
+    pub verdict: VerdictArgs,
 }
 
 impl RunArgs {
@@ -359,5 +362,6 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+        assert_eq!(RunArgs::defaults("http://127.0.0.1:1".to_owned()).target, "http://127.0.0.1:1");
     }
 }

@@ -111,6 +111,8 @@ pub struct Account {
     pub newest_at: Option<Duration>,
     /// It had stayed as long as it wanted.
     pub left: bool,
+    /// Somebody tells the server so.
+    pub told: bool,
     pub joined: Joined,
 }
 
@@ -153,6 +155,7 @@ struct Viewer {
     report_at: Duration,
     leave_at: Duration,
     left: bool,
+    told: bool,
     socket_drops: u64,
     /// When its first packet came, in UNIX nanoseconds.
     began_ns: u64,
@@ -188,6 +191,8 @@ pub struct Crowd {
     delayed: BinaryHeap<Reverse<Delayed>>,
     leaving: Option<Sender<Joined>>,
     rng: Rng,
+    /// Sockets that have something, used again each turn.
+    ready: Vec<u64>,
     refused: u64,
     packets: u64,
     bytes: u64,
@@ -236,6 +241,7 @@ impl Crowd {
             delayed: BinaryHeap::new(),
             leaving: Some(leaving),
             rng: Rng::new(manner.seed),
+            ready: Vec::new(),
             refused: 0,
             packets: 0,
             bytes: 0,
@@ -285,6 +291,7 @@ impl Crowd {
             report_at: Duration::MAX,
             leave_at: Duration::MAX,
             left: false,
+            told: false,
             socket_drops: 0,
             began_ns: 0,
         });
@@ -296,13 +303,14 @@ impl Crowd {
         let timer = self.timers.peek().map_or(Duration::MAX, |Reverse((at, _))| *at);
         let due = self.delayed.peek().map_or(timer, |Reverse(delayed)| delayed.at.min(timer));
         let wait = due.saturating_sub(now).min(TURN_MAX);
-        let ready: Vec<u64> = match self.poller.wait(wait) {
-            Ok(ready) => ready.collect(),
-            Err(_) => Vec::new(),
-        };
-        for place in ready {
+        let mut ready = std::mem::take(&mut self.ready);
+        if let Ok(names) = self.poller.wait(wait) {
+            ready.extend(names);
+        }
+        for place in ready.drain(..) {
             self.receive(place as usize);
         }
+        self.ready = ready;
         let (mut late, now) = (Duration::ZERO, sys::monotonic());
         self.show_delayed(now);
         while let Some(Reverse((at, place))) = self.timers.peek().copied()
@@ -398,9 +406,7 @@ impl Crowd {
             viewer.left = true;
             viewer.socket_drops = viewer.remote.take().map_or(0, |remote| sys::drops(&remote.socket));
             self.tally.left.fetch_add(1, Ordering::Relaxed);
-            if let Some(leaving) = &self.leaving {
-                let _ = leaving.send(viewer.joined.clone());
-            }
+            viewer.told = self.leaving.as_ref().is_some_and(|leaving| leaving.send(viewer.joined.clone()).is_ok());
             return;
         }
         if now >= viewer.report_at {
@@ -630,6 +636,7 @@ impl Viewer {
             socket_drops,
             newest_at: self.sources.iter().map(|source| source.newest_at).max(),
             left: self.left,
+            told: self.told,
             joined: self.joined,
         }
     }
@@ -646,7 +653,7 @@ impl Source {
         }
     }
 
-    /// What is asked for now.
+    /// The numbers whose time to be asked for has come.
     fn wanted(&mut self, now: Duration) -> Vec<u16> {
         let missing: Vec<u64> = self.sequence.missing(1_024, NACK_PATIENCE).take(NACK_NUMBERS_MAX).collect();
         // What came, and what is too old to matter, is forgotten; what was asked for often enough is not asked for again.

@@ -99,7 +99,9 @@ impl Lab {
         std::fs::create_dir_all(&self.data).map_err(|error| failed(error.to_string()))?;
         let log = File::create(self.data.join("log")).map_err(|error| failed(error.to_string()))?;
         let errors = log.try_clone().map_err(|error| failed(error.to_string()))?;
-        let child = Command::new("ip")
+        let mut command = Command::new("ip");
+        sys::end_with_us(&mut command);
+        let child = command
             .args(["netns", "exec", &self.names[0], "taskset", "-c", "0"])
             .arg(program)
             .args(["serve", "--http", &format!("{SERVER}:7080"), "--media", &format!("{SERVER}:7081"), "--shards", "1", "--data"])
@@ -147,7 +149,7 @@ impl Lab {
         let mut run = RunArgs::defaults(format!("http://{SERVER}:7080"));
         run.key_file = Some(self.data.join("keys/signing.key"));
         run.server_pid = pid;
-        run.thresholds.clone_from(&args.thresholds);
+        run.verdict = args.verdict.clone();
         let (rooms, viewers, ramp) = match args.scenario {
             Scenario::W1 => (1, 200, 100.0),
             Scenario::Rooms => (100, 3_000, 500.0),

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use serde::Serialize;
-use spillway_bench::cli::{Cli, Command, Exit, LabArgs};
+use spillway_bench::cli::{Cli, Command, Exit, LabArgs, VerdictArgs};
 use spillway_bench::find_max::{self, Found};
 use spillway_bench::lab::Lab;
 use spillway_bench::run::{self, RunError};
@@ -20,10 +20,10 @@ fn main() -> ExitCode {
     spillway_bench::sys::on_interrupt(|| INTERRUPTED.store(true, Ordering::Relaxed));
     let ended = match cli.command {
         Command::Run(args) => {
-            run::run(&args, &INTERRUPTED).and_then(|summary| tell(&summary, args.json.as_deref(), args.report.as_deref()))
+            run::run(&args, &INTERRUPTED).and_then(|summary| tell(&summary, &args.verdict))
         }
         Command::FindMax(args) => {
-            find_max::find(&args, None, &INTERRUPTED).and_then(|found| tell_found(&found, args.run.json.as_deref()))
+            find_max::find(&args, None, &INTERRUPTED).and_then(|found| tell_found(&found, &args.run.verdict))
         }
         Command::Lab(args) => lab(&args),
     };
@@ -41,15 +41,15 @@ fn lab(args: &LabArgs) -> Result<Exit, RunError> {
     let place = lab.beside_server()?;
     if args.find_max {
         let found = find_max::find(&lab.find_max_args(args), Some(&place), &INTERRUPTED)?;
-        return tell_found(&found, args.json.as_deref());
+        return tell_found(&found, &args.verdict);
     }
     let summary = run::run_from(&lab.run_args(args), Some(&place), &INTERRUPTED)?;
-    tell(&summary, args.json.as_deref(), args.report.as_deref())
+    tell(&summary, &args.verdict)
 }
 
-fn tell(summary: &Summary, json: Option<&Path>, report: Option<&Path>) -> Result<Exit, RunError> {
-    write(&text::write(summary), summary, json)?;
-    if let Some(path) = report {
+fn tell(summary: &Summary, asked: &VerdictArgs) -> Result<Exit, RunError> {
+    write(&text::write(summary), summary, asked.json.as_deref())?;
+    if let Some(path) = &asked.report {
         put(path, &page::write(summary))?;
     }
     if summary.generator.saturated {
@@ -58,8 +58,8 @@ fn tell(summary: &Summary, json: Option<&Path>, report: Option<&Path>) -> Result
     Ok(if summary.thresholds.iter().any(|verdict| !verdict.met) { Exit::Failed } else { Exit::Ok })
 }
 
-fn tell_found(found: &Found, json: Option<&Path>) -> Result<Exit, RunError> {
-    write(&format!("{}\n", found.verdict), found, json)?;
+fn tell_found(found: &Found, asked: &VerdictArgs) -> Result<Exit, RunError> {
+    write(&format!("{}\n", found.verdict), found, asked.json.as_deref())?;
     Ok(if found.generator_was_limit { Exit::Saturated } else { Exit::Ok })
 }
 

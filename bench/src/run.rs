@@ -85,6 +85,8 @@ struct Joiners {
     rooms: Vec<String>,
     tasks: Mutex<Receiver<Task>>,
     begun: AtomicU64,
+    /// Nobody joins any more, whoever was due.
+    stop: AtomicBool,
 }
 
 /// What a joiner does next.
@@ -124,7 +126,12 @@ impl Joiners {
             let task = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).recv();
             match task {
                 Ok(Task::Join(number, scheduled)) => {
-                    sys::sleep_until(scheduled);
+                    if !self.stop.load(Ordering::Relaxed) {
+                        sys::sleep_until(scheduled);
+                    }
+                    if self.stop.load(Ordering::Relaxed) {
+                        continue;
+                    }
                     self.begun.fetch_add(1, Ordering::Relaxed);
                     let room = &self.rooms[(number % self.rooms.len() as u64) as usize];
                     self.join(number, room, scheduled);
@@ -236,6 +243,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
         rooms: (0..args.rooms()).map(|number| room_name(args, number)).collect(),
         tasks: Mutex::new(queue),
         begun: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
     });
     await_live(&joiners, args)?;
     let before_viewers = Sample::take(&args.server_pid);
@@ -280,12 +288,15 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
 
     // ---- leave
     let stopped = sys::monotonic();
+    joiners.stop.store(true, Ordering::Relaxed);
     published.stop.store(true, Ordering::Relaxed);
     let lag_us = publisher.and_then(|publisher| publisher.join().ok());
     let lag_of = |quantile: f64| lag_us.as_ref().and_then(|lag| lag.at(quantile)).unwrap_or_default() / 1e3;
     let (publisher_lag_ms, publisher_lag_ms_max) = (lag_of(0.99), lag_of(1.0));
     thread::sleep(DRAIN);
-    let offered = churn.next;
+    churn.forward_leavers();
+    // Who was not begun was not offered: an interrupted ramp, or the last of a churn.
+    let offered = joiners.begun.load(Ordering::Relaxed);
     drop((churn, tasks));
     hands.into_iter().for_each(|hand| drop(hand.join()));
     tally.stop.store(true, Ordering::Relaxed);
@@ -314,7 +325,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
     });
     // Of a churn as many are there as were asked for, but not the same.
     let present = crowd.joined.min(args.viewers);
-    let witnesses = if all_witness { args.viewers } else { args.viewers.div_ceil(WITNESS_EACH) };
+    let witnesses = if all_witness { offered } else { offered.div_ceil(WITNESS_EACH) };
     let mut summary = Summary {
         schema: 1,
         target: target.base().to_owned(),
@@ -345,6 +356,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
         publisher: PublisherSummary {
             packets: published.packets.load(Ordering::Relaxed),
             resent: published.resent.load(Ordering::Relaxed),
+            lost_sessions: published.lost_sessions.load(Ordering::Relaxed),
             keyframes_asked: published.keyframes_asked.load(Ordering::Relaxed),
             lag_ms_p99: publisher_lag_ms,
             lag_ms_max: publisher_lag_ms_max,
@@ -354,7 +366,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
         thresholds: Vec::new(),
         verdict: String::new(),
     };
-    summary.thresholds = args.thresholds.iter().map(|threshold| threshold.judge(&summary)).collect();
+    summary.thresholds = args.verdict.thresholds.iter().map(|threshold| threshold.judge(&summary)).collect();
     summary.verdict = verdict(&summary);
     Ok(summary)
 }
@@ -405,6 +417,13 @@ struct Churn {
 }
 
 impl Churn {
+    /// At the end: nobody comes in their place.
+    fn forward_leavers(&self) {
+        while let Ok(joined) = self.left.try_recv() {
+            let _ = self.tasks.send(Task::Leave(joined));
+        }
+    }
+
     fn turn(&mut self) {
         while let Ok(joined) = self.left.try_recv() {
             let _ = self.tasks.send(Task::Leave(joined));
@@ -550,7 +569,7 @@ fn generator(args: &RunArgs, crowd: &summary::Crowd, (cpu_ratio, waited_ratio): 
 
 /// Tells the server, in parallel and not for longer than a few seconds.
 fn goodbye(target: &Arc<Target>, outcomes: &[Outcome]) {
-    let joined: Vec<_> = outcomes.iter().flat_map(|outcome| &outcome.accounts).filter(|account| !account.left).map(|account| account.joined.clone()).collect();
+    let joined: Vec<_> = outcomes.iter().flat_map(|outcome| &outcome.accounts).filter(|account| !account.told).map(|account| account.joined.clone()).collect();
     let joined = Arc::new(Mutex::new(joined));
     let deadline = sys::monotonic() + Duration::from_secs(10);
     let threads: Vec<_> = (0..32)

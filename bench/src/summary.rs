@@ -131,6 +131,8 @@ pub struct Generator {
 pub struct PublisherSummary {
     pub packets: u64,
     pub resent: u64,
+    /// Publishers whose session ended before the run did.
+    pub lost_sessions: u64,
     pub keyframes_asked: u64,
     /// How late packets went out.
     pub lag_ms_p99: f64,

@@ -4,6 +4,8 @@
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -273,6 +275,16 @@ pub fn enter_network(namespace: &std::fs::File) -> io::Result<()> {
     // JUSTIFICATION: std has no namespaces.
     // SAFETY: the descriptor is open; the kernel checks what it is.
     check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }).map(|_| ())
+}
+
+/// The child ends when this process does, however that ends; a Ctrl-C on the terminal is not for it.
+pub fn end_with_us(command: &mut Command) {
+    command.process_group(0);
+    // JUSTIFICATION: std cannot tie a child's life to its parent's.
+    // SAFETY: the closure makes one system call without pointers, which may be made between fork and exec.
+    unsafe {
+        command.pre_exec(|| check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM)).map(|_| ()));
+    }
 }
 
 pub fn terminate(pid: u32) {

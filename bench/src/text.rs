@@ -56,6 +56,9 @@ pub fn write(summary: &Summary) -> String {
     let generator = &summary.generator;
     line("generator", format!("{:.1} % of a core, {:.1} % waiting for one ({} thread(s) of viewers, cores {:.0} % idle), timers {:.1} ms late (p99), {} datagrams dropped unread", generator.cpu_ratio * 1e2, generator.waited_ratio * 1e2, generator.threads, generator.cores_idle_ratio * 1e2, generator.lag_ms_p99, generator.socket_drops));
     line("publisher", format!("{} packets, {} again, asked {} times for a keyframe, {:.1} ms late (p99; {:.1} at most)", summary.publisher.packets, summary.publisher.resent, summary.publisher.keyframes_asked, summary.publisher.lag_ms_p99, summary.publisher.lag_ms_max));
+    if summary.publisher.lost_sessions > 0 {
+        line("", format!("{} publisher(s) were lost on the way: the server ended them, or stopped answering", summary.publisher.lost_sessions));
+    }
     for verdict in &summary.thresholds {
         let measured = verdict.measured.map_or("not measured".into(), |value| format!("{value:.4}"));
         line(if verdict.met { "met" } else { "NOT MET" }, format!("{} (measured {measured})", verdict.text));
