@@ -57,13 +57,30 @@ impl Scene {
 
     /// One packet of sound arrives.
     fn hear(&mut self) {
-        let mut header = [0; 12];
-        write_header(&mut header, true, 111, self.sound as u16, self.sound as u32 * 960, 88);
-        let mut out = vec![0; 300];
-        let client = &self.world.remotes[self.video.remote].client;
-        let length = client.seal_rtp(&header, &[7; 160], self.sound, &mut out).unwrap();
-        out.truncate(length);
+        let index = self.sound;
         self.sound += 1;
+        self.send(111, 88, index, index as u32 * 960, &[7; 160]);
+    }
+
+    /// A picture of a full packet and a short one, as OBS and ffmpeg cut it.
+    fn picture_with_a_tail(&mut self) {
+        let (index, timestamp) = (self.video.index, self.video.timestamp);
+        for (at, size) in [(0, 1_001), (1, 400)] {
+            let mut payload = vec![0; size];
+            (payload[0], payload[1]) = (if at == 0 { 0x10 } else { 0 }, 1);
+            self.send(96, 77, index + at, timestamp, &payload);
+        }
+        self.video.index += 2;
+        self.video.timestamp += 3_000;
+    }
+
+    fn send(&mut self, payload_type: u8, ssrc: u32, index: u64, timestamp: u32, payload: &[u8]) {
+        let mut header = [0; 12];
+        write_header(&mut header, payload.len() != 1_001, payload_type, index as u16, timestamp, ssrc);
+        let mut out = vec![0; 1_100];
+        let client = &self.world.remotes[self.video.remote].client;
+        let length = client.seal_rtp(&header, payload, index, &mut out).unwrap();
+        out.truncate(length);
         self.world.push(self.video.remote, out);
     }
 
@@ -124,6 +141,44 @@ fn sound_rides_as_the_last_segment_of_a_picture() {
         assert_eq!(scene.tick(), [vec![SOUND]]);
         scene.assert_whole([51, 14]);
     }
+}
+
+#[test]
+fn a_picture_with_a_short_end_has_no_seat_left() {
+    let mut scene = Scene::new(false);
+    scene.hear();
+    scene.picture_with_a_tail();
+    assert_eq!(scene.tick(), [vec![WIDE, 428], vec![SOUND]]);
+    scene.assert_whole([42, 11]);
+}
+
+/// Who is served first waits least: nobody is it always.
+#[test]
+fn viewers_are_first_by_turns() {
+    let mut world = World::new(1);
+    let publisher = world.add(0, Side::Publisher);
+    let track = world.track(0, publisher, TrackId::NONE, Codec::Vp8, 77);
+    world.connect();
+    let mut video = Source::new(publisher, 77);
+    let viewers: Vec<usize> = (0..3).map(|_| world.add(0, Side::Viewer)).collect();
+    for &viewer in &viewers {
+        world.feed(0, viewer, track);
+    }
+    world.connect();
+    video.play(&mut world, 3, 2);
+    let mut firsts = Vec::new();
+    for _ in 0..6 {
+        for datagram in video.frame(&world, 1) {
+            world.push(publisher, datagram);
+        }
+        world.tick(0);
+        let first = world.take_sent(0).into_iter().find(|sent| sent.bytes.len() > 1_000);
+        firsts.push(first.map(|sent| sent.path.remote));
+    }
+    assert_eq!(firsts[..3], firsts[3..]);
+    firsts.sort_unstable();
+    firsts.dedup();
+    assert_eq!(firsts.len(), 3);
 }
 
 #[test]
