@@ -267,6 +267,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
     }
 
     // ---- hold
+    tally.take_stock(args.threads);
     let (from, cpu_from) = (sys::monotonic(), Sample::take(&args.server_pid));
     let (threads_from, cores_from) = (spent("crowd-"), Cores::now());
     let packets_from = (tally.packets.load(Ordering::Relaxed), tally.bytes.load(Ordering::Relaxed));
@@ -280,6 +281,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
         churn.turn();
         live.holding(&tally, sys::monotonic() - from, args.hold());
     }
+    tally.take_stock(args.threads);
     tally.window_to_ns.store(sys::unix_ns(), Ordering::Relaxed);
     let (to, cpu_to) = (sys::monotonic(), Sample::take(&args.server_pid));
     let (threads_to, cores_to) = (spent("crowd-"), Cores::now());

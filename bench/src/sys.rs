@@ -42,6 +42,13 @@ impl Poller {
         Ok(())
     }
 
+    pub fn remove(&self, descriptor: &impl AsRawFd) -> io::Result<()> {
+        // JUSTIFICATION: std waits for one socket at a time.
+        // SAFETY: both descriptors are open; this call takes no event.
+        check(unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_DEL, descriptor.as_raw_fd(), std::ptr::null_mut()) })?;
+        Ok(())
+    }
+
     /// The names of those that have something, after `longest` at the latest.
     pub fn wait(&mut self, longest: Duration) -> io::Result<impl Iterator<Item = u64> + '_> {
         let timeout = longest.as_micros().div_ceil(1_000).min(1_000) as libc::c_int;
