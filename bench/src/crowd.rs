@@ -27,7 +27,9 @@ const SOCKET_BYTES: usize = 512 * 1_024;
 const TURN_MAX: Duration = Duration::from_millis(1);
 /// A viewer that has its picture is looked at so often, and not woken for. A wake for each packet would be work of
 /// whoever sends it (over veth the server's core, a seventh of it at 600 viewers), which no viewer elsewhere costs.
-const LOOK_INTERVAL: Duration = Duration::from_millis(8);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// The same where losses are of our own making: what is missing is asked for soon.
+const LOOK_INTERVAL_LOSSY: Duration = Duration::from_millis(4);
 /// Without a picture, as in a room with sound alone, it is woken for so long after its handshake.
 const AWAKE_MAX: Duration = Duration::from_secs(1);
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -94,6 +96,12 @@ pub struct Manner {
     /// How long a viewer stays, at least and at most; none: to the end.
     pub stay: Option<(Duration, Duration)>,
     pub seed: u64,
+}
+
+impl Manner {
+    fn is_lossy(&self) -> bool {
+        self.drop_each > 0 || self.reorder_each > 0 || self.delay > Duration::ZERO
+    }
 }
 
 /// A viewer whose POST was answered.
@@ -224,6 +232,7 @@ pub struct Crowd {
     watched: Vec<usize>,
     next: usize,
     looked_at: Duration,
+    look_interval: Duration,
     stock_taken: u64,
     refused: u64,
     packets: u64,
@@ -277,6 +286,7 @@ impl Crowd {
             watched: Vec::new(),
             next: 0,
             looked_at: sys::monotonic(),
+            look_interval: if manner.is_lossy() { LOOK_INTERVAL_LOSSY } else { LOOK_INTERVAL },
             stock_taken: 0,
             refused: 0,
             packets: 0,
@@ -358,13 +368,13 @@ impl Crowd {
     /// Looks at as many of the watched as the time since the last look makes due.
     fn look(&mut self, now: Duration) {
         let count = self.watched.len();
-        let share = (now - self.looked_at).as_secs_f64() / LOOK_INTERVAL.as_secs_f64() * count as f64;
+        let share = (now - self.looked_at).as_secs_f64() / self.look_interval.as_secs_f64() * count as f64;
         let due = (share as usize).min(count);
         if due == 0 && count > 0 {
             return;
         }
         // What is left over of a viewer's time is not lost; more than a round is.
-        let spent = LOOK_INTERVAL.mul_f64(due as f64 / count.max(1) as f64);
+        let spent = self.look_interval.mul_f64(due as f64 / count.max(1) as f64);
         self.looked_at = if due == count { now } else { self.looked_at + spent };
         for _ in 0..due {
             if self.next >= self.watched.len() {
