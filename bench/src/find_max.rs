@@ -4,8 +4,8 @@
 use crate::cli::{FindMaxArgs, RunArgs};
 use crate::run::{self, Elsewhere, RunError};
 use crate::summary::Summary;
+use crate::sys;
 use serde::Serialize;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 const GROWTH: f64 = 1.6;
 /// Delivered of what was offered, at least.
@@ -79,10 +79,10 @@ fn limit(step: &Step) -> String {
     }
 }
 
-fn step(args: &RunArgs, publisher_at: Option<&Elsewhere>, viewers: u64, interrupted: &'static AtomicBool) -> Result<Step, RunError> {
+fn step(args: &RunArgs, publisher_at: Option<&Elsewhere>, viewers: u64) -> Result<Step, RunError> {
     // A ramp that takes 5 s, but never so fast that joins alone are the load.
     let ramp = (viewers as f64 / 5.0).clamp(10.0, args.ramp().max(10.0));
-    let summary = run::run_from(&args.with(viewers, args.rooms(), ramp, args.hold()), publisher_at, interrupted)?;
+    let summary = run::run_from(&args.with(viewers, args.rooms(), ramp, args.hold()), publisher_at)?;
     let broke = broken(&summary);
     let server = summary.server.as_ref();
     let step = Step {
@@ -108,13 +108,13 @@ fn step(args: &RunArgs, publisher_at: Option<&Elsewhere>, viewers: u64, interrup
     Ok(step)
 }
 
-pub fn find(args: &FindMaxArgs, publisher_at: Option<&Elsewhere>, interrupted: &'static AtomicBool) -> Result<Found, RunError> {
+pub fn find(args: &FindMaxArgs, publisher_at: Option<&Elsewhere>) -> Result<Found, RunError> {
     let mut steps: Vec<Step> = Vec::new();
     let (mut held, mut broke_at) = (0_u64, None);
     while let Some(viewers) = next(held, broke_at, args.run.viewers, args.precision)
-        && !interrupted.load(Ordering::Relaxed)
+        && !sys::is_interrupted()
     {
-        let step = step(&args.run, publisher_at, viewers, interrupted)?;
+        let step = step(&args.run, publisher_at, viewers)?;
         if step.held { held = viewers } else { broke_at = Some(viewers) }
         steps.push(step);
     }

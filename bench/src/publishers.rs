@@ -91,6 +91,9 @@ impl Publisher {
             if now > deadline {
                 return Err(failed("not connected within 15 s".into()));
             }
+            if sys::is_interrupted() {
+                return Err(failed("interrupted".into()));
+            }
             if let Event::Connected(keys) = remote.handle_timeout(now).map_err(failed)? {
                 break keys;
             }

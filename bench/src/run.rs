@@ -8,7 +8,7 @@ use crate::offer::{self, Wish};
 use crate::process::{self, Cores, Sample};
 use crate::publishers::{self, PublishError, Published, Publisher};
 use crate::remote::Identity;
-use crate::summary::{self, Generator, PublisherSummary, Second, Server, Slope, Summary};
+use crate::summary::{self, Generator, PublisherSummary, Second, Server, Slope, Summary, Window};
 use crate::sys;
 use crate::target::{Joined, Role, Target, TargetError};
 use crate::witness;
@@ -40,6 +40,8 @@ const PUBLISHER_LAG_MAX_MS: f64 = 10.0;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    #[error("interrupted before anything was measured")]
+    Interrupted,
     #[error("{0}")]
     Unreachable(String),
     #[error("{0}")]
@@ -49,6 +51,7 @@ pub enum RunError {
 impl RunError {
     pub fn exit(&self) -> Exit {
         match self {
+            RunError::Interrupted => Exit::Interrupted,
             RunError::Unreachable(_) => Exit::Unreachable,
             RunError::Failed(_) => Exit::Usage,
         }
@@ -153,12 +156,12 @@ pub struct Elsewhere {
     pub core: usize,
 }
 
-pub fn run(args: &RunArgs, interrupted: &'static AtomicBool) -> Result<Summary, RunError> {
-    run_from(args, None, interrupted)
+pub fn run(args: &RunArgs) -> Result<Summary, RunError> {
+    run_from(args, None)
 }
 
 /// `publisher_at`: where the publisher's thread goes before it opens a socket.
-pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &'static AtomicBool) -> Result<Summary, RunError> {
+pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summary, RunError> {
     let files = sys::raise_open_files();
     let needed = args.viewers + args.rooms() + JOINERS_MAX as u64 + 64;
     if files < needed {
@@ -190,7 +193,11 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
                     sys::enter_network(&namespace).map_err(|error| RunError::Failed(error.to_string()))?;
                     sys::pin_to(core);
                 }
-                rooms.iter().map(|room| Ok(Publisher::join(&target, &identity, room, plan, run, obedient)?)).collect::<Result<Vec<_>, RunError>>()
+                let join = |room: &String| match sys::is_interrupted() {
+                    true => Err(RunError::Interrupted),
+                    false => Ok(Publisher::join(&target, &identity, room, plan, run, obedient)?),
+                };
+                rooms.iter().map(join).collect::<Result<Vec<_>, RunError>>()
             })();
             match joined {
                 Ok(publishers) => {
@@ -207,7 +214,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
     }
 
     // ---- the crowd
-    let wish = Wish { codec: plan.codec, sends: None, rtx: false, audio_only: false };
+    let wish = Wish { codec: plan.codec, sends: None, rtx: true, audio_only: false };
     let all_witness = args.sink() == Sink::Full;
     let manner = Manner {
         recover: !args.no_recover,
@@ -260,34 +267,31 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
         let refused: u64 = joiners.refused.lock().unwrap_or_else(PoisonError::into_inner).values().sum();
         tally.shown.load(Ordering::Relaxed) + tally.failed.load(Ordering::Relaxed) + refused >= args.viewers
     };
-    while !settled(&tally, &joiners) && sys::monotonic() < expected + JOIN_MAX && !interrupted.load(Ordering::Relaxed) {
+    while !settled(&tally, &joiners) && sys::monotonic() < expected + JOIN_MAX && !sys::is_interrupted() {
         thread::sleep(Duration::from_millis(20));
         churn.turn();
         live.joining(&tally, &joiners.begun);
     }
 
     // ---- hold
-    let (from, cpu_from) = (sys::monotonic(), Sample::take(&args.server_pid));
-    let (threads_from, cores_from) = (spent("crowd-"), Cores::now());
-    let packets_from = (tally.packets.load(Ordering::Relaxed), tally.bytes.load(Ordering::Relaxed));
-    tally.window_from_ns.store(sys::unix_ns(), Ordering::Relaxed);
+    let begun = Edge::take(&tally, args);
+    let from = begun.at;
+    tally.window_from_ns.store(begun.unix_ns, Ordering::Relaxed);
     tally.window_to_ns.store(u64::MAX, Ordering::Relaxed);
-    let unix_from = sys::unix_ns() / 1_000_000_000;
-    let mut timeline = Timeline::new(from, &args.server_pid, cpu_from.clone(), packets_from);
-    while sys::monotonic() < from + args.hold() && !interrupted.load(Ordering::Relaxed) {
+    let unix_from = begun.unix_ns / 1_000_000_000;
+    let mut timeline = Timeline::new(from, &args.server_pid, begun.server.clone(), (begun.packets, begun.bytes));
+    while sys::monotonic() < from + args.hold() && !sys::is_interrupted() {
         thread::sleep(Duration::from_millis(50).min(args.hold()));
         timeline.tick(&tally);
         churn.turn();
         live.holding(&tally, sys::monotonic() - from, args.hold());
     }
-    tally.window_to_ns.store(sys::unix_ns(), Ordering::Relaxed);
-    let (to, cpu_to) = (sys::monotonic(), Sample::take(&args.server_pid));
-    let (threads_to, cores_to) = (spent("crowd-"), Cores::now());
-    let packets = tally.packets.load(Ordering::Relaxed) - packets_from.0;
-    let bytes = tally.bytes.load(Ordering::Relaxed) - packets_from.1;
+    let ended = Edge::take(&tally, args);
+    tally.window_to_ns.store(ended.unix_ns, Ordering::Relaxed);
+    let (packets, bytes) = (ended.packets - begun.packets, ended.bytes - begun.bytes);
 
     // ---- leave
-    let stopped = sys::monotonic();
+    tally.stopped_ns.store(sys::monotonic().as_nanos() as u64, Ordering::Relaxed);
     joiners.stop.store(true, Ordering::Relaxed);
     published.stop.store(true, Ordering::Relaxed);
     let lag_us = publisher.and_then(|publisher| publisher.join().ok());
@@ -306,18 +310,19 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
     live.end();
 
     // ---- add up
-    let seconds = (to - from).as_secs_f64().max(1e-3);
+    let seconds = ((ended.unix_ns.saturating_sub(begun.unix_ns)) as f64 / 1e9).max(1e-3);
     let refused = joiners.refused.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let crowd = summary::crowd(&outcomes, &refused, stopped, plan.pps());
-    let generator = generator(args, &crowd, busiest(&threads_from, &threads_to, seconds), cores_to.idle_since(&cores_from), publisher_lag_ms);
+    let crowd = summary::crowd(&outcomes, &refused, plan.pps());
+    let busiest = busiest(&begun.threads, &ended.threads, seconds);
+    let generator = generator(args, &crowd, busiest, ended.cores.idle_since(&begun.cores), publisher_lag_ms);
     let server = (!args.server_pid.is_empty()).then(|| {
-        let processes = cpu_to.since(&cpu_from);
-        let used: f64 = processes.iter().map(|usage| usage.user_s + usage.system_s).sum();
-        let grown = cpu_to.rss_bytes() as f64 - before_viewers.rss_bytes() as f64;
+        let processes = ended.server.since(&begun.server);
+        let used: f64 = processes.iter().map(|usage| usage.cpu_s).sum();
+        let grown = ended.server.rss_bytes() as f64 - before_viewers.rss_bytes() as f64;
         Server {
             cpu_ns_per_packet: if packets == 0 { 0.0 } else { used * 1e9 / packets as f64 },
             cpu_ratio: used / seconds,
-            rss_bytes: cpu_to.rss_bytes(),
+            rss_bytes: ended.server.rss_bytes(),
             slopes: timeline.slopes(),
             rss_bytes_per_viewer: grown / crowd.joined.min(args.viewers).max(1) as f64,
             processes,
@@ -338,7 +343,9 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
         join_failures: offered - crowd.joined.min(offered),
         failures: crowd.failures,
         duration_s: seconds,
+        window: Window { from_unix_ns: begun.unix_ns, to_unix_ns: ended.unix_ns },
         delivered_packets: packets,
+        other_packets: ended.others - begun.others,
         delivered_mbps: bytes as f64 * 8.0 / seconds / 1e6,
         pps_per_viewer: if present == 0 { 0.0 } else { packets as f64 / seconds / present as f64 },
         loss_ratio: crowd.loss_ratio,
@@ -390,6 +397,9 @@ fn await_live(joiners: &Joiners, args: &RunArgs) -> Result<(), RunError> {
                 }
                 // Nothing is live yet, in the words of various servers.
                 Err(TargetError::Refused { status: 404 | 409 | 425 | 503, .. }) if sys::monotonic() < deadline => {
+                    if sys::is_interrupted() {
+                        return Err(RunError::Interrupted);
+                    }
                     thread::sleep(Duration::from_millis(100));
                 }
                 Err(error) => return Err(error.into()),
@@ -433,6 +443,34 @@ impl Churn {
     }
 }
 
+/// An edge of the time measured: all that is counted from one to the other, taken at one moment as far as that goes.
+struct Edge {
+    at: Duration,
+    unix_ns: u64,
+    packets: u64,
+    others: u64,
+    bytes: u64,
+    server: Sample,
+    threads: BTreeMap<u64, Spent>,
+    cores: Cores,
+}
+
+impl Edge {
+    fn take(tally: &Tally, args: &RunArgs) -> Edge {
+        let unix_ns = tally.take_stock(args.threads);
+        Edge {
+            at: sys::monotonic(),
+            unix_ns,
+            packets: tally.packets.load(Ordering::Relaxed),
+            others: tally.others.load(Ordering::Relaxed),
+            bytes: tally.bytes.load(Ordering::Relaxed),
+            server: Sample::take(&args.server_pid),
+            threads: spent("crowd-"),
+            cores: Cores::now(),
+        }
+    }
+}
+
 /// The hold, second by second.
 struct Timeline<'p> {
     from: Duration,
@@ -456,7 +494,7 @@ impl<'p> Timeline<'p> {
             return;
         }
         let new = Sample::take(self.pids);
-        let used: f64 = new.since(sample).iter().map(|usage| usage.user_s + usage.system_s).sum();
+        let used: f64 = new.since(sample).iter().map(|usage| usage.cpu_s).sum();
         let counts = (tally.packets.load(Ordering::Relaxed), tally.bytes.load(Ordering::Relaxed));
         self.seconds.push(Second {
             at_s: (now - self.from).as_secs_f64(),
@@ -569,7 +607,7 @@ fn generator(args: &RunArgs, crowd: &summary::Crowd, (cpu_ratio, waited_ratio): 
 
 /// Tells the server, in parallel and not for longer than a few seconds.
 fn goodbye(target: &Arc<Target>, outcomes: &[Outcome]) {
-    let joined: Vec<_> = outcomes.iter().flat_map(|outcome| &outcome.accounts).filter(|account| !account.told).map(|account| account.joined.clone()).collect();
+    let joined: Vec<_> = outcomes.iter().flat_map(|outcome| &outcome.present).cloned().collect();
     let joined = Arc::new(Mutex::new(joined));
     let deadline = sys::monotonic() + Duration::from_secs(10);
     let threads: Vec<_> = (0..32)
