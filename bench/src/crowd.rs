@@ -44,6 +44,7 @@ pub struct Tally {
     pub left: AtomicU64,
     pub packets: AtomicU64,
     pub bytes: AtomicU64,
+    /// Numbers that were passed over, whatever came later.
     pub lost: AtomicU64,
     /// How late this generator's own turns were, the worst of the last second, in microseconds.
     pub lag_us: AtomicU64,
@@ -64,6 +65,8 @@ pub struct Manner {
     pub run: u16,
     /// Everybody opens every packet.
     pub all_witness: bool,
+    /// There is no picture to wait for.
+    pub audio_only: bool,
     /// A packet is seen so much later than it came.
     pub delay: Duration,
     /// One of so many is seen another 20 ms later; 0: none.
@@ -94,6 +97,8 @@ pub struct Phases {
     pub connected: Option<Duration>,
     pub first_packet: Option<Duration>,
     pub first_frame: Option<Duration>,
+    /// The first picture packet that is not of the past (witnesses).
+    pub live: Option<Duration>,
 }
 
 /// What one viewer's run came to.
@@ -113,6 +118,8 @@ pub struct Account {
     pub left: bool,
     /// Somebody tells the server so.
     pub told: bool,
+    /// Sum and number of its packets' latencies (witnesses).
+    pub latency_ns: (u64, u64),
     pub joined: Joined,
 }
 
@@ -120,7 +127,9 @@ pub struct Account {
 pub struct Outcome {
     pub accounts: Vec<Account>,
     pub audio_ns: Histogram,
+    /// Of ordinary frames.
     pub video_ns: Histogram,
+    pub keyframe_ns: Histogram,
     pub refused: u64,
     pub cpu: Duration,
     /// How late turns were, in microseconds.
@@ -159,6 +168,9 @@ struct Viewer {
     socket_drops: u64,
     /// When its first packet came, in UNIX nanoseconds.
     began_ns: u64,
+    latency_ns: (u64, u64),
+    /// Numbers that were passed over since somebody last asked.
+    passed: u64,
 }
 
 /// A packet that is not seen yet.
@@ -171,6 +183,8 @@ struct Delayed {
     bytes: Vec<u8>,
 }
 
+/// A picture packet younger than this is live: what is older is a replay.
+const LIVE_AGE: Duration = Duration::from_millis(150);
 /// What a late packet comes behind its place by.
 const DISORDER: Duration = Duration::from_millis(20);
 /// Datagrams that wait: beyond it they are seen at once, and the run shows it as disorder.
@@ -186,6 +200,7 @@ pub struct Crowd {
     timers: BinaryHeap<Reverse<(Duration, usize)>>,
     audio_ns: Histogram,
     video_ns: Histogram,
+    keyframe_ns: Histogram,
     lag_us: Histogram,
     seconds: Seconds,
     delayed: BinaryHeap<Reverse<Delayed>>,
@@ -196,6 +211,7 @@ pub struct Crowd {
     refused: u64,
     packets: u64,
     bytes: u64,
+    lost: u64,
 }
 
 /// Latency second by second.
@@ -236,6 +252,7 @@ impl Crowd {
             timers: BinaryHeap::new(),
             audio_ns: Histogram::new(),
             video_ns: Histogram::new(),
+            keyframe_ns: Histogram::new(),
             lag_us: Histogram::new(),
             seconds: Seconds::default(),
             delayed: BinaryHeap::new(),
@@ -245,6 +262,7 @@ impl Crowd {
             refused: 0,
             packets: 0,
             bytes: 0,
+            lost: 0,
         })
     }
 
@@ -294,6 +312,8 @@ impl Crowd {
             told: false,
             socket_drops: 0,
             began_ns: 0,
+            latency_ns: (0, 0),
+            passed: 0,
         });
         self.timers.push(Reverse((Duration::ZERO, place)));
     }
@@ -327,6 +347,7 @@ impl Crowd {
         self.tally.lag_us.fetch_max(late, Ordering::Relaxed);
         self.tally.packets.fetch_add(std::mem::take(&mut self.packets), Ordering::Relaxed);
         self.tally.bytes.fetch_add(std::mem::take(&mut self.bytes), Ordering::Relaxed);
+        self.tally.lost.fetch_add(std::mem::take(&mut self.lost), Ordering::Relaxed);
     }
 
     /// Takes what waits in one socket, at most two calls' worth: the others wait, too.
@@ -356,12 +377,14 @@ impl Crowd {
                 let heard = viewer.take(now, bytes, at_ns, self.manner, &self.tally, &mut Measured {
                     audio_ns: &mut self.audio_ns,
                     video_ns: &mut self.video_ns,
+                    keyframe_ns: &mut self.keyframe_ns,
                     seconds: &mut self.seconds,
                 });
                 if !note(viewer, heard, &self.tally, &mut self.refused) {
                     return;
                 }
             }
+            self.lost += std::mem::take(&mut viewer.passed);
             let deadline = viewer.deadline();
             if !viewer.phases.connected.is_some_and(|at| at < now) {
                 self.timers.push(Reverse((deadline, place)));
@@ -380,6 +403,7 @@ impl Crowd {
             let heard = viewer.take(now, &mut delayed.bytes, delayed.at_ns, self.manner, &self.tally, &mut Measured {
                 audio_ns: &mut self.audio_ns,
                 video_ns: &mut self.video_ns,
+                keyframe_ns: &mut self.keyframe_ns,
                 seconds: &mut self.seconds,
             });
             note(viewer, heard, &self.tally, &mut self.refused);
@@ -423,6 +447,7 @@ impl Crowd {
             accounts,
             audio_ns: self.audio_ns,
             video_ns: self.video_ns,
+            keyframe_ns: self.keyframe_ns,
             refused: self.refused,
             cpu: sys::thread_cpu_time(),
             lag_us: self.lag_us,
@@ -441,6 +466,7 @@ fn fail(viewer: &mut Viewer, error: String, tally: &Tally) {
 struct Measured<'c> {
     audio_ns: &'c mut Histogram,
     video_ns: &'c mut Histogram,
+    keyframe_ns: &'c mut Histogram,
     seconds: &'c mut Seconds,
 }
 
@@ -529,18 +555,27 @@ impl Viewer {
                     let Some(keys) = self.keys.as_mut() else { return Ok(Taken::Nothing) };
                     let Ok(plain) = keys.open.decrypt_rtp(datagram) else { return Ok(Taken::Refused) };
                     if let Some(stamp) = plain.get(header.header_len..).and_then(Stamp::read).filter(|stamp| stamp.run == manner.run) {
+                        let age = Duration::from_nanos(at_ns.saturating_sub(stamp.sent_ns));
+                        if self.phases.live.is_none() && stamp.kind == StampKind::Video && at_ns > 0 && age < LIVE_AGE + manner.delay {
+                            self.phases.live = Some(now);
+                        }
                         // What was published before this viewer came is a replay, and no latency.
                         let from = tally.window_from_ns.load(Ordering::Relaxed).max(self.began_ns);
                         let to = tally.window_to_ns.load(Ordering::Relaxed);
                         if (from..to).contains(&stamp.sent_ns) && at_ns > 0 {
                             let latency = at_ns.saturating_sub(stamp.sent_ns);
-                            let of_kind = if stamp.kind == StampKind::Audio { &mut *measured.audio_ns } else { &mut *measured.video_ns };
+                            let of_kind = match (stamp.kind, stamp.of_keyframe) {
+                                (StampKind::Audio, _) => &mut *measured.audio_ns,
+                                (StampKind::Video, false) => &mut *measured.video_ns,
+                                (StampKind::Video, true) => &mut *measured.keyframe_ns,
+                            };
                             of_kind.add(latency);
+                            self.latency_ns = (self.latency_ns.0 + latency, self.latency_ns.1 + 1);
                             measured.seconds.add(at_ns, latency);
                         }
                     }
                 }
-                Ok(self.account(now, place, header.sequence, header.marker))
+                Ok(self.account(now, place, header.sequence, header.marker, manner.audio_only))
             }
             _ => Ok(Taken::Nothing),
         }
@@ -564,7 +599,7 @@ impl Viewer {
         self.sources.len() - 1
     }
 
-    fn account(&mut self, now: Duration, place: usize, number: u16, marker: bool) -> Taken {
+    fn account(&mut self, now: Duration, place: usize, number: u16, marker: bool, audio_only: bool) -> Taken {
         let video = self.remote.as_ref().is_some_and(|remote| self.sources[place].payload_type == remote.agreed().video_pt);
         let source = &mut self.sources[place];
         let (extended, arrival) = source.sequence.arrive(number);
@@ -572,15 +607,18 @@ impl Viewer {
             Arrival::Late => source.recovered += u64::from(source.asked.remove(&extended).is_some()),
             Arrival::Ahead(passed) => {
                 source.newest_at = now;
+                self.passed += passed;
                 if passed > 0 && self.report_at != Duration::MAX {
                     self.report_at = self.report_at.min(now + NACK_INTERVAL);
                 }
             }
             Arrival::Duplicate | Arrival::Strange => {}
         }
-        if self.phases.first_frame.is_some() || !video || arrival == Arrival::Strange {
+        if self.phases.first_frame.is_some() || !(video || audio_only) || arrival == Arrival::Strange {
             return Taken::Nothing;
         }
+        // Each packet of sound is a frame.
+        let marker = marker || audio_only;
         // A frame is there when nothing is missing from the first packet to a marker.
         source.opening.insert(extended, marker);
         let first = source.opening.keys().next().copied().unwrap_or_default();
@@ -637,6 +675,7 @@ impl Viewer {
             newest_at: self.sources.iter().map(|source| source.newest_at).max(),
             left: self.left,
             told: self.told,
+            latency_ns: self.latency_ns,
             joined: self.joined,
         }
     }

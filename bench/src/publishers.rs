@@ -79,7 +79,7 @@ impl Publisher {
         // Chosen so that two runs against one server do not share them.
         let base = 0x1000_0000 + u32::from(run) * 16;
         let ssrcs = [base, base + 1];
-        let wish = Wish { codec: plan.codec, sends: Some(ssrcs), rtx: false, audio_only: false };
+        let wish = Wish { codec: plan.codec, sends: Some(ssrcs), rtx: false, audio_only: !plan.has_video() };
         let joined = target.join(Role::Publish, room, &offer::write(&credentials, &wish))?;
         let agreed = offer::read(&joined.answer, &credentials).map_err(failed)?;
         let socket = remote::connect(&agreed, SOCKET_BYTES, false).map_err(|error| failed(error.to_string()))?;
@@ -137,6 +137,7 @@ impl Publisher {
     fn due(&self) -> Duration {
         let packets = self.plan.packets_of(self.place);
         let video = self.frame_at + self.plan.packet_interval(packets) * self.packet as u32;
+        let video = if self.plan.has_video() { video } else { Duration::MAX };
         video.min(self.audio_at).min(self.report_at).min(self.remote.deadline())
     }
 
@@ -149,7 +150,7 @@ impl Publisher {
             self.audio = payload;
             self.audio_at += AUDIO_INTERVAL;
         }
-        loop {
+        while self.plan.has_video() {
             let packets = self.plan.packets_of(self.place);
             let at = self.frame_at + self.plan.packet_interval(packets) * self.packet as u32;
             if at > now {
@@ -182,7 +183,8 @@ impl Publisher {
 
     fn send(&mut self, kind: StampKind, keyframe: bool, marker: bool, payload: &mut [u8], timestamp: u32, told: &Published) {
         let track = kind as usize;
-        let stamp = Stamp { kind, keyframe, run: self.run, number: self.numbers[track], sent_ns: sys::unix_ns() };
+        let of_keyframe = kind == StampKind::Video && self.place == 0;
+        let stamp = Stamp { kind, keyframe, of_keyframe, run: self.run, number: self.numbers[track], sent_ns: sys::unix_ns() };
         stamp.write(payload);
         self.numbers[track] += 1;
         let sequence = self.sequences[track];
@@ -210,7 +212,7 @@ impl Publisher {
         let unix = sys::unix_ns();
         let ntp = (unix / 1_000_000_000 + NTP_OFFSET) << 32 | ((unix % 1_000_000_000) << 32) / 1_000_000_000;
         let rtp = [(self.numbers[0] * 960) as u32, (self.frame * 90_000 / u64::from(self.plan.fps)) as u32];
-        for track in 0..2 {
+        for track in 0..if self.plan.has_video() { 2 } else { 1 } {
             let mut out = [0; 128];
             let (packets, octets) = (self.numbers[track] as u32, (self.numbers[track] * STAMP_BYTES as u64) as u32);
             let Some(length) = rtcp::write_sr(&mut out, self.ssrcs[track], NtpTime(ntp), rtp[track], packets, octets, &[]) else { return };

@@ -3,6 +3,7 @@
 
 use crate::crowd::{Account, Outcome, Phases};
 use crate::histogram::Histogram;
+use crate::price::Price;
 use crate::process::Usage;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use std::time::Duration;
 pub struct Summary {
     pub schema: u32,
     pub target: String,
+    pub scenario: Option<String>,
     pub profile: String,
     pub rooms: u64,
     pub offered_mbps_per_viewer: f64,
@@ -35,11 +37,20 @@ pub struct Summary {
     pub latency_us: Latencies,
     pub latency_audio_us: Latencies,
     pub latency_video_us: Latencies,
+    /// Packets of ordinary frames, and of keyframes.
+    pub latency_frame_us: Latencies,
+    pub latency_keyframe_us: Latencies,
+    /// Of the witnesses' mean latencies: the largest less the smallest, by their mean.
+    pub latency_spread_ratio: Option<f64>,
     pub srtp_profile: Option<String>,
     pub witnesses: u64,
     pub server: Option<Server>,
     pub generator: Generator,
     pub publisher: PublisherSummary,
+    /// What 1,000 viewer-hours cost, where prices were given.
+    pub price: Option<Price>,
+    /// One point a second of the time in which viewers came; `at_s` counts from the first.
+    pub ramp: Vec<Second>,
     /// One point a second of the time measured.
     pub timeline: Vec<Second>,
     /// Time to the first frame in ms, of at most 200 viewers from the fastest to the slowest.
@@ -61,6 +72,9 @@ pub struct JoinTimes {
     pub ice: Percentiles,
     pub dtls: Percentiles,
     pub first_packet: Percentiles,
+    /// From connected to the first whole frame, and (witnesses) to the first picture packet that is not of the past.
+    pub first_frame: Percentiles,
+    pub live: Percentiles,
 }
 
 #[derive(Clone, Copy, Serialize, Default, Debug)]
@@ -77,6 +91,10 @@ pub struct Server {
     pub cpu_ns_per_packet: f64,
     /// Of one core.
     pub cpu_ratio: f64,
+    /// CPU time of the ramp, less that of the packets sent in it (at the hold's price), by joins.
+    pub cpu_us_per_join: Option<f64>,
+    /// What all its processes hold, shared pages once (proportional set size).
+    pub memory_bytes: u64,
     pub rss_bytes: u64,
     /// What it grew by since before the first viewer, divided among them.
     pub rss_bytes_per_viewer: f64,
@@ -146,6 +164,8 @@ pub struct Second {
     pub at_s: f64,
     pub packets_per_s: f64,
     pub mbps: f64,
+    /// Numbers passed over in it, whatever came later.
+    pub lost_packets: u64,
     pub viewers: u64,
     /// Of the server's processes, in cores; none without --server-pid.
     pub server_cpu: Option<f64>,
@@ -174,6 +194,14 @@ fn latencies(histogram: &Histogram) -> Latencies {
     Latencies { p50: at(0.50), p99: at(0.99), p999: at(0.999), samples: histogram.count() }
 }
 
+/// How far means lie apart, by their mean; each is a sum and a count.
+fn spread(sums: impl Iterator<Item = (u64, u64)>) -> Option<f64> {
+    let means: Vec<f64> = sums.filter(|(_, count)| *count > 0).map(|(sum, count)| sum as f64 / count as f64).collect();
+    let (least, most) = (means.iter().copied().reduce(f64::min)?, means.iter().copied().reduce(f64::max)?);
+    let mean = means.iter().sum::<f64>() / means.len() as f64;
+    (means.len() > 1 && mean > 0.0).then(|| (most - least) / mean)
+}
+
 /// The most points a plot has.
 const CURVE_POINTS: usize = 200;
 
@@ -198,6 +226,9 @@ pub struct Crowd {
     pub latency_us: Latencies,
     pub latency_audio_us: Latencies,
     pub latency_video_us: Latencies,
+    pub latency_frame_us: Latencies,
+    pub latency_keyframe_us: Latencies,
+    pub latency_spread_ratio: Option<f64>,
     pub srtp_profile: Option<String>,
     pub socket_drops: u64,
     pub lag_ms_p99: f64,
@@ -228,12 +259,15 @@ pub fn crowd(outcomes: &[Outcome], refused: &BTreeMap<String, u64>, stopped: Dur
     let phase = |from: fn(&Phases) -> Option<Duration>, to: fn(&Phases) -> Option<Duration>| {
         milliseconds(joined.iter().filter_map(|account| Some(to(&account.phases)?.saturating_sub(from(&account.phases)?))))
     };
-    let (mut audio, mut video, mut lag) = (Histogram::new(), Histogram::new(), Histogram::new());
+    let (mut audio, mut frames, mut keyframes, mut lag) = (Histogram::new(), Histogram::new(), Histogram::new(), Histogram::new());
     for outcome in outcomes {
         audio.merge(&outcome.audio_ns);
-        video.merge(&outcome.video_ns);
+        frames.merge(&outcome.video_ns);
+        keyframes.merge(&outcome.keyframe_ns);
         lag.merge(&outcome.lag_us);
     }
+    let mut video = frames.clone();
+    video.merge(&keyframes);
     let mut both = audio.clone();
     both.merge(&video);
     let mut profiles: Vec<&str> = joined.iter().filter_map(|account| account.profile).collect();
@@ -252,10 +286,15 @@ pub fn crowd(outcomes: &[Outcome], refused: &BTreeMap<String, u64>, stopped: Dur
             ice: phase(|p| Some(p.answered), |p| p.reached),
             dtls: phase(|p| p.reached, |p| p.connected),
             first_packet: phase(|p| p.connected, |p| p.first_packet),
+            first_frame: phase(|p| p.connected, |p| p.first_frame),
+            live: phase(|p| p.connected, |p| p.live),
         },
         latency_us: latencies(&both),
         latency_audio_us: latencies(&audio),
         latency_video_us: latencies(&video),
+        latency_frame_us: latencies(&frames),
+        latency_keyframe_us: latencies(&keyframes),
+        latency_spread_ratio: spread(joined.iter().map(|account| account.latency_ns)),
         srtp_profile: (!profiles.is_empty()).then(|| profiles.join("+")),
         socket_drops: accounts.iter().map(|account| account.socket_drops).sum(),
         lag_ms_p99: lag.at(0.99).unwrap_or_default() / 1_000.0,
@@ -303,6 +342,13 @@ mod tests {
         assert!((found - 3.0).abs() < 3.0 * error && error < 0.02, "{found} {error}");
         assert_eq!(slope([(1.0, 1.0), (2.0, 2.0)].into_iter()), None);
         assert_eq!(slope([(1.0, 1.0); 3].into_iter()), None, "one moment is no time");
+    }
+
+    #[test]
+    fn means_of_two_viewers_lie_apart_by_their_difference() {
+        let found = spread([(900, 9), (1_200, 10), (0, 0)].into_iter()).unwrap();
+        assert!((found - 20.0 / 110.0).abs() < 1e-9, "{found}");
+        assert_eq!(spread([(900, 9)].into_iter()), None);
     }
 
     #[test]
