@@ -5,6 +5,7 @@ pub mod crowd;
 pub mod find_max;
 mod histogram;
 pub mod lab;
+mod ledger;
 mod live;
 mod offer;
 pub mod page;
@@ -22,6 +23,7 @@ pub mod sys;
 mod target;
 pub mod text;
 mod threshold;
+mod totals;
 mod witness;
 
 pub use sys::thread_cpu_time;

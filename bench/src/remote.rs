@@ -180,10 +180,6 @@ impl Remote {
         }
     }
 
-    pub fn agreed(&self) -> &Agreed {
-        &self.agreed
-    }
-
     /// When `handle_timeout` wants to be called.
     pub fn deadline(&self) -> Duration {
         self.check_at.min(self.handshake_at)

@@ -9,7 +9,7 @@ use crate::price;
 use crate::process::{self, Cores, Sample};
 use crate::publishers::{self, PublishError, Published, Publisher};
 use crate::remote::Identity;
-use crate::summary::{self, Generator, PublisherSummary, Second, Server, Slope, Summary};
+use crate::summary::{self, Generator, PublisherSummary, Second, Server, Slope, Summary, Window};
 use crate::sys;
 use crate::target::{Joined, Role, Target, TargetError};
 use crate::witness;
@@ -209,7 +209,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
     }
 
     // ---- the crowd
-    let wish = Wish { codec: plan.codec, sends: None, rtx: false, audio_only: !plan.has_video() };
+    let wish = Wish { codec: plan.codec, sends: None, rtx: true, audio_only: !plan.has_video() };
     let all_witness = args.sink() == Sink::Full;
     let manner = Manner {
         recover: !args.no_recover,
@@ -272,14 +272,13 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
     }
 
     // ---- hold
-    let (from, cpu_from) = (sys::monotonic(), Sample::take(&args.server_pid));
-    let (threads_from, cores_from) = (spent("crowd-"), Cores::now());
-    let packets_from = counts(&tally);
-    tally.window_from_ns.store(sys::unix_ns(), Ordering::Relaxed);
+    let begun = Edge::take(&tally, args);
+    let from = begun.at;
+    tally.window_from_ns.store(begun.unix_ns, Ordering::Relaxed);
     tally.window_to_ns.store(u64::MAX, Ordering::Relaxed);
-    let unix_from = sys::unix_ns() / 1_000_000_000;
+    let unix_from = begun.unix_ns / 1_000_000_000;
     let mut deed = publisher_at.and_then(|place| place.deed.as_ref());
-    let mut timeline = Timeline::new(from, &args.server_pid, cpu_from.clone(), packets_from);
+    let mut timeline = Timeline::new(from, &args.server_pid, begun.server.clone(), (begun.packets, begun.bytes, begun.lost));
     while sys::monotonic() < from + args.hold() && !interrupted.load(Ordering::Relaxed) {
         thread::sleep(Duration::from_millis(50).min(args.hold()));
         timeline.tick(&tally);
@@ -289,15 +288,13 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
         churn.turn();
         live.holding(&tally, sys::monotonic() - from, args.hold());
     }
-    tally.window_to_ns.store(sys::unix_ns(), Ordering::Relaxed);
-    let (to, cpu_to) = (sys::monotonic(), Sample::take(&args.server_pid));
-    let (threads_to, cores_to) = (spent("crowd-"), Cores::now());
-    let packets = tally.packets.load(Ordering::Relaxed) - packets_from.0;
-    let bytes = tally.bytes.load(Ordering::Relaxed) - packets_from.1;
-    let memory_bytes = cpu_to.memory_bytes();
+    let ended = Edge::take(&tally, args);
+    tally.window_to_ns.store(ended.unix_ns, Ordering::Relaxed);
+    let memory_bytes = ended.server.memory_bytes();
+    let (packets, bytes) = (ended.packets - begun.packets, ended.bytes - begun.bytes);
 
     // ---- leave
-    let stopped = sys::monotonic();
+    tally.stopped_ns.store(sys::monotonic().as_nanos() as u64, Ordering::Relaxed);
     joiners.stop.store(true, Ordering::Relaxed);
     published.stop.store(true, Ordering::Relaxed);
     let lag_us = publisher.and_then(|publisher| publisher.join().ok());
@@ -316,23 +313,23 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
     live.end();
 
     // ---- add up
-    let seconds = (to - from).as_secs_f64().max(1e-3);
+    let seconds = ((ended.unix_ns.saturating_sub(begun.unix_ns)) as f64 / 1e9).max(1e-3);
     let refused = joiners.refused.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let crowd = summary::crowd(&outcomes, &refused, stopped, plan.pps());
-    let generator = generator(args, &crowd, busiest(&threads_from, &threads_to, seconds), cores_to.idle_since(&cores_from), publisher_lag_ms);
+    let crowd = summary::crowd(&outcomes, &refused, plan.pps());
+    let busiest = busiest(&begun.threads, &ended.threads, seconds);
+    let generator = generator(args, &crowd, busiest, ended.cores.idle_since(&begun.cores), publisher_lag_ms);
     let server = (!args.server_pid.is_empty()).then(|| {
-        let processes = cpu_to.since(&cpu_from);
-        let used: f64 = processes.iter().map(|usage| usage.user_s + usage.system_s).sum();
-        let per_packet = used / packets.max(1) as f64;
-        let joining: f64 = cpu_from.since(&before_viewers).iter().map(|usage| usage.user_s + usage.system_s).sum();
-        let joins = joining - per_packet * packets_from.0 as f64;
-        let grown = cpu_to.rss_bytes() as f64 - before_viewers.rss_bytes() as f64;
+        let processes = ended.server.since(&begun.server);
+        let used: f64 = processes.iter().map(|usage| usage.cpu_s).sum();
+        let joining: f64 = begun.server.since(&before_viewers).iter().map(|usage| usage.cpu_s).sum();
+        let joins = joining - used / packets.max(1) as f64 * begun.packets as f64;
+        let grown = ended.server.rss_bytes() as f64 - before_viewers.rss_bytes() as f64;
         Server {
             cpu_ns_per_packet: if packets == 0 { 0.0 } else { used * 1e9 / packets as f64 },
             cpu_ratio: used / seconds,
             cpu_us_per_join: (crowd.joined > 0 && packets > 0).then(|| joins * 1e6 / crowd.joined as f64),
             memory_bytes,
-            rss_bytes: cpu_to.rss_bytes(),
+            rss_bytes: ended.server.rss_bytes(),
             slopes: timeline.slopes(),
             rss_bytes_per_viewer: grown / crowd.joined.min(args.viewers).max(1) as f64,
             processes,
@@ -354,7 +351,9 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
         join_failures: offered - crowd.joined.min(offered),
         failures: crowd.failures,
         duration_s: seconds,
+        window: Window { from_unix_ns: begun.unix_ns, to_unix_ns: ended.unix_ns },
         delivered_packets: packets,
+        other_packets: ended.others - begun.others,
         delivered_mbps: bytes as f64 * 8.0 / seconds / 1e6,
         pps_per_viewer: if present == 0 { 0.0 } else { packets as f64 / seconds / present as f64 },
         loss_ratio: crowd.loss_ratio,
@@ -455,16 +454,41 @@ impl Churn {
     }
 }
 
-/// Packets, bytes and holes so far.
-fn counts(tally: &Tally) -> (u64, u64, u64) {
-    let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-    (of(&tally.packets), of(&tally.bytes), of(&tally.lost))
+/// An edge of the time measured: all that is counted from one to the other, taken at one moment as far as that goes.
+struct Edge {
+    at: Duration,
+    unix_ns: u64,
+    packets: u64,
+    others: u64,
+    bytes: u64,
+    lost: u64,
+    server: Sample,
+    threads: BTreeMap<u64, Spent>,
+    cores: Cores,
+}
+
+impl Edge {
+    fn take(tally: &Tally, args: &RunArgs) -> Edge {
+        let unix_ns = tally.take_stock(args.threads);
+        Edge {
+            at: sys::monotonic(),
+            unix_ns,
+            packets: tally.packets.load(Ordering::Relaxed),
+            others: tally.others.load(Ordering::Relaxed),
+            bytes: tally.bytes.load(Ordering::Relaxed),
+            lost: tally.lost.load(Ordering::Relaxed),
+            server: Sample::take(&args.server_pid),
+            threads: spent("crowd-"),
+            cores: Cores::now(),
+        }
+    }
 }
 
 /// A time, second by second.
 struct Timeline<'p> {
     from: Duration,
     pids: &'p [u32],
+    /// When, and packets, bytes and holes until then.
     last: (Duration, Sample, (u64, u64, u64)),
     seconds: Vec<Second>,
     /// By process: its name, and (second, memory, open files).
@@ -484,8 +508,8 @@ impl<'p> Timeline<'p> {
             return;
         }
         let new = Sample::take(self.pids);
-        let used: f64 = new.since(sample).iter().map(|usage| usage.user_s + usage.system_s).sum();
-        let counts = counts(tally);
+        let used: f64 = new.since(sample).iter().map(|usage| usage.cpu_s).sum();
+        let counts = (tally.packets.load(Ordering::Relaxed), tally.bytes.load(Ordering::Relaxed), tally.lost.load(Ordering::Relaxed));
         self.seconds.push(Second {
             at_s: (now - self.from).as_secs_f64(),
             packets_per_s: (counts.0 - packets) as f64 / seconds,
@@ -598,7 +622,7 @@ fn generator(args: &RunArgs, crowd: &summary::Crowd, (cpu_ratio, waited_ratio): 
 
 /// Tells the server, in parallel and not for longer than a few seconds.
 fn goodbye(target: &Arc<Target>, outcomes: &[Outcome]) {
-    let joined: Vec<_> = outcomes.iter().flat_map(|outcome| &outcome.accounts).filter(|account| !account.told).map(|account| account.joined.clone()).collect();
+    let joined: Vec<_> = outcomes.iter().flat_map(|outcome| &outcome.present).cloned().collect();
     let joined = Arc::new(Mutex::new(joined));
     let deadline = sys::monotonic() + Duration::from_secs(10);
     let threads: Vec<_> = (0..32)
