@@ -19,6 +19,8 @@ pub enum Exit {
     Saturated,
     /// A threshold failed.
     Failed,
+    /// Ctrl-C or SIGTERM: what was measured until then is told.
+    Interrupted,
 }
 
 impl From<Exit> for ExitCode {
@@ -29,6 +31,8 @@ impl From<Exit> for ExitCode {
             Exit::Unreachable => 98,
             Exit::Saturated => 97,
             Exit::Failed => 99,
+            // As shells have it of SIGINT.
+            Exit::Interrupted => 130,
         })
     }
 }
@@ -47,7 +51,8 @@ impl From<Exit> for ExitCode {
   sudo spillway-bench lab --scenario rooms-100x30 --rooms 1 --report rooms.html
   spillway-bench run ... --server-pid $(pidof spillway | tr ' ' '\\n' | head -1) --fail 'ttff_p99<1s' --fail 'loss<0.1%'
 
-Exit codes: 0 ok, 2 usage, 98 target unreachable, 97 the generator itself was the limit, 99 a threshold failed"
+Exit codes: 0 ok, 2 usage, 98 target unreachable, 97 the generator itself was the limit, 99 a threshold failed,
+130 interrupted"
 )]
 pub struct Cli {
     #[command(subcommand)]

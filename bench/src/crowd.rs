@@ -53,6 +53,9 @@ pub struct Tally {
     pub bytes: AtomicU64,
     /// Numbers that were passed over, whatever came later.
     pub lost: AtomicU64,
+    /// Times to the first frame, their sum and the longest, in microseconds.
+    pub ttff_us: AtomicU64,
+    pub ttff_us_max: AtomicU64,
     /// How late this generator's own turns were, the worst of the last second, in microseconds.
     pub lag_us: AtomicU64,
     /// Only packets sent in this window (UNIX nanoseconds) count for latency.
@@ -722,6 +725,9 @@ impl Viewer {
             }
             Heard::FirstFrame => {
                 self.phases.first_frame = Some(now);
+                let ttff = now.saturating_sub(self.phases.scheduled).as_micros() as u64;
+                tally.ttff_us.fetch_add(ttff, Ordering::Relaxed);
+                tally.ttff_us_max.fetch_max(ttff, Ordering::Relaxed);
                 Taken::FirstFrame
             }
         }

@@ -5,8 +5,8 @@ use crate::cli::{FindMaxArgs, RunArgs};
 use crate::price::Price;
 use crate::run::{self, Elsewhere, RunError};
 use crate::summary::{Latencies, Summary};
+use crate::sys;
 use serde::Serialize;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 const GROWTH: f64 = 1.6;
 /// Of a server whose CPU is known: the least and the most, and the share of a core that is aimed at.
@@ -107,10 +107,10 @@ fn limit(step: &Step) -> String {
     }
 }
 
-fn step(args: &RunArgs, publisher_at: Option<&Elsewhere>, viewers: u64, interrupted: &'static AtomicBool) -> Result<(Step, Summary), RunError> {
+fn step(args: &RunArgs, publisher_at: Option<&Elsewhere>, viewers: u64) -> Result<(Step, Summary), RunError> {
     // A ramp that takes 5 s, but never so fast that joins alone are the load.
     let ramp = (viewers as f64 / 5.0).clamp(10.0, args.ramp().max(10.0));
-    let summary = run::run_from(&args.with(viewers, args.rooms(), ramp, args.hold()), publisher_at, interrupted)?;
+    let summary = run::run_from(&args.with(viewers, args.rooms(), ramp, args.hold()), publisher_at)?;
     let broke = broken(&summary);
     let server = summary.server.as_ref();
     let step = Step {
@@ -147,15 +147,15 @@ pub fn line(step: &Step) -> String {
     format!("{:>7} viewers {:>6.0} Mbit/s{cost}{latency}: {outcome}", step.viewers, step.delivered_mbps)
 }
 
-pub fn find(args: &FindMaxArgs, publisher_at: Option<&Elsewhere>, interrupted: &'static AtomicBool) -> Result<Found, RunError> {
+pub fn find(args: &FindMaxArgs, publisher_at: Option<&Elsewhere>) -> Result<Found, RunError> {
     let mut steps: Vec<Step> = Vec::new();
     let mut largest: Option<Summary> = None;
     let (mut held, mut broke_at) = (0_u64, None);
     let mut growth = GROWTH;
     while let Some(viewers) = next(held, broke_at, args.run.viewers, args.search.precision, growth)
-        && !interrupted.load(Ordering::Relaxed)
+        && !sys::is_interrupted()
     {
-        let (step, summary) = step(&args.run, publisher_at, viewers, interrupted)?;
+        let (step, summary) = step(&args.run, publisher_at, viewers)?;
         if step.held {
             held = viewers;
             growth = step.server_cpu.map_or(GROWTH, growth_from);
@@ -166,8 +166,8 @@ pub fn find(args: &FindMaxArgs, publisher_at: Option<&Elsewhere>, interrupted: &
         steps.push(step);
     }
     let mut at_busy = None;
-    if let (Some(viewers), false) = (args.search.busy.and_then(|busy| viewers_at(&steps, busy)), interrupted.load(Ordering::Relaxed)) {
-        at_busy = Some(step(&args.run, publisher_at, viewers, interrupted)?.0);
+    if let (Some(viewers), false) = (args.search.busy.and_then(|busy| viewers_at(&steps, busy)), sys::is_interrupted()) {
+        at_busy = Some(step(&args.run, publisher_at, viewers)?.0);
     }
     let wall = broke_at.and_then(|at| steps.iter().find(|step| step.viewers == at));
     let generator_was_limit = wall.is_some_and(|step| step.generator_saturated && step.broke.is_empty());

@@ -139,6 +139,9 @@ impl Lab {
                 let log = std::fs::read_to_string(self.data.join("log")).unwrap_or_default();
                 return Err(failed(format!("the server did not start: {}", log.trim())));
             }
+            if sys::is_interrupted() {
+                return Err(RunError::Interrupted);
+            }
             std::thread::sleep(Duration::from_millis(50));
         }
     }

@@ -15,6 +15,7 @@ mod publishers;
 mod remote;
 pub mod run;
 pub mod scenario;
+mod seal;
 mod sequence;
 pub mod source;
 pub mod spec;

@@ -6,13 +6,9 @@ use spillway_bench::find_max::{self, Found};
 use spillway_bench::lab::Lab;
 use spillway_bench::run::{self, RunError};
 use spillway_bench::summary::Summary;
-use spillway_bench::{page, scenario, spec, text};
+use spillway_bench::{page, scenario, spec, sys, text};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Set by the first Ctrl-C: what was measured so far is told, and everybody leaves in order.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
     let words = match scenario::expand(std::env::args_os().collect()) {
@@ -23,22 +19,25 @@ fn main() -> ExitCode {
         }
     };
     let cli = Cli::read(words).unwrap_or_else(|error| error.exit());
-    spillway_bench::sys::on_interrupt(|| INTERRUPTED.store(true, Ordering::Relaxed));
+    // The first Ctrl-C: what was measured so far is told, and everybody leaves in order.
+    sys::catch_interrupts();
     let ended = match cli.command {
         Command::Run(args) => {
-            run::run(&args, &INTERRUPTED).and_then(|summary| tell(&summary, &args.verdict))
+            run::run(&args).and_then(|summary| tell(&summary, &args.verdict))
         }
         Command::FindMax(args) => {
-            find_max::find(&args, None, &INTERRUPTED).and_then(|found| tell_found(&found, &args.run.verdict))
+            find_max::find(&args, None).and_then(|found| tell_found(&found, &args.run.verdict))
         }
         Command::Lab(args) => lab(&args),
-        Command::Spec(args) => return spec::main(&args, &INTERRUPTED),
+        Command::Spec(args) => return spec::main(&args),
     };
     match ended {
+        // Cut short, it neither held nor failed.
+        Ok(_) if sys::is_interrupted() => Exit::Interrupted.into(),
         Ok(exit) => exit.into(),
         Err(error) => {
             eprintln!("spillway-bench: {error}");
-            error.exit().into()
+            if sys::is_interrupted() { Exit::Interrupted.into() } else { error.exit().into() }
         }
     }
 }
@@ -47,10 +46,10 @@ fn lab(args: &LabArgs) -> Result<Exit, RunError> {
     let lab = Lab::open(args)?;
     let place = lab.beside_server(args.kill)?;
     if args.find_max {
-        let found = find_max::find(&lab.find_max_args(args), Some(&place), &INTERRUPTED)?;
+        let found = find_max::find(&lab.find_max_args(args), Some(&place))?;
         return tell_found(&found, &args.run.verdict);
     }
-    let summary = run::run_from(&lab.run_args(args), Some(&place), &INTERRUPTED)?;
+    let summary = run::run_from(&lab.run_args(args), Some(&place))?;
     tell(&summary, &args.run.verdict)
 }
 

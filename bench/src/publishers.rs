@@ -3,15 +3,17 @@
 
 use crate::histogram::Histogram;
 use crate::offer::{self, Agreed, Wish};
+use crate::seal::Sealer;
 use crate::remote::{self, Event, Identity, Keys, Remote};
 use crate::source::{self, AUDIO_INTERVAL, HEADER_BYTES, Plan, STAMP_BYTES, Stamp, StampKind, VideoCodec};
-use crate::sys::{self, DATAGRAM_BYTES_MAX};
+use crate::sys::{self, DATAGRAM_BYTES_MAX, Poller};
 use crate::target::{Joined, Role, Target, TargetError};
 use spillway_proto::time::NtpTime;
 use spillway_proto::wire::demux::{Class, classify};
 use spillway_proto::wire::rtcp::{self, Rtcp};
 use spillway_proto::wire::rtp::write_header;
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -23,6 +25,8 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 const KEPT_PACKETS: usize = 620;
 /// Keyframe requests are followed this often at most, as encoders of browsers do.
 const KEYFRAME_INTERVAL: Duration = Duration::from_secs(1);
+/// Behind a sealed packet.
+const TAG_BYTES: usize = 16;
 const IDLE_MAX: Duration = Duration::from_millis(2);
 /// From the UNIX epoch back to that of NTP.
 const NTP_OFFSET: u64 = 2_208_988_800;
@@ -41,6 +45,8 @@ pub struct Publisher {
     joined: Joined,
     remote: Remote,
     keys: Keys,
+    /// Faster than `keys.seal`, where the profile allows.
+    sealer: Option<Sealer>,
     agreed: Agreed,
     ssrcs: [u32; 2],
     plan: Plan,
@@ -91,6 +97,9 @@ impl Publisher {
             if now > deadline {
                 return Err(failed("not connected within 15 s".into()));
             }
+            if sys::is_interrupted() {
+                return Err(failed("interrupted".into()));
+            }
             if let Event::Connected(keys) = remote.handle_timeout(now).map_err(failed)? {
                 break keys;
             }
@@ -110,8 +119,10 @@ impl Publisher {
             }
         };
         let now = sys::monotonic();
+        let sealer = Sealer::new(&keys.own.0, &keys.own.1);
         Ok(Publisher {
             joined,
+            sealer,
             remote,
             keys,
             agreed,
@@ -192,17 +203,28 @@ impl Publisher {
         let payload_type = if kind == StampKind::Audio { self.agreed.audio_pt } else { self.agreed.video_pt };
         let mut header = [0; HEADER_BYTES];
         write_header(&mut header, marker, payload_type, sequence, timestamp, self.ssrcs[track]);
-        let mut packet = Vec::with_capacity(HEADER_BYTES + payload.len());
+        let mut packet = Vec::with_capacity(HEADER_BYTES + payload.len() + TAG_BYTES);
         packet.extend_from_slice(&header);
         packet.extend_from_slice(payload);
-        let Ok(sealed) = self.keys.seal.encrypt_rtp(&packet) else { return };
+        let sealed = match &mut self.sealer {
+            Some(sealer) => {
+                if sealer.seal(&mut packet).is_none() {
+                    return;
+                }
+                packet
+            }
+            None => match self.keys.seal.encrypt_rtp(&packet) {
+                Ok(sealed) => sealed.to_vec(),
+                Err(_) => return,
+            },
+        };
         self.remote.send(&sealed);
         told.packets.fetch_add(1, Ordering::Relaxed);
         if kind == StampKind::Video {
             if self.kept.len() == KEPT_PACKETS {
                 self.kept.pop_front();
             }
-            self.kept.push_back((sequence, sealed.to_vec()));
+            self.kept.push_back((sequence, sealed));
         }
     }
 
@@ -280,29 +302,51 @@ pub fn run(mut publishers: Vec<Publisher>, target: &Arc<Target>, told: &Publishe
         let at = begin + publisher.plan.frame_interval() * place as u32 / count;
         (publisher.frame_at, publisher.audio_at, publisher.report_at) = (at, at, at);
     }
+    // A thousand rooms are neither asked one by one what is due nor listened to one by one.
+    let poller = Poller::new();
+    let mut poller = poller.and_then(|poller| publishers.iter().enumerate().try_for_each(|(place, publisher)| poller.add(&publisher.remote.socket, place as u64)).map(|()| poller));
+    let mut timers: BinaryHeap<Reverse<(Duration, usize)>> = publishers.iter().enumerate().map(|(place, publisher)| Reverse((publisher.due(), place))).collect();
+    let mut publishers: Vec<Option<Publisher>> = publishers.into_iter().map(Some).collect();
     let mut hear_at = begin;
+    let mut ready = Vec::new();
     while !told.stop.load(Ordering::Relaxed) {
         let now = sys::monotonic();
-        let next = publishers.iter().map(Publisher::due).min().unwrap_or(Duration::MAX);
+        let next = timers.peek().map_or(Duration::MAX, |Reverse((at, _))| *at);
         if next > now {
             sys::sleep_until(next.min(now + IDLE_MAX));
         }
         let now = sys::monotonic();
-        let hears = now >= hear_at;
-        if hears {
+        if now >= hear_at {
             hear_at = now + IDLE_MAX;
-        }
-        publishers.retain_mut(|publisher| {
-            let heard = if hears { publisher.hear(now, told) } else { Ok(()) };
-            let stepped = heard.and_then(|()| if publisher.due() <= now { publisher.step(now, told, &mut lag_us) } else { Ok(()) });
-            if stepped.is_err() {
-                told.lost_sessions.fetch_add(1, Ordering::Relaxed);
+            match poller.as_mut().map(|poller| poller.wait(Duration::ZERO)) {
+                Ok(Ok(names)) => ready.extend(names.map(|name| name as usize)),
+                _ => ready.extend(0..publishers.len()),
             }
-            stepped.is_ok()
-        });
+            for place in ready.drain(..) {
+                attend(&mut publishers, place, told, |publisher| publisher.hear(now, told));
+            }
+        }
+        while let Some(Reverse((at, place))) = timers.peek().copied()
+            && at <= now
+        {
+            timers.pop();
+            attend(&mut publishers, place, told, |publisher| publisher.step(now, told, &mut lag_us));
+            if let Some(Some(publisher)) = publishers.get(place) {
+                timers.push(Reverse((publisher.due().max(now + Duration::from_micros(1)), place)));
+            }
+        }
     }
-    for publisher in &publishers {
+    for publisher in publishers.iter().flatten() {
         target.leave(&publisher.joined);
     }
     lag_us
+}
+
+/// Does something with one of them; if that fails, its session is over.
+fn attend(publishers: &mut [Option<Publisher>], place: usize, told: &Published, what: impl FnOnce(&mut Publisher) -> Result<(), String>) {
+    let Some(slot) = publishers.get_mut(place) else { return };
+    if slot.as_mut().is_some_and(|publisher| what(publisher).is_err()) {
+        told.lost_sessions.fetch_add(1, Ordering::Relaxed);
+        *slot = None;
+    }
 }

@@ -41,6 +41,8 @@ const PUBLISHER_LAG_MAX_MS: f64 = 10.0;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    #[error("interrupted before anything was measured")]
+    Interrupted,
     #[error("{0}")]
     Unreachable(String),
     #[error("{0}")]
@@ -50,6 +52,7 @@ pub enum RunError {
 impl RunError {
     pub fn exit(&self) -> Exit {
         match self {
+            RunError::Interrupted => Exit::Interrupted,
             RunError::Unreachable(_) => Exit::Unreachable,
             RunError::Failed(_) => Exit::Usage,
         }
@@ -155,12 +158,12 @@ pub struct Elsewhere {
     pub deed: Option<Box<dyn Fn()>>,
 }
 
-pub fn run(args: &RunArgs, interrupted: &'static AtomicBool) -> Result<Summary, RunError> {
-    run_from(args, None, interrupted)
+pub fn run(args: &RunArgs) -> Result<Summary, RunError> {
+    run_from(args, None)
 }
 
 /// `publisher_at`: where the publisher's thread goes before it opens a socket.
-pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &'static AtomicBool) -> Result<Summary, RunError> {
+pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summary, RunError> {
     let files = sys::raise_open_files();
     let needed = args.viewers + args.rooms() + JOINERS_MAX as u64 + 64;
     if files < needed {
@@ -192,7 +195,11 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
                     sys::enter_network(&namespace).map_err(|error| RunError::Failed(error.to_string()))?;
                     sys::pin_to(core);
                 }
-                rooms.iter().map(|room| Ok(Publisher::join(&target, &identity, room, plan, run, obedient)?)).collect::<Result<Vec<_>, RunError>>()
+                let join = |room: &String| match sys::is_interrupted() {
+                    true => Err(RunError::Interrupted),
+                    false => Ok(Publisher::join(&target, &identity, room, plan, run, obedient)?),
+                };
+                rooms.iter().map(join).collect::<Result<Vec<_>, RunError>>()
             })();
             match joined {
                 Ok(publishers) => {
@@ -264,7 +271,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
         let refused: u64 = joiners.refused.lock().unwrap_or_else(PoisonError::into_inner).values().sum();
         tally.shown.load(Ordering::Relaxed) + tally.failed.load(Ordering::Relaxed) + refused >= args.viewers
     };
-    while !settled(&tally, &joiners) && sys::monotonic() < expected + JOIN_MAX && !interrupted.load(Ordering::Relaxed) {
+    while !settled(&tally, &joiners) && sys::monotonic() < expected + JOIN_MAX && !sys::is_interrupted() {
         thread::sleep(Duration::from_millis(20));
         ramp.tick(&tally);
         churn.turn();
@@ -279,7 +286,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
     let unix_from = begun.unix_ns / 1_000_000_000;
     let mut deed = publisher_at.and_then(|place| place.deed.as_ref());
     let mut timeline = Timeline::new(from, &args.server_pid, begun.server.clone(), (begun.packets, begun.bytes, begun.lost));
-    while sys::monotonic() < from + args.hold() && !interrupted.load(Ordering::Relaxed) {
+    while sys::monotonic() < from + args.hold() && !sys::is_interrupted() {
         thread::sleep(Duration::from_millis(50).min(args.hold()));
         timeline.tick(&tally);
         if let Some(deed) = deed.take_if(|_| sys::monotonic() > from + args.hold() / 3) {
@@ -411,6 +418,9 @@ fn await_live(joiners: &Joiners, args: &RunArgs) -> Result<(), RunError> {
                 }
                 // Nothing is live yet, in the words of various servers.
                 Err(TargetError::Refused { status: 404 | 409 | 425 | 503, .. }) if sys::monotonic() < deadline => {
+                    if sys::is_interrupted() {
+                        return Err(RunError::Interrupted);
+                    }
                     thread::sleep(Duration::from_millis(100));
                 }
                 Err(error) => return Err(error.into()),

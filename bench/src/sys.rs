@@ -6,7 +6,7 @@ use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Datagrams per call.
@@ -310,23 +310,28 @@ pub fn terminate(pid: u32) {
     unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) };
 }
 
-/// Calls `what` at SIGINT and SIGTERM, once; the second one ends the process as ever.
-pub fn on_interrupt(what: fn()) {
-    static WHAT: OnceLock<fn()> = OnceLock::new();
-    let _ = WHAT.set(what);
-    extern "C" fn handle(signal: libc::c_int) {
-        if let Some(what) = WHAT.get() {
-            what();
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Remembers the first SIGINT or SIGTERM; the second one ends the process as ever.
+pub fn catch_interrupts() {
+    extern "C" fn handle(_: libc::c_int) {
+        INTERRUPTED.store(true, Ordering::Relaxed);
+        // Whichever comes next: who asks twice means it.
+        for signal in [libc::SIGINT, libc::SIGTERM] {
+            // JUSTIFICATION: std has no signals.
+            // SAFETY: `signal` may be called in a handler.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
         }
-        // JUSTIFICATION: std has no signals.
-        // SAFETY: `signal` may be called in a handler.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
     for signal in [libc::SIGINT, libc::SIGTERM] {
         // JUSTIFICATION: std has no signals.
         // SAFETY: the handler stores a flag and restores the default, both of which a handler may do.
         unsafe { libc::signal(signal, handle as extern "C" fn(libc::c_int) as libc::sighandler_t) };
     }
+}
+
+pub fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
 }
 
 #[cfg(test)]

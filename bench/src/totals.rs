@@ -184,9 +184,11 @@ mod tests {
     fn each_phase_begins_where_the_one_before_ends_and_the_picture_when_the_viewer_was_due() {
         let mut totals = Totals::default();
         totals.add(&viewer(Some(1_241)));
-        let of = |histogram: &Histogram| histogram.at(1.0).map(|us| us.round() as u64);
-        let all = [&totals.http, &totals.ice, &totals.dtls, &totals.first_packet, &totals.ttff].map(of);
-        assert_eq!(all, [Some(200_000), Some(30_000), Some(4_000), Some(7_000), Some(249_000)]);
+        let histograms = [&totals.http, &totals.ice, &totals.dtls, &totals.first_packet, &totals.ttff];
+        for (histogram, truth) in histograms.into_iter().zip([200_000.0, 30_000.0, 4_000.0, 7_000.0, 249_000.0]) {
+            let found = histogram.at(1.0).unwrap();
+            assert!((found / truth - 1.0).abs() < 0.02, "{found} for {truth}");
+        }
     }
 
     #[test]

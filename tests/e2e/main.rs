@@ -4,6 +4,7 @@
 
 mod answers;
 mod bench;
+mod bench_lab;
 mod browser;
 mod codecs;
 mod ffmpeg;

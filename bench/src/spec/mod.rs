@@ -5,7 +5,7 @@ pub mod document;
 mod machine;
 pub mod measure;
 
-use crate::cli::{Cli, Command, SpecArgs};
+use crate::cli::{Cli, Command, Exit, SpecArgs};
 use crate::{scenario, sys};
 use document::{Document, Row, Section, UNMEASURED, number, typed, with_unit};
 use serde::Serialize;
@@ -13,11 +13,9 @@ use serde_json::Value;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The one in the program, when no file is named: it cannot be written to.
 const BUILT_IN: &str = include_str!("../../SPECIFICATION.md");
-const USAGE: u8 = 2;
 const UNMEASURABLE: u8 = 1;
 
 /// One row of the result.
@@ -41,19 +39,20 @@ pub struct Line {
     pub note: Option<String>,
 }
 
-pub fn main(args: &SpecArgs, interrupted: &'static AtomicBool) -> ExitCode {
-    match run(args, interrupted) {
+pub fn main(args: &SpecArgs) -> ExitCode {
+    match run(args) {
+        Ok(_) if sys::is_interrupted() => Exit::Interrupted.into(),
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => UNMEASURABLE.into(),
         Err(error) => {
             eprintln!("spillway-bench spec: {error}");
-            USAGE.into()
+            Exit::Usage.into()
         }
     }
 }
 
 /// True: every row that was asked for could be measured.
-fn run(args: &SpecArgs, interrupted: &'static AtomicBool) -> Result<bool, String> {
+fn run(args: &SpecArgs) -> Result<bool, String> {
     let (mut document, path) = read(args)?;
     let asked: Vec<Section> = chosen(&document, &args.rows)?;
     if args.list {
@@ -68,7 +67,7 @@ fn run(args: &SpecArgs, interrupted: &'static AtomicBool) -> Result<bool, String
     let mut lines = Vec::new();
     let mut left = seconds;
     for (place, section) in asked.iter().enumerate() {
-        let measured = measure_section(section, args.repeats, interrupted, |repeat, command| {
+        let measured = measure_section(section, args.repeats, |repeat, command| {
             eprintln!("[{}/{}] {} ({repeat} of {}; {} to go): {}", place + 1, asked.len(), section.name, args.repeats, minutes(left), typed(command));
             left = (left - duration_of(command)).max(0.0);
         });
@@ -78,7 +77,7 @@ fn run(args: &SpecArgs, interrupted: &'static AtomicBool) -> Result<bool, String
             }
         }
         lines.extend(measured);
-        if interrupted.load(Ordering::Relaxed) {
+        if sys::is_interrupted() {
             break;
         }
     }
@@ -146,13 +145,13 @@ fn list(sections: &[Section]) {
 }
 
 /// All repeats of a section, its commands in turn, so that what they are compared by had the same machine.
-fn measure_section(section: &Section, repeats: u64, interrupted: &AtomicBool, mut tell: impl FnMut(u64, &[String])) -> Vec<Line> {
+fn measure_section(section: &Section, repeats: u64, mut tell: impl FnMut(u64, &[String])) -> Vec<Line> {
     let mut values: Vec<Vec<f64>> = vec![Vec::new(); section.rows.len()];
     let mut notes: Vec<Vec<String>> = vec![Vec::new(); section.rows.len()];
     'repeats: for repeat in 1..=repeats {
         let mut runs = Vec::new();
         for command in &section.commands {
-            if interrupted.load(Ordering::Relaxed) {
+            if sys::is_interrupted() {
                 break 'repeats;
             }
             tell(repeat, command);
@@ -166,7 +165,7 @@ fn measure_section(section: &Section, repeats: u64, interrupted: &AtomicBool, mu
                 }
             }
         }
-        if interrupted.load(Ordering::Relaxed) {
+        if sys::is_interrupted() {
             break;
         }
         for (place, row) in section.rows.iter().enumerate() {
