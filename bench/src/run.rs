@@ -5,6 +5,7 @@ use crate::crowd::{Arriving, Crowd, Manner, Outcome, Tally};
 use crate::histogram::Histogram;
 use crate::live::Live;
 use crate::offer::{self, Wish};
+use crate::price;
 use crate::process::{self, Cores, Sample};
 use crate::publishers::{self, PublishError, Published, Publisher};
 use crate::remote::Identity;
@@ -150,10 +151,11 @@ pub fn room_name(args: &RunArgs, number: u64) -> String {
     if args.rooms() == 1 { args.room.clone() } else { format!("{}-{number}", args.room) }
 }
 
-/// Another network and core, for the publisher.
+/// Another network and core, for the publisher; and what is done to the server when a third of the hold is over.
 pub struct Elsewhere {
     pub namespace: File,
     pub core: usize,
+    pub deed: Option<Box<dyn Fn()>>,
 }
 
 pub fn run(args: &RunArgs) -> Result<Summary, RunError> {
@@ -214,13 +216,14 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     }
 
     // ---- the crowd
-    let wish = Wish { codec: plan.codec, sends: None, rtx: true, audio_only: false };
+    let wish = Wish { codec: plan.codec, sends: None, rtx: true, audio_only: !plan.has_video() };
     let all_witness = args.sink() == Sink::Full;
     let manner = Manner {
         recover: !args.no_recover,
         drop_each: args.drop(),
         run,
         all_witness,
+        audio_only: !plan.has_video(),
         delay: args.delay(),
         reorder_each: args.reorder(),
         stay: args.stay(),
@@ -258,6 +261,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     // ---- the ramp: viewer n begins at n / ramp, whatever became of those before it
     let begin = sys::monotonic();
     let hands = hands(&joiners, args)?;
+    let mut ramp = Timeline::new(begin, &args.server_pid, before_viewers.clone(), (0, 0, 0));
     for number in 0..args.viewers {
         let _ = tasks.send(Task::Join(number, begin + Duration::from_secs_f64(number as f64 / args.ramp())));
     }
@@ -269,6 +273,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     };
     while !settled(&tally, &joiners) && sys::monotonic() < expected + JOIN_MAX && !sys::is_interrupted() {
         thread::sleep(Duration::from_millis(20));
+        ramp.tick(&tally);
         churn.turn();
         live.joining(&tally, &joiners.begun);
     }
@@ -279,15 +284,20 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     tally.window_from_ns.store(begun.unix_ns, Ordering::Relaxed);
     tally.window_to_ns.store(u64::MAX, Ordering::Relaxed);
     let unix_from = begun.unix_ns / 1_000_000_000;
-    let mut timeline = Timeline::new(from, &args.server_pid, begun.server.clone(), (begun.packets, begun.bytes));
+    let mut deed = publisher_at.and_then(|place| place.deed.as_ref());
+    let mut timeline = Timeline::new(from, &args.server_pid, begun.server.clone(), (begun.packets, begun.bytes, begun.lost));
     while sys::monotonic() < from + args.hold() && !sys::is_interrupted() {
         thread::sleep(Duration::from_millis(50).min(args.hold()));
         timeline.tick(&tally);
+        if let Some(deed) = deed.take_if(|_| sys::monotonic() > from + args.hold() / 3) {
+            deed();
+        }
         churn.turn();
         live.holding(&tally, sys::monotonic() - from, args.hold());
     }
     let ended = Edge::take(&tally, args);
     tally.window_to_ns.store(ended.unix_ns, Ordering::Relaxed);
+    let memory_bytes = ended.server.memory_bytes();
     let (packets, bytes) = (ended.packets - begun.packets, ended.bytes - begun.bytes);
 
     // ---- leave
@@ -318,10 +328,14 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     let server = (!args.server_pid.is_empty()).then(|| {
         let processes = ended.server.since(&begun.server);
         let used: f64 = processes.iter().map(|usage| usage.cpu_s).sum();
+        let joining: f64 = begun.server.since(&before_viewers).iter().map(|usage| usage.cpu_s).sum();
+        let joins = joining - used / packets.max(1) as f64 * begun.packets as f64;
         let grown = ended.server.rss_bytes() as f64 - before_viewers.rss_bytes() as f64;
         Server {
             cpu_ns_per_packet: if packets == 0 { 0.0 } else { used * 1e9 / packets as f64 },
             cpu_ratio: used / seconds,
+            cpu_us_per_join: (crowd.joined > 0 && packets > 0).then(|| joins * 1e6 / crowd.joined as f64),
+            memory_bytes,
             rss_bytes: ended.server.rss_bytes(),
             slopes: timeline.slopes(),
             rss_bytes_per_viewer: grown / crowd.joined.min(args.viewers).max(1) as f64,
@@ -334,9 +348,10 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     let mut summary = Summary {
         schema: 1,
         target: target.base().to_owned(),
+        scenario: args.scenario.clone(),
         profile: args.profile.name().into(),
         rooms: args.rooms(),
-        offered_mbps_per_viewer: args.bitrate as f64 / 1e6 + 0.064,
+        offered_mbps_per_viewer: plan.bitrate_bps as f64 / 1e6 + 0.064,
         offered_pps_per_viewer: plan.pps(),
         viewers_offered: offered,
         viewers_joined: crowd.joined,
@@ -356,6 +371,9 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
         latency_us: crowd.latency_us,
         latency_audio_us: crowd.latency_audio_us,
         latency_video_us: crowd.latency_video_us,
+        latency_frame_us: crowd.latency_frame_us,
+        latency_keyframe_us: crowd.latency_keyframe_us,
+        latency_spread_ratio: crowd.latency_spread_ratio,
         srtp_profile: crowd.srtp_profile,
         witnesses,
         server,
@@ -368,12 +386,15 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
             lag_ms_p99: publisher_lag_ms,
             lag_ms_max: publisher_lag_ms_max,
         },
+        price: None,
+        ramp: ramp.seconds,
         timeline: timeline.with_latency(&outcomes, unix_from),
         ttff_curve_ms: crowd.ttff_curve_ms,
         thresholds: Vec::new(),
         verdict: String::new(),
     };
     summary.thresholds = args.verdict.thresholds.iter().map(|threshold| threshold.judge(&summary)).collect();
+    summary.price = price::price(&args.verdict, packets, bytes, seconds, present, summary.server.as_ref().map(|server| server.cpu_ratio));
     summary.verdict = verdict(&summary);
     Ok(summary)
 }
@@ -450,6 +471,7 @@ struct Edge {
     packets: u64,
     others: u64,
     bytes: u64,
+    lost: u64,
     server: Sample,
     threads: BTreeMap<u64, Spent>,
     cores: Cores,
@@ -464,6 +486,7 @@ impl Edge {
             packets: tally.packets.load(Ordering::Relaxed),
             others: tally.others.load(Ordering::Relaxed),
             bytes: tally.bytes.load(Ordering::Relaxed),
+            lost: tally.lost.load(Ordering::Relaxed),
             server: Sample::take(&args.server_pid),
             threads: spent("crowd-"),
             cores: Cores::now(),
@@ -471,35 +494,37 @@ impl Edge {
     }
 }
 
-/// The hold, second by second.
+/// A time, second by second.
 struct Timeline<'p> {
     from: Duration,
     pids: &'p [u32],
-    last: (Duration, Sample, (u64, u64)),
+    /// When, and packets, bytes and holes until then.
+    last: (Duration, Sample, (u64, u64, u64)),
     seconds: Vec<Second>,
     /// By process: its name, and (second, memory, open files).
     resources: BTreeMap<u32, (String, Vec<(f64, f64, f64)>)>,
 }
 
 impl<'p> Timeline<'p> {
-    fn new(from: Duration, pids: &'p [u32], sample: Sample, packets: (u64, u64)) -> Timeline<'p> {
+    fn new(from: Duration, pids: &'p [u32], sample: Sample, packets: (u64, u64, u64)) -> Timeline<'p> {
         Timeline { from, pids, last: (from, sample, packets), seconds: Vec::new(), resources: BTreeMap::new() }
     }
 
     fn tick(&mut self, tally: &Tally) {
         let now = sys::monotonic();
-        let (then, sample, (packets, bytes)) = &self.last;
+        let (then, sample, (packets, bytes, lost)) = &self.last;
         let seconds = (now - *then).as_secs_f64();
         if seconds < 1.0 {
             return;
         }
         let new = Sample::take(self.pids);
         let used: f64 = new.since(sample).iter().map(|usage| usage.cpu_s).sum();
-        let counts = (tally.packets.load(Ordering::Relaxed), tally.bytes.load(Ordering::Relaxed));
+        let counts = (tally.packets.load(Ordering::Relaxed), tally.bytes.load(Ordering::Relaxed), tally.lost.load(Ordering::Relaxed));
         self.seconds.push(Second {
             at_s: (now - self.from).as_secs_f64(),
             packets_per_s: (counts.0 - packets) as f64 / seconds,
             mbps: (counts.1 - bytes) as f64 * 8e-6 / seconds,
+            lost_packets: counts.2 - lost,
             viewers: tally.shown.load(Ordering::Relaxed),
             server_cpu: (!self.pids.is_empty()).then_some(used / seconds),
             ..Second::default()
