@@ -4,6 +4,7 @@ use crate::cli::{Exit, RunArgs, Sink};
 use crate::crowd::{Arriving, Crowd, Manner, Outcome, Tally};
 use crate::histogram::Histogram;
 use crate::live::Live;
+use crate::null::{self, NullNic};
 use crate::offer::{self, Wish};
 use crate::price;
 use crate::process::{self, Cores, Sample};
@@ -31,6 +32,8 @@ const JOIN_MAX: Duration = Duration::from_secs(20);
 const LIVE_MAX: Duration = Duration::from_secs(5);
 /// What was under way when the publishers stopped.
 const DRAIN: Duration = Duration::from_millis(500);
+/// From thin to full, and through what was on its way.
+const NULL_SETTLE: Duration = Duration::from_secs(2);
 /// Above it a thread of the generator has no time to spare, and what it sees says nothing of the server.
 const CPU_RATIO_MAX: f64 = 0.90;
 /// Of the cores it may run on, together: below it nobody gets a core when he needs one.
@@ -156,6 +159,8 @@ pub struct Elsewhere {
     pub namespace: File,
     pub core: usize,
     pub deed: Option<Box<dyn Fn()>>,
+    /// Where the server's packets end when all viewers are there.
+    pub null: Option<NullNic>,
 }
 
 pub fn run(args: &RunArgs) -> Result<Summary, RunError> {
@@ -178,8 +183,15 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     let run = (sys::unix_ns() / 1_000_000) as u16;
     let live = Live::new(args.viewers);
 
+    let null = publisher_at.and_then(|place| place.null.as_ref());
+    if null.is_some() && (args.hold() > null::HOLD_MAX || args.stay().is_some()) {
+        return Err(failed(format!("viewers of a null NIC stay, and not for longer than {} s: answers to their checks are lost", null::HOLD_MAX.as_secs())));
+    }
+
     // ---- publish
     let published = Arc::new(Published::default());
+    // Viewers join over the cable, which carries less than the null NIC: keyframes are enough for that.
+    published.thin.store(null.is_some(), Ordering::Relaxed);
     let mut publisher = None;
     if !args.no_publish {
         live.note(&format!("publishing {}", room_name(args, 0)));
@@ -273,13 +285,18 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     };
     while !settled(&tally, &joiners) && sys::monotonic() < expected + JOIN_MAX && !sys::is_interrupted() {
         thread::sleep(Duration::from_millis(20));
-        ramp.tick(&tally);
+        ramp.tick(&tally, None);
         churn.turn();
         live.joining(&tally, &joiners.begun);
     }
 
     // ---- hold
-    let begun = Edge::take(&tally, args);
+    if let Some(null) = null {
+        null.divert()?;
+        published.thin.store(false, Ordering::Relaxed);
+        thread::sleep(NULL_SETTLE);
+    }
+    let begun = Edge::take(&tally, args, null);
     let from = begun.at;
     tally.window_from_ns.store(begun.unix_ns, Ordering::Relaxed);
     tally.window_to_ns.store(u64::MAX, Ordering::Relaxed);
@@ -288,14 +305,17 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     let mut timeline = Timeline::new(from, &args.server_pid, begun.server.clone(), (begun.packets, begun.bytes, begun.lost));
     while sys::monotonic() < from + args.hold() && !sys::is_interrupted() {
         thread::sleep(Duration::from_millis(50).min(args.hold()));
-        timeline.tick(&tally);
+        timeline.tick(&tally, null);
         if let Some(deed) = deed.take_if(|_| sys::monotonic() > from + args.hold() / 3) {
             deed();
         }
         churn.turn();
         live.holding(&tally, sys::monotonic() - from, args.hold());
     }
-    let ended = Edge::take(&tally, args);
+    let ended = Edge::take(&tally, args, null);
+    if let Some(null) = null {
+        null.restore()?;
+    }
     tally.window_to_ns.store(ended.unix_ns, Ordering::Relaxed);
     let memory_bytes = ended.server.memory_bytes();
     let (packets, bytes) = (ended.packets - begun.packets, ended.bytes - begun.bytes);
@@ -322,7 +342,13 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     // ---- add up
     let seconds = ((ended.unix_ns.saturating_sub(begun.unix_ns)) as f64 / 1e9).max(1e-3);
     let refused = joiners.refused.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let crowd = summary::crowd(&outcomes, &refused, plan.pps());
+    let mut crowd = summary::crowd(&outcomes, &refused, plan.pps());
+    if null.is_some() {
+        // Viewers saw nothing of it: what was due and not sent is what is missing.
+        let due = plan.pps() * seconds * crowd.joined.max(1) as f64;
+        crowd.loss_ratio = (1.0 - packets as f64 / due).max(0.0);
+        (crowd.loss_raw_ratio, crowd.duplicate_ratio) = (crowd.loss_ratio, 0.0);
+    }
     let busiest = busiest(&begun.threads, &ended.threads, seconds);
     let generator = generator(args, &crowd, busiest, ended.cores.idle_since(&begun.cores), publisher_lag_ms);
     let server = (!args.server_pid.is_empty()).then(|| {
@@ -347,6 +373,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     let witnesses = if all_witness { offered } else { offered.div_ceil(WITNESS_EACH) };
     let mut summary = Summary {
         schema: 1,
+        network: if null.is_some() { "null" } else { "real" }.into(),
         target: target.base().to_owned(),
         scenario: args.scenario.clone(),
         profile: args.profile.name().into(),
@@ -478,14 +505,16 @@ struct Edge {
 }
 
 impl Edge {
-    fn take(tally: &Tally, args: &RunArgs) -> Edge {
+    fn take(tally: &Tally, args: &RunArgs, null: Option<&NullNic>) -> Edge {
         let unix_ns = tally.take_stock(args.threads);
+        let seen = || (tally.packets.load(Ordering::Relaxed), tally.bytes.load(Ordering::Relaxed));
+        let (packets, bytes) = null.map_or_else(seen, NullNic::taken);
         Edge {
             at: sys::monotonic(),
             unix_ns,
-            packets: tally.packets.load(Ordering::Relaxed),
+            packets,
             others: tally.others.load(Ordering::Relaxed),
-            bytes: tally.bytes.load(Ordering::Relaxed),
+            bytes,
             lost: tally.lost.load(Ordering::Relaxed),
             server: Sample::take(&args.server_pid),
             threads: spent("crowd-"),
@@ -510,7 +539,7 @@ impl<'p> Timeline<'p> {
         Timeline { from, pids, last: (from, sample, packets), seconds: Vec::new(), resources: BTreeMap::new() }
     }
 
-    fn tick(&mut self, tally: &Tally) {
+    fn tick(&mut self, tally: &Tally, null: Option<&NullNic>) {
         let now = sys::monotonic();
         let (then, sample, (packets, bytes, lost)) = &self.last;
         let seconds = (now - *then).as_secs_f64();
@@ -519,7 +548,9 @@ impl<'p> Timeline<'p> {
         }
         let new = Sample::take(self.pids);
         let used: f64 = new.since(sample).iter().map(|usage| usage.cpu_s).sum();
-        let counts = (tally.packets.load(Ordering::Relaxed), tally.bytes.load(Ordering::Relaxed), tally.lost.load(Ordering::Relaxed));
+        let seen = || (tally.packets.load(Ordering::Relaxed), tally.bytes.load(Ordering::Relaxed));
+        let (packets_now, bytes_now) = null.map_or_else(seen, NullNic::taken);
+        let counts = (packets_now, bytes_now, tally.lost.load(Ordering::Relaxed));
         self.seconds.push(Second {
             at_s: (now - self.from).as_secs_f64(),
             packets_per_s: (counts.0 - packets) as f64 / seconds,

@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 #[derive(Clone, Serialize, Debug)]
 pub struct Summary {
     pub schema: u32,
+    /// `real`, or `null`: packets ended in a device that drops them, and losses are what was not sent.
+    pub network: String,
     pub target: String,
     pub scenario: Option<String>,
     pub profile: String,
