@@ -306,6 +306,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     tally.stop.store(true, Ordering::Relaxed);
     let outcomes: Vec<Outcome> = threads.into_iter().filter_map(|thread| thread.join().ok().flatten()).collect();
     live.note("leaving");
+    let target_gone = target.reach().is_err();
     goodbye(&target, &outcomes);
     live.end();
 
@@ -334,6 +335,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     let mut summary = Summary {
         schema: 1,
         target: target.base().to_owned(),
+        target_gone,
         profile: args.profile.name().into(),
         rooms: args.rooms(),
         offered_mbps_per_viewer: args.bitrate as f64 / 1e6 + 0.064,
@@ -351,6 +353,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
         loss_ratio: crowd.loss_ratio,
         loss_raw_ratio: crowd.loss_raw_ratio,
         duplicate_ratio: crowd.duplicate_ratio,
+        resent_packets: crowd.resent_packets,
         ttff_ms: crowd.ttff_ms,
         join_ms: crowd.join_ms,
         latency_us: crowd.latency_us,
@@ -628,6 +631,9 @@ fn goodbye(target: &Arc<Target>, outcomes: &[Outcome]) {
 
 /// The last line: what was seen, in words, and of whom it says nothing.
 fn verdict(summary: &Summary) -> String {
+    if summary.target_gone {
+        return format!("{} went away while it was measured", summary.target);
+    }
     if summary.generator.saturated {
         return format!("the generator was the limit, this says nothing about the server: {}", summary.generator.reasons.join("; "));
     }

@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 pub struct Summary {
     pub schema: u32,
     pub target: String,
+    /// At the end nobody listened there any more.
+    pub target_gone: bool,
     pub profile: String,
     pub rooms: u64,
     pub offered_mbps_per_viewer: f64,
@@ -33,6 +35,8 @@ pub struct Summary {
     pub loss_ratio: f64,
     pub loss_raw_ratio: f64,
     pub duplicate_ratio: f64,
+    /// What came again in the stream for that (RTX), over the viewers' whole time.
+    pub resent_packets: u64,
     pub ttff_ms: Percentiles,
     pub join_ms: JoinTimes,
     pub latency_us: Latencies,
@@ -197,6 +201,7 @@ pub struct Crowd {
     pub loss_ratio: f64,
     pub loss_raw_ratio: f64,
     pub duplicate_ratio: f64,
+    pub resent_packets: u64,
     pub ttff_ms: Percentiles,
     pub ttff_curve_ms: Vec<f64>,
     pub join_ms: JoinTimes,
@@ -227,6 +232,7 @@ pub fn crowd(outcomes: &[Outcome], refused: &BTreeMap<String, u64>, pps: f64) ->
         loss_ratio,
         loss_raw_ratio,
         duplicate_ratio,
+        resent_packets: totals.sums.resent,
         ttff_ms: milliseconds(&totals.ttff),
         ttff_curve_ms: curve(&totals.ttff),
         join_ms: JoinTimes {

@@ -84,6 +84,7 @@ impl Totals {
         self.sums.received += sums.received;
         self.sums.recovered += sums.recovered;
         self.sums.duplicates += sums.duplicates;
+        self.sums.resent += sums.resent;
     }
 
     pub fn merge(&mut self, other: &Totals) {
@@ -130,7 +131,7 @@ mod tests {
             first_packet: first_packet.map(at),
             first_frame: first_packet.map(|first| at(first + 8)),
         };
-        let sums = Sums { due: 1_000, received: 990, recovered: 5, duplicates: 2 };
+        let sums = Sums { due: 1_000, received: 990, recovered: 5, duplicates: 2, resent: 6 };
         Account { phases, failure: None, profile: Some("AEAD_AES_256_GCM"), sums, silent: Duration::ZERO, socket_drops: 0 }
     }
 
