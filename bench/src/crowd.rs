@@ -122,6 +122,7 @@ pub struct Arriving {
 }
 
 /// What a thread of the crowd leaves.
+#[derive(Default)]
 pub struct Outcome {
     pub totals: Totals,
     /// Those the server has to be told of.

@@ -5,12 +5,13 @@ use crate::crowd::{Arriving, Crowd, Manner, Outcome, Tally};
 use crate::histogram::Histogram;
 use crate::live::Live;
 use crate::offer::{self, Wish};
-use crate::process::{self, Cores, Sample};
+use crate::process::{Cores, Sample};
 use crate::publishers::{self, PublishError, Published, Publisher};
 use crate::remote::Identity;
-use crate::summary::{self, Generator, PublisherSummary, Second, Server, Slope, Summary, Window};
+use crate::summary::{self, Generator, PublisherSummary, Server, Slope, Summary, Window};
 use crate::sys;
 use crate::target::{Joined, Role, Target, TargetError};
+use crate::timeline::Timeline;
 use crate::witness;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -315,7 +316,8 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     let refused = joiners.refused.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let crowd = summary::crowd(&outcomes, &refused, plan.pps());
     let busiest = busiest(&begun.threads, &ended.threads, seconds);
-    let generator = generator(args, &crowd, busiest, ended.cores.idle_since(&begun.cores), publisher_lag_ms);
+    let own = timeline.own_slope();
+    let generator = generator(args, &crowd, busiest, ended.cores.idle_since(&begun.cores), publisher_lag_ms, own);
     let server = (!args.server_pid.is_empty()).then(|| {
         let processes = ended.server.since(&begun.server);
         let used: f64 = processes.iter().map(|usage| usage.cpu_s).sum();
@@ -474,77 +476,6 @@ impl Edge {
     }
 }
 
-/// The hold, second by second.
-struct Timeline<'p> {
-    from: Duration,
-    pids: &'p [u32],
-    last: (Duration, Sample, (u64, u64)),
-    seconds: Vec<Second>,
-    /// By process: its name, and (second, memory, open files).
-    resources: BTreeMap<u32, (String, Vec<(f64, f64, f64)>)>,
-}
-
-impl<'p> Timeline<'p> {
-    fn new(from: Duration, pids: &'p [u32], sample: Sample, packets: (u64, u64)) -> Timeline<'p> {
-        Timeline { from, pids, last: (from, sample, packets), seconds: Vec::new(), resources: BTreeMap::new() }
-    }
-
-    fn tick(&mut self, tally: &Tally) {
-        let now = sys::monotonic();
-        let (then, sample, (packets, bytes)) = &self.last;
-        let seconds = (now - *then).as_secs_f64();
-        if seconds < 1.0 {
-            return;
-        }
-        let new = Sample::take(self.pids);
-        let used: f64 = new.since(sample).iter().map(|usage| usage.cpu_s).sum();
-        let counts = (tally.packets.load(Ordering::Relaxed), tally.bytes.load(Ordering::Relaxed));
-        self.seconds.push(Second {
-            at_s: (now - self.from).as_secs_f64(),
-            packets_per_s: (counts.0 - packets) as f64 / seconds,
-            mbps: (counts.1 - bytes) as f64 * 8e-6 / seconds,
-            viewers: tally.shown.load(Ordering::Relaxed),
-            server_cpu: (!self.pids.is_empty()).then_some(used / seconds),
-            ..Second::default()
-        });
-        for (pid, process) in &new.processes {
-            let (_, points) = self.resources.entry(*pid).or_insert_with(|| (process.name.clone(), Vec::new()));
-            points.push(((now - self.from).as_secs_f64(), process.rss_bytes as f64, process::open_files(*pid) as f64));
-        }
-        self.last = (now, new, counts);
-    }
-
-    /// What memory and open files of each process did over the hold.
-    fn slopes(&self) -> Vec<Slope> {
-        self.resources.iter().filter_map(|(pid, (name, points))| {
-            let line = |of: fn(&(f64, f64, f64)) -> f64| summary::slope(points.iter().map(|point| (point.0, of(point))));
-            let (rss, rss_error) = line(|point| point.1)?;
-            let (files, files_error) = line(|point| point.2)?;
-            Some(Slope {
-                pid: *pid,
-                name: name.clone(),
-                rss_bytes_per_hour: rss * 3_600.0,
-                rss_error: rss_error * 3_600.0,
-                files_per_hour: files * 3_600.0,
-                files_error: files_error * 3_600.0,
-            })
-        }).collect()
-    }
-
-    /// The worst of the crowd's threads in each second.
-    fn with_latency(mut self, outcomes: &[Outcome], unix_from: u64) -> Vec<Second> {
-        let worst = |old: Option<f64>, new: f64| Some(old.map_or(new, |old| old.max(new)));
-        for (unix, p50, p99, p999) in outcomes.iter().flat_map(|outcome| &outcome.seconds) {
-            let place = unix.checked_sub(unix_from).and_then(|at| self.seconds.get_mut(at as usize));
-            let Some(second) = place else { continue };
-            second.latency_p50_us = worst(second.latency_p50_us, *p50);
-            second.latency_p99_us = worst(second.latency_p99_us, *p99);
-            second.latency_p999_us = worst(second.latency_p999_us, *p999);
-        }
-        self.seconds
-    }
-}
-
 /// What this process's threads with such names did: time on a core, and time ready but without one.
 #[derive(Clone, Copy, Default)]
 struct Spent {
@@ -579,7 +510,7 @@ fn busiest(from: &BTreeMap<u64, Spent>, to: &BTreeMap<u64, Spent>, seconds: f64)
 }
 
 /// Whether the generator had time to spare; if not, why.
-fn generator(args: &RunArgs, crowd: &summary::Crowd, (cpu_ratio, waited_ratio): (f64, f64), idle_ratio: f64, publisher_lag_ms: f64) -> Generator {
+fn generator(args: &RunArgs, crowd: &summary::Crowd, (cpu_ratio, waited_ratio): (f64, f64), idle_ratio: f64, publisher_lag_ms: f64, own: Option<Slope>) -> Generator {
     let mut reasons = Vec::new();
     if idle_ratio < IDLE_RATIO_MIN && cpu_ratio < CPU_RATIO_MAX {
         reasons.push(format!("its cores were idle for {:.0} % of the time: something else runs there, which may be the server", idle_ratio * 100.0));
@@ -603,6 +534,7 @@ fn generator(args: &RunArgs, crowd: &summary::Crowd, (cpu_ratio, waited_ratio): 
         threads: args.threads,
         lag_ms_p99: crowd.lag_ms_p99,
         socket_drops: crowd.socket_drops,
+        slope: own,
         saturated: !reasons.is_empty(),
         reasons,
     }

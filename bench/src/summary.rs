@@ -8,7 +8,7 @@ use crate::totals::Totals;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-#[derive(Clone, Serialize, Debug)]
+#[derive(Clone, Serialize, Default, Debug)]
 pub struct Summary {
     pub schema: u32,
     pub target: String,
@@ -103,8 +103,11 @@ pub struct Server {
 pub struct Slope {
     pub pid: u32,
     pub name: String,
+    /// At the end.
+    pub rss_bytes: u64,
     pub rss_bytes_per_hour: f64,
     pub rss_error: f64,
+    pub files: u64,
     pub files_per_hour: f64,
     pub files_error: f64,
 }
@@ -124,7 +127,7 @@ pub fn slope(points: impl Iterator<Item = (f64, f64)> + Clone) -> Option<(f64, f
     (spread > 0.0).then(|| (slope, (rest / (count - 2.0) / spread).sqrt()))
 }
 
-#[derive(Clone, Serialize, Debug)]
+#[derive(Clone, Serialize, Default, Debug)]
 pub struct Generator {
     /// Of one core: the busiest thread of the crowd.
     pub cpu_ratio: f64,
@@ -135,6 +138,8 @@ pub struct Generator {
     pub threads: u64,
     pub lag_ms_p99: f64,
     pub socket_drops: u64,
+    /// Of this process: what grows here did not grow there. None of a hold of less than three seconds.
+    pub slope: Option<Slope>,
     pub saturated: bool,
     /// Why, in words.
     pub reasons: Vec<String>,
