@@ -52,6 +52,11 @@ pub struct Tally {
     /// Datagrams that are none.
     pub others: AtomicU64,
     pub bytes: AtomicU64,
+    /// Numbers that were passed over, whatever came later.
+    pub lost: AtomicU64,
+    /// Times to the first frame, their sum and the longest, in microseconds.
+    pub ttff_us: AtomicU64,
+    pub ttff_us_max: AtomicU64,
     /// How late this generator's own turns were, the worst of the last second, in microseconds.
     pub lag_us: AtomicU64,
     /// Only packets sent in this window (UNIX nanoseconds) count for latency.
@@ -94,6 +99,8 @@ pub struct Manner {
     pub run: u16,
     /// Everybody opens every packet.
     pub all_witness: bool,
+    /// There is no picture to wait for: each packet of sound is a frame.
+    pub audio_only: bool,
     /// A packet is seen so much later than it came.
     pub delay: Duration,
     /// One of so many is seen another 20 ms later; 0: none.
@@ -128,7 +135,9 @@ pub struct Outcome {
     /// Those the server has to be told of.
     pub present: Vec<Joined>,
     pub audio_ns: Histogram,
+    /// Of ordinary frames.
     pub video_ns: Histogram,
+    pub keyframe_ns: Histogram,
     pub refused: u64,
     pub cpu: Duration,
     /// How late turns were, in microseconds.
@@ -143,6 +152,8 @@ struct Viewer {
     phases: Phases,
     ledger: Ledger,
     rtx_pt: Option<u8>,
+    /// Sum and number of its packets' latencies.
+    latency_ns: (u64, u64),
     /// None: it has left, and the place is free.
     joined: Option<Joined>,
     witness: bool,
@@ -169,6 +180,8 @@ struct Delayed {
     bytes: Vec<u8>,
 }
 
+/// A picture packet younger than this is live: what is older is a replay.
+const LIVE_AGE: Duration = Duration::from_millis(150);
 /// What a late packet comes behind its place by.
 const DISORDER: Duration = Duration::from_millis(20);
 /// Datagrams that wait: beyond it they are seen at once, and the run shows it as disorder.
@@ -188,6 +201,7 @@ pub struct Crowd {
     timers: BinaryHeap<Reverse<(Duration, usize)>>,
     audio_ns: Histogram,
     video_ns: Histogram,
+    keyframe_ns: Histogram,
     lag_us: Histogram,
     seconds: Seconds,
     delayed: BinaryHeap<Reverse<Delayed>>,
@@ -205,6 +219,7 @@ pub struct Crowd {
     packets: u64,
     others: u64,
     bytes: u64,
+    lost: u64,
 }
 
 /// Latency second by second.
@@ -247,6 +262,7 @@ impl Crowd {
             timers: BinaryHeap::new(),
             audio_ns: Histogram::new(),
             video_ns: Histogram::new(),
+            keyframe_ns: Histogram::new(),
             lag_us: Histogram::new(),
             seconds: Seconds::default(),
             delayed: BinaryHeap::new(),
@@ -262,6 +278,7 @@ impl Crowd {
             packets: 0,
             others: 0,
             bytes: 0,
+            lost: 0,
         })
     }
 
@@ -281,7 +298,7 @@ impl Crowd {
         let Arriving { number, scheduled, answered, ufrag, agreed, joined, witness } = newcomer;
         let witness = witness || self.manner.all_witness;
         let place = self.free.pop().unwrap_or(self.viewers.len());
-        let (ledger, rtx_pt) = (Ledger::new(agreed.video_pt, self.manner.drop_each), agreed.rtx_pt);
+        let (ledger, rtx_pt) = (Ledger::new(if self.manner.audio_only { agreed.audio_pt } else { agreed.video_pt }, self.manner.drop_each), agreed.rtx_pt);
         let remote = remote::connect(&agreed, SOCKET_BYTES, witness).map_err(|error| error.to_string()).and_then(|socket| {
             self.poller.add(&socket, place as u64).map_err(|error| error.to_string())?;
             if !witness {
@@ -310,6 +327,7 @@ impl Crowd {
             failure,
             report_at: Duration::MAX,
             leave_at: Duration::MAX,
+            latency_ns: (0, 0),
             armed: Duration::MAX,
             watched: false,
         };
@@ -383,6 +401,7 @@ impl Crowd {
         self.tally.packets.fetch_add(std::mem::take(&mut self.packets), Ordering::Relaxed);
         self.tally.others.fetch_add(std::mem::take(&mut self.others), Ordering::Relaxed);
         self.tally.bytes.fetch_add(std::mem::take(&mut self.bytes), Ordering::Relaxed);
+        self.tally.lost.fetch_add(std::mem::take(&mut self.lost), Ordering::Relaxed);
     }
 
     fn turn(&mut self) {
@@ -447,12 +466,14 @@ impl Crowd {
                 let heard = viewer.take(now, bytes, at_ns, self.manner, &self.tally, &mut Measured {
                     audio_ns: &mut self.audio_ns,
                     video_ns: &mut self.video_ns,
+                    keyframe_ns: &mut self.keyframe_ns,
                     seconds: &mut self.seconds,
                 });
                 if !note(viewer, heard, &self.tally, &mut self.refused) {
                     return;
                 }
             }
+            self.lost += viewer.ledger.take_passed();
             let (deadline, has_picture) = (viewer.deadline(), viewer.phases.first_frame.is_some());
             self.arm(place, deadline);
             if has_picture {
@@ -472,6 +493,7 @@ impl Crowd {
             let heard = viewer.take(now, &mut delayed.bytes, delayed.at_ns, self.manner, &self.tally, &mut Measured {
                 audio_ns: &mut self.audio_ns,
                 video_ns: &mut self.video_ns,
+                keyframe_ns: &mut self.keyframe_ns,
                 seconds: &mut self.seconds,
             });
             note(viewer, heard, &self.tally, &mut self.refused);
@@ -540,6 +562,7 @@ impl Crowd {
             present,
             audio_ns: self.audio_ns,
             video_ns: self.video_ns,
+            keyframe_ns: self.keyframe_ns,
             refused: self.refused,
             cpu: sys::thread_cpu_time(),
             lag_us: self.lag_us,
@@ -558,6 +581,7 @@ fn fail(viewer: &mut Viewer, error: String, tally: &Tally) {
 struct Measured<'c> {
     audio_ns: &'c mut Histogram,
     video_ns: &'c mut Histogram,
+    keyframe_ns: &'c mut Histogram,
     seconds: &'c mut Seconds,
 }
 
@@ -648,7 +672,7 @@ impl Viewer {
             self.phases.first_packet = Some(now);
             self.ledger.begin(sys::unix_ns());
         }
-        let entry = Entry { payload_type: header.payload_type, ssrc: header.ssrc, sequence: header.sequence, marker: header.marker };
+        let entry = Entry { payload_type: header.payload_type, ssrc: header.ssrc, sequence: header.sequence, marker: header.marker || manner.audio_only };
         let is_resent = Some(header.payload_type) == self.rtx_pt;
         if self.ledger.throws_away(&entry, is_resent) {
             return Taken::Nothing;
@@ -669,13 +693,23 @@ impl Viewer {
             stamp = Stamp::read(payload).filter(|stamp| stamp.run == manner.run && self.witness);
         }
         if let Some(stamp) = &stamp {
+            let age = Duration::from_nanos(at_ns.saturating_sub(stamp.sent_ns));
+            if self.phases.live.is_none() && stamp.kind == StampKind::Video && at_ns > 0 && age < LIVE_AGE + manner.delay {
+                // It may have waited for its turn here.
+                self.phases.live = Some(now.saturating_sub(Duration::from_nanos(sys::unix_ns().saturating_sub(at_ns))));
+            }
             // What was published before this viewer came is a replay, and no latency.
             let from = tally.window_from_ns.load(Ordering::Relaxed).max(self.ledger.began_ns());
             let to = tally.window_to_ns.load(Ordering::Relaxed);
             if (from..to).contains(&stamp.sent_ns) && at_ns > 0 {
                 let latency = at_ns.saturating_sub(stamp.sent_ns);
-                let of_kind = if stamp.kind == StampKind::Audio { &mut *measured.audio_ns } else { &mut *measured.video_ns };
+                let of_kind = match (stamp.kind, stamp.of_keyframe) {
+                    (StampKind::Audio, _) => &mut *measured.audio_ns,
+                    (StampKind::Video, false) => &mut *measured.video_ns,
+                    (StampKind::Video, true) => &mut *measured.keyframe_ns,
+                };
                 of_kind.add(latency);
+                self.latency_ns = (self.latency_ns.0 + latency, self.latency_ns.1 + 1);
                 measured.seconds.add(at_ns, latency);
             }
         }
@@ -693,6 +727,9 @@ impl Viewer {
             }
             Heard::FirstFrame => {
                 self.phases.first_frame = Some(now);
+                let ttff = now.saturating_sub(self.phases.scheduled).as_micros() as u64;
+                tally.ttff_us.fetch_add(ttff, Ordering::Relaxed);
+                tally.ttff_us_max.fetch_max(ttff, Ordering::Relaxed);
                 Taken::FirstFrame
             }
         }
@@ -724,6 +761,7 @@ impl Viewer {
             failure: self.failure.clone(),
             profile: self.profile,
             sums: self.ledger.sums(),
+            latency_ns: self.latency_ns,
             silent: stopped.zip(self.ledger.newest_at()).map_or(Duration::ZERO, |(end, newest)| end.saturating_sub(newest)),
             socket_drops: self.remote.as_ref().map_or(0, |remote| sys::drops(&remote.socket)),
         }

@@ -34,6 +34,8 @@ pub struct Ledger {
     resent_arrivals: u64,
     resent: u64,
     has_picture: bool,
+    /// Numbers passed over since `take_passed`.
+    passed: u64,
 }
 
 /// One source as it arrives.
@@ -86,7 +88,7 @@ pub struct Sums {
 impl Ledger {
     pub fn new(video_pt: u8, drop_each: u64) -> Ledger {
         let published = [Sequence::new(), Sequence::new()];
-        Ledger { video_pt, drop_each, began_ns: 0, sources: Vec::new(), published, resent_arrivals: 0, resent: 0, has_picture: false }
+        Ledger { video_pt, drop_each, began_ns: 0, sources: Vec::new(), published, resent_arrivals: 0, resent: 0, has_picture: false, passed: 0 }
     }
 
     /// The first packet is there.
@@ -144,17 +146,19 @@ impl Ledger {
             Arrival::Ahead(_) => source.newest_at = Some(now),
             Arrival::Duplicate | Arrival::Strange => {}
         }
-        let heard = if matches!(arrival, Arrival::Ahead(1..)) { Heard::Hole } else { Heard::Nothing };
-        if has_picture || source.payload_type != video_pt || arrival == Arrival::Strange {
-            return heard;
+        let passed = if let Arrival::Ahead(passed) = arrival { passed } else { 0 };
+        let heard = if passed > 0 { Heard::Hole } else { Heard::Nothing };
+        let mut whole = false;
+        if !has_picture && source.payload_type == video_pt && arrival != Arrival::Strange {
+            source.opening.insert(extended, entry.marker);
+            whole = source.has_whole_frame();
+            if whole {
+                source.opening.clear();
+            }
         }
-        source.opening.insert(extended, entry.marker);
-        if !source.has_whole_frame() {
-            return heard;
-        }
-        source.opening.clear();
-        self.has_picture = true;
-        Heard::FirstFrame
+        self.passed += passed;
+        self.has_picture |= whole;
+        if whole { Heard::FirstFrame } else { heard }
     }
 
     /// The video packet of this number came again, in the stream for that (RFC 4588).
@@ -165,6 +169,11 @@ impl Ledger {
         let Some(ssrc) = source.map(|source| source.ssrc) else { return Heard::Nothing };
         self.resent += 1;
         self.take(now, &Entry { payload_type: video_pt, ssrc, sequence: original, marker }, stamp)
+    }
+
+    /// The numbers passed over since this was asked last, whatever has come of them.
+    pub fn take_passed(&mut self) -> u64 {
+        std::mem::take(&mut self.passed)
     }
 
     /// An answer to a request is still to come.
@@ -281,7 +290,7 @@ mod tests {
     }
 
     fn stamp(number: u64) -> Stamp {
-        Stamp { kind: StampKind::Video, keyframe: false, run: 1, number, sent_ns: 0 }
+        Stamp { kind: StampKind::Video, keyframe: false, of_keyframe: false, run: 1, number, sent_ns: 0 }
     }
 
     fn sums(due: u64, received: u64, recovered: u64, duplicates: u64) -> Sums {

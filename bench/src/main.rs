@@ -1,18 +1,24 @@
 //! `spillway-bench`: reads the command line, runs, writes what came of it, and ends with a code that scripts can use.
 
-use clap::Parser;
 use serde::Serialize;
 use spillway_bench::cli::{Cli, Command, Exit, LabArgs, VerdictArgs};
 use spillway_bench::find_max::{self, Found};
 use spillway_bench::lab::Lab;
 use spillway_bench::run::{self, RunError};
 use spillway_bench::summary::Summary;
-use spillway_bench::{page, sys, text};
+use spillway_bench::{page, scenario, spec, sys, text};
 use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let words = match scenario::expand(std::env::args_os().collect()) {
+        Ok(words) => words,
+        Err(error) => {
+            eprintln!("spillway-bench: {error}");
+            return Exit::Usage.into();
+        }
+    };
+    let cli = Cli::read(words).unwrap_or_else(|error| error.exit());
     // The first Ctrl-C: what was measured so far is told, and everybody leaves in order.
     sys::catch_interrupts();
     let ended = match cli.command {
@@ -23,6 +29,7 @@ fn main() -> ExitCode {
             find_max::find(&args, None).and_then(|found| tell_found(&found, &args.run.verdict))
         }
         Command::Lab(args) => lab(&args),
+        Command::Spec(args) => return spec::main(&args),
     };
     match ended {
         // Cut short, it neither held nor failed.
@@ -37,13 +44,13 @@ fn main() -> ExitCode {
 
 fn lab(args: &LabArgs) -> Result<Exit, RunError> {
     let lab = Lab::open(args)?;
-    let place = lab.beside_server()?;
+    let place = lab.beside_server(args.kill)?;
     if args.find_max {
         let found = find_max::find(&lab.find_max_args(args), Some(&place))?;
-        return tell_found(&found, &args.verdict);
+        return tell_found(&found, &args.run.verdict);
     }
     let summary = run::run_from(&lab.run_args(args), Some(&place))?;
-    tell(&summary, &args.verdict)
+    tell(&summary, &args.run.verdict)
 }
 
 fn tell(summary: &Summary, asked: &VerdictArgs) -> Result<Exit, RunError> {
@@ -61,7 +68,10 @@ fn tell(summary: &Summary, asked: &VerdictArgs) -> Result<Exit, RunError> {
 }
 
 fn tell_found(found: &Found, asked: &VerdictArgs) -> Result<Exit, RunError> {
-    write(&format!("{}\n", found.verdict), found, asked.json.as_deref())?;
+    write(&text::write_found(found), found, asked.json.as_deref())?;
+    if let Some(path) = &asked.report {
+        put(path, &page::write_found(found))?;
+    }
     Ok(if found.generator_was_limit { Exit::Saturated } else { Exit::Ok })
 }
 

@@ -119,6 +119,11 @@ impl Sample {
         self.processes.values().map(|process| process.rss_bytes).sum()
     }
 
+    /// What they hold, a page that several share counted once: segments in shared memory belong to all three.
+    pub fn memory_bytes(&self) -> u64 {
+        self.processes.iter().map(|(pid, process)| proportional_bytes(*pid).unwrap_or(process.rss_bytes)).sum()
+    }
+
     /// From `before` to this one. What began in between counts whole.
     pub fn since(&self, before: &Sample) -> Vec<Usage> {
         let tick = 1.0 / ticks_per_second();
@@ -139,6 +144,13 @@ impl Sample {
         };
         self.processes.iter().map(usage).collect()
     }
+}
+
+/// The proportional set size, which only the process's owner and root may see. Walks all of its pages: some milliseconds.
+fn proportional_bytes(pid: u32) -> Option<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1_024)
 }
 
 /// Descriptors a process has open; 0 where they cannot be seen.
@@ -235,7 +247,7 @@ mod tests {
         assert!(used.user_s + used.system_s >= 0.15, "{used:?}");
         // Two clocks of one thing, of which one counts in hundredths.
         assert!((used.cpu_s - used.user_s - used.system_s).abs() <= 0.05 && used.cpu_s >= 0.2, "{used:?}");
-        assert!(after.rss_bytes() > 1 << 20);
+        assert!(after.rss_bytes() > 1 << 20 && after.memory_bytes() > 1 << 19 && after.memory_bytes() <= after.rss_bytes() + (1 << 20));
         for pid in before.processes.keys().filter(|pid| **pid != own) {
             let _ = std::process::Command::new("kill").arg(pid.to_string()).status();
         }

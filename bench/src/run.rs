@@ -5,6 +5,7 @@ use crate::crowd::{Arriving, Crowd, Manner, Outcome, Tally};
 use crate::histogram::Histogram;
 use crate::live::Live;
 use crate::offer::{self, Wish};
+use crate::price;
 use crate::process::{Cores, Sample};
 use crate::publishers::{self, PublishError, Published, Publisher};
 use crate::remote::Identity;
@@ -151,10 +152,11 @@ pub fn room_name(args: &RunArgs, number: u64) -> String {
     if args.rooms() == 1 { args.room.clone() } else { format!("{}-{number}", args.room) }
 }
 
-/// Another network and core, for the publisher.
+/// Another network and core, for the publisher; and what is done to the server when a third of the hold is over.
 pub struct Elsewhere {
     pub namespace: File,
     pub core: usize,
+    pub deed: Option<Box<dyn Fn()>>,
 }
 
 pub fn run(args: &RunArgs) -> Result<Summary, RunError> {
@@ -215,13 +217,14 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     }
 
     // ---- the crowd
-    let wish = Wish { codec: plan.codec, sends: None, rtx: true, audio_only: false };
+    let wish = Wish { codec: plan.codec, sends: None, rtx: true, audio_only: !plan.has_video() };
     let all_witness = args.sink() == Sink::Full;
     let manner = Manner {
         recover: !args.no_recover,
         drop_each: args.drop(),
         run,
         all_witness,
+        audio_only: !plan.has_video(),
         delay: args.delay(),
         reorder_each: args.reorder(),
         stay: args.stay(),
@@ -259,6 +262,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     // ---- the ramp: viewer n begins at n / ramp, whatever became of those before it
     let begin = sys::monotonic();
     let hands = hands(&joiners, args)?;
+    let mut ramp = Timeline::new(begin, &args.server_pid, before_viewers.clone(), (0, 0, 0));
     for number in 0..args.viewers {
         let _ = tasks.send(Task::Join(number, begin + Duration::from_secs_f64(number as f64 / args.ramp())));
     }
@@ -270,6 +274,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     };
     while !settled(&tally, &joiners) && sys::monotonic() < expected + JOIN_MAX && !sys::is_interrupted() {
         thread::sleep(Duration::from_millis(20));
+        ramp.tick(&tally);
         churn.turn();
         live.joining(&tally, &joiners.begun);
     }
@@ -280,15 +285,20 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     tally.window_from_ns.store(begun.unix_ns, Ordering::Relaxed);
     tally.window_to_ns.store(u64::MAX, Ordering::Relaxed);
     let unix_from = begun.unix_ns / 1_000_000_000;
-    let mut timeline = Timeline::new(from, &args.server_pid, begun.server.clone(), (begun.packets, begun.bytes));
+    let mut deed = publisher_at.and_then(|place| place.deed.as_ref());
+    let mut timeline = Timeline::new(from, &args.server_pid, begun.server.clone(), (begun.packets, begun.bytes, begun.lost));
     while sys::monotonic() < from + args.hold() && !sys::is_interrupted() {
         thread::sleep(Duration::from_millis(50).min(args.hold()));
         timeline.tick(&tally);
+        if let Some(deed) = deed.take_if(|_| sys::monotonic() > from + args.hold() / 3) {
+            deed();
+        }
         churn.turn();
         live.holding(&tally, sys::monotonic() - from, args.hold());
     }
     let ended = Edge::take(&tally, args);
     tally.window_to_ns.store(ended.unix_ns, Ordering::Relaxed);
+    let memory_bytes = ended.server.memory_bytes();
     let (packets, bytes) = (ended.packets - begun.packets, ended.bytes - begun.bytes);
 
     // ---- leave
@@ -321,10 +331,14 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     let server = (!args.server_pid.is_empty()).then(|| {
         let processes = ended.server.since(&begun.server);
         let used: f64 = processes.iter().map(|usage| usage.cpu_s).sum();
+        let joining: f64 = begun.server.since(&before_viewers).iter().map(|usage| usage.cpu_s).sum();
+        let joins = joining - used / packets.max(1) as f64 * begun.packets as f64;
         let grown = ended.server.rss_bytes() as f64 - before_viewers.rss_bytes() as f64;
         Server {
             cpu_ns_per_packet: if packets == 0 { 0.0 } else { used * 1e9 / packets as f64 },
             cpu_ratio: used / seconds,
+            cpu_us_per_join: (crowd.joined > 0 && packets > 0).then(|| joins * 1e6 / crowd.joined as f64),
+            memory_bytes,
             rss_bytes: ended.server.rss_bytes(),
             slopes: timeline.slopes(),
             rss_bytes_per_viewer: grown / crowd.joined.min(args.viewers).max(1) as f64,
@@ -338,9 +352,10 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
         schema: 1,
         target: target.base().to_owned(),
         target_gone,
+        scenario: args.scenario.clone(),
         profile: args.profile.name().into(),
         rooms: args.rooms(),
-        offered_mbps_per_viewer: args.bitrate as f64 / 1e6 + 0.064,
+        offered_mbps_per_viewer: plan.bitrate_bps as f64 / 1e6 + 0.064,
         offered_pps_per_viewer: plan.pps(),
         viewers_offered: offered,
         viewers_joined: crowd.joined,
@@ -361,6 +376,9 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
         latency_us: crowd.latency_us,
         latency_audio_us: crowd.latency_audio_us,
         latency_video_us: crowd.latency_video_us,
+        latency_frame_us: crowd.latency_frame_us,
+        latency_keyframe_us: crowd.latency_keyframe_us,
+        latency_spread_ratio: crowd.latency_spread_ratio,
         srtp_profile: crowd.srtp_profile,
         witnesses,
         server,
@@ -373,12 +391,15 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
             lag_ms_p99: publisher_lag_ms,
             lag_ms_max: publisher_lag_ms_max,
         },
+        price: None,
+        ramp: ramp.seconds,
         timeline: timeline.with_latency(&outcomes, unix_from),
         ttff_curve_ms: crowd.ttff_curve_ms,
         thresholds: Vec::new(),
         verdict: String::new(),
     };
     summary.thresholds = args.verdict.thresholds.iter().map(|threshold| threshold.judge(&summary)).collect();
+    summary.price = price::price(&args.verdict, packets, bytes, seconds, present, summary.server.as_ref().map(|server| server.cpu_ratio));
     summary.verdict = verdict(&summary);
     Ok(summary)
 }
@@ -455,6 +476,7 @@ struct Edge {
     packets: u64,
     others: u64,
     bytes: u64,
+    lost: u64,
     server: Sample,
     threads: BTreeMap<u64, Spent>,
     cores: Cores,
@@ -469,6 +491,7 @@ impl Edge {
             packets: tally.packets.load(Ordering::Relaxed),
             others: tally.others.load(Ordering::Relaxed),
             bytes: tally.bytes.load(Ordering::Relaxed),
+            lost: tally.lost.load(Ordering::Relaxed),
             server: Sample::take(&args.server_pid),
             threads: spent("crowd-"),
             cores: Cores::now(),

@@ -3,6 +3,7 @@
 
 use crate::crowd::Outcome;
 use crate::histogram::Histogram;
+use crate::price::Price;
 use crate::process::Usage;
 use crate::totals::Totals;
 use serde::Serialize;
@@ -14,6 +15,7 @@ pub struct Summary {
     pub target: String,
     /// At the end nobody listened there any more.
     pub target_gone: bool,
+    pub scenario: Option<String>,
     pub profile: String,
     pub rooms: u64,
     pub offered_mbps_per_viewer: f64,
@@ -42,11 +44,20 @@ pub struct Summary {
     pub latency_us: Latencies,
     pub latency_audio_us: Latencies,
     pub latency_video_us: Latencies,
+    /// Packets of ordinary frames, and of keyframes.
+    pub latency_frame_us: Latencies,
+    pub latency_keyframe_us: Latencies,
+    /// Of the witnesses' mean latencies: the largest less the smallest, by their mean.
+    pub latency_spread_ratio: Option<f64>,
     pub srtp_profile: Option<String>,
     pub witnesses: u64,
     pub server: Option<Server>,
     pub generator: Generator,
     pub publisher: PublisherSummary,
+    /// What 1,000 viewer-hours cost, where prices were given.
+    pub price: Option<Price>,
+    /// One point a second of the time in which viewers came; `at_s` counts from the first.
+    pub ramp: Vec<Second>,
     /// One point a second of the time measured.
     pub timeline: Vec<Second>,
     /// Time to the first frame in ms, of at most 200 viewers from the fastest to the slowest.
@@ -74,6 +85,9 @@ pub struct JoinTimes {
     pub ice: Percentiles,
     pub dtls: Percentiles,
     pub first_packet: Percentiles,
+    /// From connected to the first whole frame, and (witnesses) to the first picture packet that is not of the past.
+    pub first_frame: Percentiles,
+    pub live: Percentiles,
 }
 
 #[derive(Clone, Copy, Serialize, Default, Debug)]
@@ -90,6 +104,10 @@ pub struct Server {
     pub cpu_ns_per_packet: f64,
     /// Of one core.
     pub cpu_ratio: f64,
+    /// CPU time of the ramp, less that of the packets sent in it (at the hold's price), by joins.
+    pub cpu_us_per_join: Option<f64>,
+    /// What all its processes hold, shared pages once (proportional set size).
+    pub memory_bytes: u64,
     pub rss_bytes: u64,
     /// What it grew by since before the first viewer, divided among them.
     pub rss_bytes_per_viewer: f64,
@@ -164,6 +182,8 @@ pub struct Second {
     pub at_s: f64,
     pub packets_per_s: f64,
     pub mbps: f64,
+    /// Numbers passed over in it, whatever came later.
+    pub lost_packets: u64,
     pub viewers: u64,
     /// Of the server's processes, in cores; none without --server-pid.
     pub server_cpu: Option<f64>,
@@ -213,6 +233,9 @@ pub struct Crowd {
     pub latency_us: Latencies,
     pub latency_audio_us: Latencies,
     pub latency_video_us: Latencies,
+    pub latency_frame_us: Latencies,
+    pub latency_keyframe_us: Latencies,
+    pub latency_spread_ratio: Option<f64>,
     pub srtp_profile: Option<String>,
     pub socket_drops: u64,
     pub lag_ms_p99: f64,
@@ -223,12 +246,15 @@ pub fn crowd(outcomes: &[Outcome], refused: &BTreeMap<String, u64>, pps: f64) ->
     let mut totals = Totals { failures: refused.clone(), ..Totals::default() };
     outcomes.iter().for_each(|outcome| totals.merge(&outcome.totals));
     let (loss_ratio, loss_raw_ratio, duplicate_ratio) = totals.ratios(pps);
-    let (mut audio, mut video, mut lag) = (Histogram::new(), Histogram::new(), Histogram::new());
+    let (mut audio, mut frames, mut keyframes, mut lag) = (Histogram::new(), Histogram::new(), Histogram::new(), Histogram::new());
     for outcome in outcomes {
         audio.merge(&outcome.audio_ns);
-        video.merge(&outcome.video_ns);
+        frames.merge(&outcome.video_ns);
+        keyframes.merge(&outcome.keyframe_ns);
         lag.merge(&outcome.lag_us);
     }
+    let mut video = frames.clone();
+    video.merge(&keyframes);
     let mut both = audio.clone();
     both.merge(&video);
     let profiles: Vec<&str> = totals.profiles.iter().copied().collect();
@@ -245,10 +271,15 @@ pub fn crowd(outcomes: &[Outcome], refused: &BTreeMap<String, u64>, pps: f64) ->
             ice: milliseconds(&totals.ice),
             dtls: milliseconds(&totals.dtls),
             first_packet: milliseconds(&totals.first_packet),
+            first_frame: milliseconds(&totals.first_frame),
+            live: milliseconds(&totals.live),
         },
         latency_us: latencies(&both),
         latency_audio_us: latencies(&audio),
         latency_video_us: latencies(&video),
+        latency_frame_us: latencies(&frames),
+        latency_keyframe_us: latencies(&keyframes),
+        latency_spread_ratio: totals.means_ns.spread(),
         srtp_profile: (!profiles.is_empty()).then(|| profiles.join("+")),
         socket_drops: totals.socket_drops,
         lag_ms_p99: lag.at(0.99).unwrap_or_default() / 1_000.0,

@@ -11,8 +11,9 @@ use std::time::Duration;
 pub struct Timeline<'p> {
     from: Duration,
     pids: &'p [u32],
-    last: (Duration, Sample, (u64, u64)),
-    seconds: Vec<Second>,
+    /// When, and packets, bytes and holes until then.
+    last: (Duration, Sample, (u64, u64, u64)),
+    pub seconds: Vec<Second>,
     /// By process of the server: its name and how it went.
     resources: BTreeMap<u32, (String, Vec<Point>)>,
     own: Vec<Point>,
@@ -22,7 +23,7 @@ pub struct Timeline<'p> {
 type Point = (f64, f64, f64);
 
 impl<'p> Timeline<'p> {
-    pub fn new(from: Duration, pids: &'p [u32], sample: Sample, packets: (u64, u64)) -> Timeline<'p> {
+    pub fn new(from: Duration, pids: &'p [u32], sample: Sample, packets: (u64, u64, u64)) -> Timeline<'p> {
         Timeline { from, pids, last: (from, sample, packets), seconds: Vec::new(), resources: BTreeMap::new(), own: Vec::new() }
     }
 
@@ -35,14 +36,15 @@ impl<'p> Timeline<'p> {
     }
 
     fn add(&mut self, now: Duration, tally: &Tally, new: Sample, own: Option<Process>) {
-        let (then, sample, (packets, bytes)) = &self.last;
+        let (then, sample, (packets, bytes, lost)) = &self.last;
         let seconds = (now - *then).as_secs_f64();
         let used: f64 = new.since(sample).iter().map(|usage| usage.cpu_s).sum();
-        let counts = (tally.packets.load(Ordering::Relaxed), tally.bytes.load(Ordering::Relaxed));
+        let counts = (tally.packets.load(Ordering::Relaxed), tally.bytes.load(Ordering::Relaxed), tally.lost.load(Ordering::Relaxed));
         self.seconds.push(Second {
             at_s: (now - self.from).as_secs_f64(),
             packets_per_s: (counts.0 - packets) as f64 / seconds,
             mbps: (counts.1 - bytes) as f64 * 8e-6 / seconds,
+            lost_packets: counts.2 - lost,
             viewers: tally.shown.load(Ordering::Relaxed),
             server_cpu: (!self.pids.is_empty()).then_some(used / seconds),
             ..Second::default()
@@ -115,10 +117,11 @@ mod tests {
     fn a_point_is_what_came_since_the_one_before() {
         let (tally, pids) = (Tally::default(), [1]);
         tally.packets.store(5_000, Ordering::Relaxed);
-        let mut timeline = Timeline::new(at(0), &pids, sample(0), (5_000, 0));
+        let mut timeline = Timeline::new(at(0), &pids, sample(0), (5_000, 0, 0));
         for second in 1..=10 {
             tally.packets.fetch_add(310, Ordering::Relaxed);
             tally.bytes.fetch_add(125_000, Ordering::Relaxed);
+            tally.lost.fetch_add(3, Ordering::Relaxed);
             tally.shown.store(second, Ordering::Relaxed);
             timeline.add(at(second), &tally, sample(second), None);
         }
@@ -130,13 +133,14 @@ mod tests {
         assert_eq!(seconds.len(), 10);
         let last = seconds[9];
         assert_eq!((last.at_s, last.packets_per_s, last.mbps, last.viewers), (10.0, 310.0, 1.0, 10));
+        assert_eq!(last.lost_packets, 3);
         assert!((last.server_cpu.unwrap() - 0.25).abs() < 1e-9);
     }
 
     #[test]
     fn without_a_server_to_look_at_nothing_is_said_of_it_and_own_growth_is() {
         let tally = Tally::default();
-        let mut timeline = Timeline::new(at(0), &[], Sample::default(), (0, 0));
+        let mut timeline = Timeline::new(at(0), &[], Sample::default(), (0, 0, 0));
         for second in 1..=5 {
             timeline.add(at(second), &tally, Sample::default(), Some(Process::of("x", 7 * second, Duration::ZERO)));
         }
@@ -149,7 +153,7 @@ mod tests {
     #[test]
     fn a_seconds_latency_is_the_worst_of_the_threads() {
         let outcome = |seconds: &[(u64, f64, f64, f64)]| Outcome { seconds: seconds.to_vec(), ..Outcome::default() };
-        let mut timeline = Timeline::new(at(0), &[], Sample::default(), (0, 0));
+        let mut timeline = Timeline::new(at(0), &[], Sample::default(), (0, 0, 0));
         (1..=2).for_each(|second| timeline.add(at(second), &Tally::default(), Sample::default(), None));
         let outcomes = [outcome(&[(99, 9.0, 9.0, 9.0), (100, 1.0, 20.0, 30.0)]), outcome(&[(100, 2.0, 10.0, 40.0), (105, 9.0, 9.0, 9.0)])];
         let seconds = timeline.with_latency(&outcomes, 100);

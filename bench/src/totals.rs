@@ -18,6 +18,8 @@ pub struct Phases {
     pub connected: Option<Duration>,
     pub first_packet: Option<Duration>,
     pub first_frame: Option<Duration>,
+    /// The first picture packet that is not of the past (witnesses).
+    pub live: Option<Duration>,
 }
 
 /// What one viewer's run came to.
@@ -26,6 +28,8 @@ pub struct Account {
     pub failure: Option<String>,
     pub profile: Option<&'static str>,
     pub sums: Sums,
+    /// Sum and number of its packets' latencies (witnesses).
+    pub latency_ns: (u64, u64),
     /// From its newest packet to the end of the publishers; nothing for who left before.
     pub silent: Duration,
     pub socket_drops: u64,
@@ -47,6 +51,39 @@ pub struct Totals {
     pub ice: Histogram,
     pub dtls: Histogram,
     pub first_packet: Histogram,
+    pub first_frame: Histogram,
+    pub live: Histogram,
+    /// Mean latencies of viewers.
+    pub means_ns: Means,
+}
+
+/// Numbers of which the least, the most and the mean matter.
+#[derive(Clone, Copy, Default, PartialEq, Debug)]
+pub struct Means {
+    range: Option<(f64, f64)>,
+    sum: f64,
+    count: u64,
+}
+
+impl Means {
+    pub fn add(&mut self, value: f64) {
+        self.merge(&Means { range: Some((value, value)), sum: value, count: 1 });
+    }
+
+    fn merge(&mut self, other: &Means) {
+        self.range = match (self.range, other.range) {
+            (Some(ours), Some(theirs)) => Some((ours.0.min(theirs.0), ours.1.max(theirs.1))),
+            (ours, theirs) => ours.or(theirs),
+        };
+        self.sum += other.sum;
+        self.count += other.count;
+    }
+
+    /// How far they lie apart, by their mean.
+    pub fn spread(&self) -> Option<f64> {
+        let (least, most) = self.range.filter(|_| self.count > 1 && self.sum > 0.0)?;
+        Some((most - least) / (self.sum / self.count as f64))
+    }
 }
 
 impl Totals {
@@ -65,6 +102,9 @@ impl Totals {
         if account.silent > SILENCE_MAX {
             self.silent += account.silent;
         }
+        if account.latency_ns.1 > 0 {
+            self.means_ns.add(account.latency_ns.0 as f64 / account.latency_ns.1 as f64);
+        }
         let begun = Some(phases.scheduled);
         for (histogram, from, to) in [
             (&mut self.ttff, begun, phases.first_frame),
@@ -72,6 +112,8 @@ impl Totals {
             (&mut self.ice, Some(phases.answered), phases.reached),
             (&mut self.dtls, phases.reached, phases.connected),
             (&mut self.first_packet, phases.connected, phases.first_packet),
+            (&mut self.first_frame, phases.connected, phases.first_frame),
+            (&mut self.live, phases.connected, phases.live),
         ] {
             if let (Some(from), Some(to)) = (from, to) {
                 histogram.add(to.saturating_sub(from).as_micros() as u64);
@@ -96,12 +138,15 @@ impl Totals {
         self.add_sums(&other.sums);
         self.silent += other.silent;
         self.socket_drops += other.socket_drops;
+        self.means_ns.merge(&other.means_ns);
         for (ours, theirs) in [
             (&mut self.ttff, &other.ttff),
             (&mut self.http, &other.http),
             (&mut self.ice, &other.ice),
             (&mut self.dtls, &other.dtls),
             (&mut self.first_packet, &other.first_packet),
+            (&mut self.first_frame, &other.first_frame),
+            (&mut self.live, &other.live),
         ] {
             ours.merge(theirs);
         }
@@ -130,9 +175,10 @@ mod tests {
             connected: Some(at(1_234)),
             first_packet: first_packet.map(at),
             first_frame: first_packet.map(|first| at(first + 8)),
+            live: first_packet.map(|first| at(first + 40)),
         };
         let sums = Sums { due: 1_000, received: 990, recovered: 5, duplicates: 2, resent: 6 };
-        Account { phases, failure: None, profile: Some("AEAD_AES_256_GCM"), sums, silent: Duration::ZERO, socket_drops: 0 }
+        Account { phases, failure: None, profile: Some("AEAD_AES_256_GCM"), sums, latency_ns: (0, 0), silent: Duration::ZERO, socket_drops: 0 }
     }
 
     #[test]
@@ -144,6 +190,26 @@ mod tests {
             let found = histogram.at(1.0).unwrap();
             assert!((found / truth - 1.0).abs() < 0.02, "{found} for {truth}");
         }
+    }
+
+    #[test]
+    fn means_of_two_viewers_lie_apart_by_their_difference() {
+        let mut totals = Totals::default();
+        for latency_ns in [(900, 9), (1_200, 10), (0, 0)] {
+            assert_eq!(totals.means_ns.spread(), None);
+            totals.add(&Account { latency_ns, ..viewer(Some(1_241)) });
+            if latency_ns.0 == 1_200 {
+                break;
+            }
+        }
+        totals.add(&viewer(Some(1_241)));
+        let found = totals.means_ns.spread().unwrap();
+        assert!((found - 20.0 / 110.0).abs() < 1e-9, "{found}");
+        let mut twice = Totals::default();
+        twice.merge(&totals);
+        twice.merge(&totals);
+        assert_eq!(twice.means_ns.spread(), Some(found));
+        assert!((totals.first_frame.at(0.5).unwrap() / 15_000.0 - 1.0).abs() < 0.02 && (totals.live.at(0.5).unwrap() / 47_000.0 - 1.0).abs() < 0.02);
     }
 
     #[test]
