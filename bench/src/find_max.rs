@@ -20,7 +20,7 @@ const LATENCY_MAX_US: f64 = 250_000.0;
 const BUSY: f64 = 0.85;
 
 /// One step.
-#[derive(Clone, Serialize, Debug)]
+#[derive(Clone, Serialize, Default, Debug)]
 pub struct Step {
     pub viewers: u64,
     pub held: bool,
@@ -43,7 +43,7 @@ pub struct Step {
     pub generator_reasons: Vec<String>,
 }
 
-#[derive(Clone, Serialize, Debug)]
+#[derive(Clone, Serialize, Default, Debug)]
 pub struct Found {
     pub schema: u32,
     pub target: String,
@@ -245,24 +245,7 @@ mod tests {
 
     #[test]
     fn the_step_at_a_share_of_a_core_lies_between_those_around_it() {
-        let step = |viewers: u64, cpu: f64, held: bool| Step {
-            viewers,
-            held,
-            broke: Vec::new(),
-            delivered_mbps: 0.0,
-            loss_ratio: 0.0,
-            delivered_ratio: 1.0,
-            latency_p99_us: None,
-            latency_frame_us: Latencies::default(),
-            latency_keyframe_us: Latencies::default(),
-            latency_spread_ratio: None,
-            ttff_p99_ms: None,
-            cpu_ns_per_packet: None,
-            server_cpu: Some(cpu),
-            generator_cpu: 0.0,
-            generator_saturated: false,
-            generator_reasons: Vec::new(),
-        };
+        let step = |viewers: u64, cpu: f64, held: bool| Step { viewers, held, server_cpu: Some(cpu), ..Step::default() };
         let steps = [step(400, 0.5, true), step(600, 0.9, true), step(200, 0.3, true), step(500, 0.71, false)];
         assert_eq!([0.7, 0.15, 0.95].map(|busy| viewers_at(&steps, busy)), [Some(500), Some(100), Some(600)]);
         assert_eq!(viewers_at(&steps[3..], 0.7), None, "nothing held");

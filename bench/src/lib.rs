@@ -15,6 +15,8 @@ mod publishers;
 mod remote;
 pub mod run;
 pub mod scenario;
+#[cfg(test)]
+mod schema;
 mod seal;
 mod sequence;
 pub mod source;

@@ -9,7 +9,7 @@ use crate::totals::Totals;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-#[derive(Clone, Serialize, Debug)]
+#[derive(Clone, Serialize, Default, Debug)]
 pub struct Summary {
     pub schema: u32,
     pub target: String,
@@ -94,7 +94,7 @@ pub struct Latencies {
     pub samples: u64,
 }
 
-#[derive(Clone, Serialize, Debug)]
+#[derive(Clone, Serialize, Default, Debug)]
 pub struct Server {
     /// CPU time of all its processes per packet that viewers got.
     pub cpu_ns_per_packet: f64,
@@ -113,7 +113,7 @@ pub struct Server {
 }
 
 /// How memory and open files of a process went, as a line through a point a second, with the standard error.
-#[derive(Clone, Serialize, Debug)]
+#[derive(Clone, Serialize, Default, Debug)]
 pub struct Slope {
     pub pid: u32,
     pub name: String,
@@ -138,7 +138,7 @@ pub fn slope(points: impl Iterator<Item = (f64, f64)> + Clone) -> Option<(f64, f
     (spread > 0.0).then(|| (slope, (rest / (count - 2.0) / spread).sqrt()))
 }
 
-#[derive(Clone, Serialize, Debug)]
+#[derive(Clone, Serialize, Default, Debug)]
 pub struct Generator {
     /// Of one core: the busiest thread of the crowd.
     pub cpu_ratio: f64,
@@ -184,7 +184,7 @@ pub struct Second {
 }
 
 /// A threshold and what became of it.
-#[derive(Clone, Serialize, Debug)]
+#[derive(Clone, Serialize, Default, Debug)]
 pub struct Verdict {
     pub text: String,
     pub measured: Option<f64>,
