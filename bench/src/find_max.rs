@@ -74,6 +74,13 @@ impl Found {
     }
 }
 
+impl Step {
+    /// The generator gave up and the server did not.
+    fn is_undecided(&self) -> bool {
+        self.generator_saturated && self.broke.is_empty()
+    }
+}
+
 /// What did not hold, in words; nothing: the server carried it.
 pub fn broken(summary: &Summary) -> Vec<String> {
     let mut broke = Vec::new();
@@ -155,7 +162,12 @@ pub fn find(args: &FindMaxArgs, publisher_at: Option<&Elsewhere>) -> Result<Foun
     while let Some(viewers) = next(held, broke_at, args.run.viewers, args.search.precision, growth)
         && !sys::is_interrupted()
     {
-        let (step, summary) = step(&args.run, publisher_at, viewers)?;
+        let (mut step, mut summary) = self::step(&args.run, publisher_at, viewers)?;
+        if step.is_undecided() && !sys::is_interrupted() {
+            // Something else may have had its core for a moment: once is no proof.
+            steps.push(step);
+            (step, summary) = self::step(&args.run, publisher_at, viewers)?;
+        }
         if step.held {
             held = viewers;
             growth = step.server_cpu.map_or(GROWTH, growth_from);
@@ -168,9 +180,12 @@ pub fn find(args: &FindMaxArgs, publisher_at: Option<&Elsewhere>) -> Result<Foun
     let mut at_busy = None;
     if let (Some(viewers), false) = (args.search.busy.and_then(|busy| viewers_at(&steps, busy)), sys::is_interrupted()) {
         at_busy = Some(step(&args.run, publisher_at, viewers)?.0);
+        if at_busy.as_ref().is_some_and(Step::is_undecided) && !sys::is_interrupted() {
+            at_busy = Some(step(&args.run, publisher_at, viewers)?.0);
+        }
     }
-    let wall = broke_at.and_then(|at| steps.iter().find(|step| step.viewers == at));
-    let generator_was_limit = wall.is_some_and(|step| step.generator_saturated && step.broke.is_empty());
+    let wall = broke_at.and_then(|at| steps.iter().rfind(|step| step.viewers == at));
+    let generator_was_limit = wall.is_some_and(Step::is_undecided);
     let limit = match wall {
         Some(_) if generator_was_limit => "the generator".to_owned(),
         Some(step) => limit(step),

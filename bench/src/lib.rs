@@ -9,6 +9,7 @@ mod ledger;
 mod live;
 mod offer;
 pub mod page;
+mod plot;
 pub mod price;
 mod process;
 mod publishers;

@@ -100,8 +100,6 @@ pub struct Server {
     pub cpu_ns_per_packet: f64,
     /// Of one core.
     pub cpu_ratio: f64,
-    /// CPU time of the ramp, less that of the packets sent in it (at the hold's price), by joins.
-    pub cpu_us_per_join: Option<f64>,
     /// What all its processes hold, shared pages once (proportional set size).
     pub memory_bytes: u64,
     pub rss_bytes: u64,
