@@ -10,12 +10,15 @@ mod live;
 pub mod null;
 mod offer;
 pub mod page;
+mod plot;
 pub mod price;
 mod process;
 mod publishers;
 mod remote;
 pub mod run;
 pub mod scenario;
+#[cfg(test)]
+mod schema;
 mod seal;
 mod sequence;
 pub mod source;

@@ -357,13 +357,10 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     let server = (!args.server_pid.is_empty()).then(|| {
         let processes = ended.server.since(&begun.server);
         let used: f64 = processes.iter().map(|usage| usage.cpu_s).sum();
-        let joining: f64 = begun.server.since(&before_viewers).iter().map(|usage| usage.cpu_s).sum();
-        let joins = joining - used / packets.max(1) as f64 * begun.packets as f64;
         let grown = ended.server.rss_bytes() as f64 - before_viewers.rss_bytes() as f64;
         Server {
             cpu_ns_per_packet: if packets == 0 { 0.0 } else { used * 1e9 / packets as f64 },
             cpu_ratio: used / seconds,
-            cpu_us_per_join: (crowd.joined > 0 && packets > 0).then(|| joins * 1e6 / crowd.joined as f64),
             memory_bytes,
             rss_bytes: ended.server.rss_bytes(),
             slopes: timeline.slopes(),
