@@ -2,7 +2,8 @@
 
 use crate::source::{Packetizer, Plan, VideoCodec};
 use crate::threshold::{self, Threshold};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -18,6 +19,8 @@ pub enum Exit {
     Saturated,
     /// A threshold failed.
     Failed,
+    /// Ctrl-C or SIGTERM: what was measured until then is told.
+    Interrupted,
 }
 
 impl From<Exit> for ExitCode {
@@ -28,6 +31,8 @@ impl From<Exit> for ExitCode {
             Exit::Unreachable => 98,
             Exit::Saturated => 97,
             Exit::Failed => 99,
+            // As shells have it of SIGINT.
+            Exit::Interrupted => 130,
         })
     }
 }
@@ -43,9 +48,11 @@ impl From<Exit> for ExitCode {
   spillway-bench run --target http://127.0.0.1:8889 --whip-path '/{room}/whip' --whep-path '/{room}/whep' --viewers 100
   spillway-bench find-max --target http://127.0.0.1:7080 --key-file ./spillway-data/keys/signing.key --viewers 500
   sudo spillway-bench lab --scenario W1 --json w1.json
+  sudo spillway-bench lab --scenario rooms-100x30 --rooms 1 --report rooms.html
   spillway-bench run ... --server-pid $(pidof spillway | tr ' ' '\\n' | head -1) --fail 'ttff_p99<1s' --fail 'loss<0.1%'
 
-Exit codes: 0 ok, 2 usage, 98 target unreachable, 97 the generator itself was the limit, 99 a threshold failed"
+Exit codes: 0 ok, 2 usage, 98 target unreachable, 97 the generator itself was the limit, 99 a threshold failed,
+130 interrupted"
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -59,7 +66,28 @@ pub enum Command {
     /// More and more viewers until something breaks: how many were carried, and what was the limit
     FindMax(FindMaxArgs),
     /// The same in a network of its own on this machine: Spillway on core 0, viewers on core 1 (root)
+    #[command(mut_args(of_lab))]
     Lab(LabArgs),
+    /// Measures what bench/SPECIFICATION.md promises, one line per promise (root); exit code 1: a row could not be measured
+    Spec(SpecArgs),
+}
+
+/// What the lab knows by itself.
+fn of_lab(arg: clap::Arg) -> clap::Arg {
+    match arg.get_id().as_str() {
+        "target" => arg.required(false).default_value(crate::lab::TARGET).hide(true),
+        "no_publish" | "token" | "key_file" | "whip_path" | "whep_path" | "server_pid" | "room" => arg.hide(true),
+        _ => arg,
+    }
+}
+
+impl Cli {
+    /// The later of two words about the same counts, so that a scenario's can be overridden.
+    pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+        let last_counts = |command: clap::Command| command.args_override_self(true);
+        let command = Cli::command().mut_subcommand("run", last_counts).mut_subcommand("find-max", last_counts).mut_subcommand("lab", last_counts);
+        Cli::from_arg_matches(&command.try_get_matches_from(words)?)
+    }
 }
 
 #[derive(Args, Clone, Debug)]
@@ -67,39 +95,69 @@ pub struct FindMaxArgs {
     /// --viewers is where it begins
     #[command(flatten)]
     pub run: RunArgs,
+    #[command(flatten)]
+    pub search: SearchArgs,
+}
+
+/// How the number is searched for.
+#[derive(Args, Clone, Debug)]
+pub struct SearchArgs {
     /// It ends when it knows the number so well
     #[arg(long, value_name = "RATIO", default_value = "5%", value_parser = ratio)]
     pub precision: f64,
+    /// One more step at the end, with as many viewers as keep the server so busy (of one core)
+    #[arg(long, value_name = "RATIO", value_parser = busy)]
+    pub busy: Option<f64>,
 }
 
+/// A process of the server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum Scenario {
-    /// One stream of 2.5 Mbit/s and 310 packets a second, for everybody
-    W1,
-    /// 100 rooms with 30 viewers each, 300 kbit/s
-    #[value(name = "rooms-100x30")]
-    Rooms,
-    /// 200 viewers at once
-    Storm,
+pub enum Part {
+    Control,
+    Engine,
 }
 
 #[derive(Args, Clone, Debug)]
 pub struct LabArgs {
-    #[arg(long, value_enum, ignore_case = true, default_value = "w1")]
-    pub scenario: Scenario,
-    /// Instead of the scenario's number
-    #[arg(long, value_name = "N", conflicts_with = "find_max")]
-    pub viewers: Option<u64>,
+    /// --scenario is W1 unless said otherwise; with --find-max --viewers is where it begins
+    #[command(flatten)]
+    pub run: RunArgs,
     /// As many as are carried
     #[arg(long)]
     pub find_max: bool,
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
-    pub hold: Duration,
+    #[command(flatten)]
+    pub search: SearchArgs,
     /// The server's program, if not the one beside this
     #[arg(long, value_name = "FILE")]
     pub spillway: Option<PathBuf>,
-    #[command(flatten)]
-    pub verdict: VerdictArgs,
+    /// A process of the server is killed (SIGKILL) when a third of the hold is over
+    #[arg(long, value_enum)]
+    pub kill: Option<Part>,
+    /// The way from the server carries no more, and 300 ms of it wait (a token bucket on the server's end)
+    #[arg(long, value_name = "BPS", value_parser = bitrate)]
+    pub link: Option<u64>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct SpecArgs {
+    /// Rows, or beginnings of them: all unless said otherwise
+    #[arg(value_name = "ROW")]
+    pub rows: Vec<String>,
+    /// The rows as one JSON value on standard output
+    #[arg(long)]
+    pub json: bool,
+    /// What is promised and was measured last; nothing is run
+    #[arg(long)]
+    pub list: bool,
+    /// What was measured goes into the file, with date and machine
+    #[arg(long)]
+    pub write: bool,
+    /// Each row so often; the middle counts, the least and the most are its spread
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub repeats: u64,
+    /// Another specification
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -111,7 +169,7 @@ pub enum Sink {
 }
 
 /// What is made of the numbers.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Default, Debug)]
 pub struct VerdictArgs {
     /// What has to hold, as 'ttff_p99<1s', 'loss<0.1%', 'viewers>=200'; may be repeated
     #[arg(long = "fail", value_name = "TEXT", value_parser = threshold::parse)]
@@ -122,6 +180,12 @@ pub struct VerdictArgs {
     /// The result as one page with plots, readable offline
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
+    /// What an hour of a core costs, in whatever money: adds the price of 1,000 viewer-hours (needs --server-pid)
+    #[arg(long, value_name = "X", value_parser = money)]
+    pub price_core_hour: Option<f64>,
+    /// What a gigabyte (10^9 bytes) to viewers costs
+    #[arg(long, value_name = "Y", value_parser = money)]
+    pub price_gb: Option<f64>,
 }
 
 /// What the viewers do.
@@ -162,6 +226,9 @@ pub struct RunArgs {
     /// The room; with --rooms the first part of each room's name
     #[arg(long, value_name = "R", default_value = "bench")]
     pub room: String,
+    /// Options under a name (W1, audio-only, rooms-100x30, rooms-1000x3, storm, reference-floor) or in a file; others given count more
+    #[arg(long, value_name = "NAME|FILE")]
+    pub scenario: Option<String>,
     /// What the viewers do; it sets the options below that are not given
     #[arg(long, value_enum, default_value = "fanout")]
     pub profile: Profile,
@@ -179,6 +246,9 @@ pub struct RunArgs {
     /// Of the video; audio adds 64 kbit/s
     #[arg(long, value_name = "BPS", default_value = "2.5M", value_parser = bitrate)]
     pub bitrate: u64,
+    /// Sound alone
+    #[arg(long)]
+    pub no_video: bool,
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=240))]
     pub fps: u32,
     /// From one keyframe to the next
@@ -290,7 +360,7 @@ impl RunArgs {
 
     pub fn plan(&self) -> Plan {
         Plan {
-            bitrate_bps: self.bitrate,
+            bitrate_bps: if self.no_video { 0 } else { self.bitrate },
             fps: self.fps,
             gop: self.gop,
             codec: self.codec,
@@ -310,6 +380,19 @@ fn ratio(text: &str) -> Result<f64, String> {
         None => positive(text),
     };
     found.filter(|value| (0.001..=0.5).contains(value)).ok_or_else(|| "write a share, as 5% or 0.05".to_owned())
+}
+
+/// A share of a core.
+fn busy(text: &str) -> Result<f64, String> {
+    let found = match text.strip_suffix('%') {
+        Some(percent) => positive(percent).map(|value| value / 100.0),
+        None => positive(text),
+    };
+    found.filter(|value| (0.05..=0.95).contains(value)).ok_or_else(|| "write a share of a core, as 70%".to_owned())
+}
+
+fn money(text: &str) -> Result<f64, String> {
+    positive(text).ok_or_else(|| "write a number, as 0.04".to_owned())
 }
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -348,7 +431,6 @@ fn share(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn numbers_are_read_as_people_write_them() {
@@ -356,6 +438,8 @@ mod tests {
         assert_eq!((duration("1.5s"), duration("10ms"), duration("2m")), (Ok(Duration::from_millis(1_500)), Ok(Duration::from_millis(10)), Ok(Duration::from_secs(120))));
         assert_eq!((bitrate("2.5M"), bitrate("200k"), bitrate("64000")), (Ok(2_500_000), Ok(200_000), Ok(64_000)));
         assert_eq!((share("1/100"), share("5%"), share("0")), (Ok(100), Ok(20), Ok(0)));
+        assert_eq!((busy("70%"), money("0.04")), (Ok(0.7), Ok(0.04)));
+        assert!(busy("1").is_err() && money("-1").is_err() && money("free").is_err());
         assert!(rate("fast").is_err() && rate("0").is_err() && duration("10").is_err() && bitrate("1").is_err() && share("1/1").is_err());
     }
 

@@ -1,22 +1,23 @@
-//! The viewers: one thread drives many of them, each with a socket, a session and an account of its own.
+//! The viewers: one thread drives many of them, each with a socket, a session and a ledger of its own.
 //!
 //! Two kinds. *Witnesses* open every packet with webrtc-srtp and read its stamp: latency, and loss by the publisher's
 //! own numbers. The others (*cheap*) do the whole join, then look at clear headers alone: that counts packets,
 //! holes and doubles exactly and costs a fifth.
 
 use crate::histogram::Histogram;
+use crate::ledger::{Entry, Heard, Ledger, NACK_INTERVAL};
 use crate::offer::Agreed;
 use crate::remote::{self, Event, Identity, Keys, Remote};
-use crate::sequence::{Arrival, Sequence};
 use crate::source::{Stamp, StampKind};
 use crate::sys::{self, BATCH, Batch, DATAGRAM_BYTES_MAX, HEAD_BYTES, Poller};
 use crate::target::Joined;
+use crate::totals::{Account, Phases, Totals};
 use crate::witness::{self, Witness};
 use spillway_proto::rng::Rng;
 use spillway_proto::wire::demux::{Class, classify};
 use spillway_proto::wire::{rtcp, rtp};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
@@ -24,14 +25,17 @@ use std::time::Duration;
 
 /// What waits in a viewer's socket while this thread does something else: 100 ms of 10 Mbit/s, with the kernel's overhead.
 const SOCKET_BYTES: usize = 512 * 1_024;
-const TURN_MAX: Duration = Duration::from_millis(5);
+const TURN_MAX: Duration = Duration::from_millis(1);
+/// A viewer that has its picture is looked at so often, and not woken for. A wake for each packet would be work of
+/// whoever sends it (over veth the server's core, a seventh of it at 600 viewers), which no viewer elsewhere costs.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// The same where losses are of our own making: what is missing is asked for soon.
+const LOOK_INTERVAL_LOSSY: Duration = Duration::from_millis(4);
+/// Without a picture, as in a room with sound alone, it is woken for so long after its handshake.
+const AWAKE_MAX: Duration = Duration::from_secs(1);
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
-/// A hole is asked for when it is so old in packets, then again.
-const NACK_PATIENCE: u64 = 3;
-const NACK_INTERVAL: Duration = Duration::from_millis(40);
-const NACKS_MAX: u8 = 4;
-/// Numbers one request names.
-const NACK_NUMBERS_MAX: usize = 64;
+/// Blocks of one receiver report.
+const BLOCKS_MAX: usize = 4;
 const OWN_SSRC: u32 = 0xBE_4C_00_01;
 
 /// What the crowd's threads share with whoever watches them.
@@ -42,16 +46,46 @@ pub struct Tally {
     pub failed: AtomicU64,
     /// Stayed as long as they wanted.
     pub left: AtomicU64,
+    /// RTP.
     pub packets: AtomicU64,
+    /// Datagrams that are none.
+    pub others: AtomicU64,
     pub bytes: AtomicU64,
+    /// Numbers that were passed over, whatever came later.
     pub lost: AtomicU64,
+    /// Times to the first frame, their sum and the longest, in microseconds.
+    pub ttff_us: AtomicU64,
+    pub ttff_us_max: AtomicU64,
     /// How late this generator's own turns were, the worst of the last second, in microseconds.
     pub lag_us: AtomicU64,
     /// Only packets sent in this window (UNIX nanoseconds) count for latency.
     pub window_from_ns: AtomicU64,
     pub window_to_ns: AtomicU64,
     pub stop: AtomicBool,
+    /// When the publishers stopped, in nanoseconds of our clock: what was due ends there.
+    pub stopped_ns: AtomicU64,
+    /// When stock was taken last, in UNIX nanoseconds.
+    stock_at_ns: AtomicU64,
+    /// Stock-takings asked for, and the crowds that have answered: see `take_stock`.
+    stock_asked: AtomicU64,
+    stock_taken: AtomicU64,
 }
+
+impl Tally {
+    /// Has each of so many crowds empty all its sockets, so that what has arrived by now is counted, not what was
+    /// found in sockets by chance. Waits for it, but not forever. Returns when that was, in UNIX nanoseconds.
+    pub fn take_stock(&self, crowds: u64) -> u64 {
+        let wanted = (self.stock_asked.fetch_add(1, Ordering::Relaxed) + 1) * crowds;
+        let deadline = sys::monotonic() + STOCK_MAX;
+        while self.stock_taken.load(Ordering::Acquire) < wanted && sys::monotonic() < deadline {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        self.stock_at_ns.load(Ordering::Relaxed)
+    }
+}
+
+/// A crowd that has not counted after so long is too busy to be believed anyway.
+const STOCK_MAX: Duration = Duration::from_millis(500);
 
 /// How viewers behave.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +98,8 @@ pub struct Manner {
     pub run: u16,
     /// Everybody opens every packet.
     pub all_witness: bool,
+    /// There is no picture to wait for: each packet of sound is a frame.
+    pub audio_only: bool,
     /// A packet is seen so much later than it came.
     pub delay: Duration,
     /// One of so many is seen another 20 ms later; 0: none.
@@ -71,6 +107,12 @@ pub struct Manner {
     /// How long a viewer stays, at least and at most; none: to the end.
     pub stay: Option<(Duration, Duration)>,
     pub seed: u64,
+}
+
+impl Manner {
+    fn is_lossy(&self) -> bool {
+        self.drop_each > 0 || self.reorder_each > 0 || self.delay > Duration::ZERO
+    }
 }
 
 /// A viewer whose POST was answered.
@@ -85,42 +127,15 @@ pub struct Arriving {
     pub witness: bool,
 }
 
-/// When a viewer was how far.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct Phases {
-    pub scheduled: Duration,
-    pub answered: Duration,
-    pub reached: Option<Duration>,
-    pub connected: Option<Duration>,
-    pub first_packet: Option<Duration>,
-    pub first_frame: Option<Duration>,
-}
-
-/// What one viewer's run came to.
-pub struct Account {
-    pub phases: Phases,
-    pub failure: Option<String>,
-    pub profile: Option<&'static str>,
-    pub due: u64,
-    pub received: u64,
-    /// Of those that a request brought back.
-    pub recovered: u64,
-    pub duplicates: u64,
-    pub socket_drops: u64,
-    /// When the newest packet came.
-    pub newest_at: Option<Duration>,
-    /// It had stayed as long as it wanted.
-    pub left: bool,
-    /// Somebody tells the server so.
-    pub told: bool,
-    pub joined: Joined,
-}
-
 /// What a thread of the crowd leaves.
 pub struct Outcome {
-    pub accounts: Vec<Account>,
+    pub totals: Totals,
+    /// Those the server has to be told of.
+    pub present: Vec<Joined>,
     pub audio_ns: Histogram,
+    /// Of ordinary frames.
     pub video_ns: Histogram,
+    pub keyframe_ns: Histogram,
     pub refused: u64,
     pub cpu: Duration,
     /// How late turns were, in microseconds.
@@ -129,36 +144,26 @@ pub struct Outcome {
     pub seconds: Vec<(u64, f64, f64, f64)>,
 }
 
-/// One source as it arrives.
-struct Source {
-    payload_type: u8,
-    ssrc: u32,
-    sequence: Sequence,
-    arrivals: u64,
-    recovered: u64,
-    /// Asked for: when last, and how often.
-    asked: BTreeMap<u64, (Duration, u8)>,
-    /// The numbers of the first frames until one is whole: (number, marker).
-    opening: BTreeMap<u64, bool>,
-    newest_at: Duration,
-}
-
 struct Viewer {
+    number: u64,
     remote: Option<Remote>,
     phases: Phases,
-    joined: Joined,
+    ledger: Ledger,
+    rtx_pt: Option<u8>,
+    /// Sum and number of its packets' latencies.
+    latency_ns: (u64, u64),
+    /// None: it has left, and the place is free.
+    joined: Option<Joined>,
     witness: bool,
     keys: Option<Keys>,
     profile: Option<&'static str>,
     failure: Option<String>,
-    sources: Vec<Source>,
     report_at: Duration,
     leave_at: Duration,
-    left: bool,
-    told: bool,
-    socket_drops: u64,
-    /// When its first packet came, in UNIX nanoseconds.
-    began_ns: u64,
+    /// Its entry among the timers; an earlier one counts, others are stale.
+    armed: Duration,
+    /// Looked at in turn, no more woken for.
+    watched: bool,
 }
 
 /// A packet that is not seen yet.
@@ -166,11 +171,15 @@ struct Viewer {
 struct Delayed {
     at: Duration,
     place: usize,
+    /// Whose it is: the place may be another's by then.
+    number: u64,
     /// When it would have been seen: latency counts the delay, too.
     at_ns: u64,
     bytes: Vec<u8>,
 }
 
+/// A picture packet younger than this is live: what is older is a replay.
+const LIVE_AGE: Duration = Duration::from_millis(150);
 /// What a late packet comes behind its place by.
 const DISORDER: Duration = Duration::from_millis(20);
 /// Datagrams that wait: beyond it they are seen at once, and the run shows it as disorder.
@@ -181,11 +190,16 @@ pub struct Crowd {
     manner: Manner,
     tally: Arc<Tally>,
     viewers: Vec<Viewer>,
+    /// Places of those who left.
+    free: Vec<usize>,
+    /// What came of them.
+    totals: Totals,
     poller: Poller,
     batch: Batch,
     timers: BinaryHeap<Reverse<(Duration, usize)>>,
     audio_ns: Histogram,
     video_ns: Histogram,
+    keyframe_ns: Histogram,
     lag_us: Histogram,
     seconds: Seconds,
     delayed: BinaryHeap<Reverse<Delayed>>,
@@ -193,9 +207,17 @@ pub struct Crowd {
     rng: Rng,
     /// Sockets that have something, used again each turn.
     ready: Vec<u64>,
+    /// Those that are looked at in turn, and who is next.
+    watched: Vec<usize>,
+    next: usize,
+    looked_at: Duration,
+    look_interval: Duration,
+    stock_taken: u64,
     refused: u64,
     packets: u64,
+    others: u64,
     bytes: u64,
+    lost: u64,
 }
 
 /// Latency second by second.
@@ -231,20 +253,30 @@ impl Crowd {
             manner,
             tally,
             viewers: Vec::new(),
+            free: Vec::new(),
+            totals: Totals::default(),
             poller: Poller::new()?,
             batch: Batch::new(),
             timers: BinaryHeap::new(),
             audio_ns: Histogram::new(),
             video_ns: Histogram::new(),
+            keyframe_ns: Histogram::new(),
             lag_us: Histogram::new(),
             seconds: Seconds::default(),
             delayed: BinaryHeap::new(),
             leaving: Some(leaving),
             rng: Rng::new(manner.seed),
             ready: Vec::new(),
+            watched: Vec::new(),
+            next: 0,
+            looked_at: sys::monotonic(),
+            look_interval: if manner.is_lossy() { LOOK_INTERVAL_LOSSY } else { LOOK_INTERVAL },
+            stock_taken: 0,
             refused: 0,
             packets: 0,
+            others: 0,
             bytes: 0,
+            lost: 0,
         })
     }
 
@@ -261,9 +293,10 @@ impl Crowd {
     }
 
     fn welcome(&mut self, newcomer: Arriving) {
-        let Arriving { scheduled, answered, ufrag, agreed, joined, witness, .. } = newcomer;
+        let Arriving { number, scheduled, answered, ufrag, agreed, joined, witness } = newcomer;
         let witness = witness || self.manner.all_witness;
-        let place = self.viewers.len();
+        let place = self.free.pop().unwrap_or(self.viewers.len());
+        let (ledger, rtx_pt) = (Ledger::new(if self.manner.audio_only { agreed.audio_pt } else { agreed.video_pt }, self.manner.drop_each), agreed.rtx_pt);
         let remote = remote::connect(&agreed, SOCKET_BYTES, witness).map_err(|error| error.to_string()).and_then(|socket| {
             self.poller.add(&socket, place as u64).map_err(|error| error.to_string())?;
             if !witness {
@@ -279,23 +312,94 @@ impl Crowd {
                 (None, Some(format!("socket: {error}")))
             }
         };
-        self.viewers.push(Viewer {
+        let viewer = Viewer {
+            number,
             remote,
             phases: Phases { scheduled, answered, ..Phases::default() },
-            joined,
+            ledger,
+            rtx_pt,
+            joined: Some(joined),
             witness,
             keys: None,
             profile: None,
             failure,
-            sources: Vec::new(),
             report_at: Duration::MAX,
             leave_at: Duration::MAX,
-            left: false,
-            told: false,
-            socket_drops: 0,
-            began_ns: 0,
-        });
-        self.timers.push(Reverse((Duration::ZERO, place)));
+            latency_ns: (0, 0),
+            armed: Duration::MAX,
+            watched: false,
+        };
+        match self.viewers.get_mut(place) {
+            Some(old) => *old = viewer,
+            None => self.viewers.push(viewer),
+        }
+        self.arm(place, Duration::ZERO);
+    }
+
+    /// The viewer's next deadline is heard of, unless an earlier one is.
+    fn arm(&mut self, place: usize, at: Duration) {
+        let Some(viewer) = self.viewers.get_mut(place) else { return };
+        if at < viewer.armed {
+            viewer.armed = at;
+            self.timers.push(Reverse((at, place)));
+        }
+    }
+
+    /// From now on it is looked at in turn.
+    fn watch(&mut self, place: usize) {
+        let Some(viewer) = self.viewers.get_mut(place).filter(|viewer| !viewer.watched) else { return };
+        let Some(remote) = &viewer.remote else { return };
+        if self.poller.remove(&remote.socket).is_ok() {
+            viewer.watched = true;
+            self.watched.push(place);
+        }
+    }
+
+    /// Looks at as many of the watched as the time since the last look makes due.
+    fn look(&mut self, now: Duration) {
+        let count = self.watched.len();
+        let share = (now - self.looked_at).as_secs_f64() / self.look_interval.as_secs_f64() * count as f64;
+        let due = (share as usize).min(count);
+        if due == 0 && count > 0 {
+            return;
+        }
+        // What is left over of a viewer's time is not lost; more than a round is.
+        let spent = self.look_interval.mul_f64(due as f64 / count.max(1) as f64);
+        self.looked_at = if due == count { now } else { self.looked_at + spent };
+        for _ in 0..due {
+            if self.next >= self.watched.len() {
+                self.next = 0;
+            }
+            let Some(place) = self.watched.get(self.next).copied() else { return };
+            if self.viewers.get(place).is_some_and(|viewer| viewer.remote.is_some()) {
+                self.next += 1;
+                self.receive(place);
+            } else {
+                self.watched.swap_remove(self.next);
+            }
+        }
+    }
+
+    /// Empties every socket and tells so, if somebody asked.
+    fn take_stock(&mut self) {
+        let asked = self.tally.stock_asked.load(Ordering::Relaxed);
+        if asked == self.stock_taken {
+            return;
+        }
+        self.stock_taken = asked;
+        for place in 0..self.viewers.len() {
+            self.receive(place);
+        }
+        self.tell();
+        self.tally.stock_at_ns.fetch_max(sys::unix_ns(), Ordering::Relaxed);
+        self.tally.stock_taken.fetch_add(1, Ordering::Release);
+    }
+
+    fn tell(&mut self) {
+        self.tally.packets.fetch_add(std::mem::take(&mut self.packets), Ordering::Relaxed);
+        self.tally.others.fetch_add(std::mem::take(&mut self.others), Ordering::Relaxed);
+        self.tally.bytes.fetch_add(std::mem::take(&mut self.bytes), Ordering::Relaxed);
+        self.tally.lost.fetch_add(std::mem::take(&mut self.lost), Ordering::Relaxed);
     }
 
     fn turn(&mut self) {
@@ -311,12 +415,16 @@ impl Crowd {
             self.receive(place as usize);
         }
         self.ready = ready;
+        self.look(sys::monotonic());
+        self.take_stock();
         let (mut late, now) = (Duration::ZERO, sys::monotonic());
         self.show_delayed(now);
         while let Some(Reverse((at, place))) = self.timers.peek().copied()
             && at <= now
         {
             self.timers.pop();
+            let Some(viewer) = self.viewers.get_mut(place).filter(|viewer| viewer.armed == at) else { continue };
+            viewer.armed = Duration::MAX;
             if at > Duration::ZERO {
                 late = late.max(now - at);
             }
@@ -325,8 +433,7 @@ impl Crowd {
         let late = late.as_micros() as u64;
         self.lag_us.add(late);
         self.tally.lag_us.fetch_max(late, Ordering::Relaxed);
-        self.tally.packets.fetch_add(std::mem::take(&mut self.packets), Ordering::Relaxed);
-        self.tally.bytes.fetch_add(std::mem::take(&mut self.bytes), Ordering::Relaxed);
+        self.tell();
     }
 
     /// Takes what waits in one socket, at most two calls' worth: the others wait, too.
@@ -334,7 +441,8 @@ impl Crowd {
         for _ in 0..2 {
             let Some(viewer) = self.viewers.get_mut(place) else { return };
             let Some(remote) = &viewer.remote else { return };
-            let head_only = !viewer.witness && remote.is_connected();
+            // What comes in answer to a request is opened by everybody.
+            let head_only = !viewer.witness && remote.is_connected() && !viewer.ledger.is_waiting();
             let count = self.batch.take(&remote.socket, if head_only { HEAD_BYTES } else { DATAGRAM_BYTES_MAX });
             if count == 0 {
                 return;
@@ -343,28 +451,31 @@ impl Crowd {
             for at in 0..count {
                 let taken = self.batch.at(at);
                 let is_media = matches!(classify(taken.bytes), Class::Rtp);
-                self.packets += u64::from(is_media);
+                *(if is_media { &mut self.packets } else { &mut self.others }) += 1;
                 self.bytes += taken.length as u64;
                 let disorder = self.manner.reorder_each > 0 && self.rng.below(self.manner.reorder_each) == 0;
                 let wait = self.manner.delay + if disorder { DISORDER } else { Duration::ZERO };
                 if is_media && wait > Duration::ZERO && self.delayed.len() < DELAYED_MAX {
                     let at_ns = taken.at_ns + wait.as_nanos() as u64;
-                    self.delayed.push(Reverse(Delayed { at: now + wait, place, at_ns, bytes: taken.bytes.to_vec() }));
+                    self.delayed.push(Reverse(Delayed { at: now + wait, place, number: viewer.number, at_ns, bytes: taken.bytes.to_vec() }));
                     continue;
                 }
                 let (bytes, at_ns) = (taken.bytes, taken.at_ns);
                 let heard = viewer.take(now, bytes, at_ns, self.manner, &self.tally, &mut Measured {
                     audio_ns: &mut self.audio_ns,
                     video_ns: &mut self.video_ns,
+                    keyframe_ns: &mut self.keyframe_ns,
                     seconds: &mut self.seconds,
                 });
                 if !note(viewer, heard, &self.tally, &mut self.refused) {
                     return;
                 }
             }
-            let deadline = viewer.deadline();
-            if !viewer.phases.connected.is_some_and(|at| at < now) {
-                self.timers.push(Reverse((deadline, place)));
+            self.lost += viewer.ledger.take_passed();
+            let (deadline, has_picture) = (viewer.deadline(), viewer.phases.first_frame.is_some());
+            self.arm(place, deadline);
+            if has_picture {
+                self.watch(place);
             }
             if count < BATCH {
                 return;
@@ -376,13 +487,16 @@ impl Crowd {
     fn show_delayed(&mut self, now: Duration) {
         while self.delayed.peek().is_some_and(|Reverse(delayed)| delayed.at <= now) {
             let Some(Reverse(mut delayed)) = self.delayed.pop() else { return };
-            let Some(viewer) = self.viewers.get_mut(delayed.place) else { continue };
+            let Some(viewer) = self.viewers.get_mut(delayed.place).filter(|viewer| viewer.number == delayed.number) else { continue };
             let heard = viewer.take(now, &mut delayed.bytes, delayed.at_ns, self.manner, &self.tally, &mut Measured {
                 audio_ns: &mut self.audio_ns,
                 video_ns: &mut self.video_ns,
+                keyframe_ns: &mut self.keyframe_ns,
                 seconds: &mut self.seconds,
             });
             note(viewer, heard, &self.tally, &mut self.refused);
+            let deadline = viewer.deadline();
+            self.arm(delayed.place, deadline);
         }
     }
 
@@ -403,26 +517,50 @@ impl Crowd {
             viewer.leave_at = now + least + Duration::from_micros(self.rng.below((most - least).as_micros() as u64));
         }
         if now >= viewer.leave_at {
-            viewer.left = true;
-            viewer.socket_drops = viewer.remote.take().map_or(0, |remote| sys::drops(&remote.socket));
-            self.tally.left.fetch_add(1, Ordering::Relaxed);
-            viewer.told = self.leaving.as_ref().is_some_and(|leaving| leaving.send(viewer.joined.clone()).is_ok());
-            return;
+            return self.release(place);
         }
         if now >= viewer.report_at {
             viewer.report(now, self.manner.recover);
         }
-        self.timers.push(Reverse((viewer.deadline().max(now + Duration::from_micros(200)), place)));
+        let deadline = viewer.deadline().max(now + Duration::from_micros(200));
+        let is_settled = viewer.phases.connected.is_some_and(|at| now > at + AWAKE_MAX);
+        self.arm(place, deadline);
+        if is_settled {
+            self.watch(place);
+        }
+    }
+
+    /// It has stayed as long as it wanted: nothing of it is kept but its sums.
+    fn release(&mut self, place: usize) {
+        let Some(viewer) = self.viewers.get_mut(place) else { return };
+        self.totals.add(&viewer.account(None));
+        (viewer.remote, viewer.keys) = (None, None);
+        if viewer.watched {
+            self.watched.retain(|watched| *watched != place);
+        }
+        if let (Some(joined), Some(leaving)) = (viewer.joined.take(), &self.leaving) {
+            let _ = leaving.send(joined);
+        }
+        self.free.push(place);
+        self.tally.left.fetch_add(1, Ordering::Relaxed);
     }
 
     fn leave(mut self) -> Outcome {
         self.leaving = None;
         self.seconds.close();
-        let accounts = self.viewers.into_iter().map(Viewer::into_account).collect();
+        let stopped = Duration::from_nanos(self.tally.stopped_ns.load(Ordering::Relaxed));
+        let mut present = Vec::new();
+        for mut viewer in self.viewers {
+            let Some(joined) = viewer.joined.take() else { continue };
+            self.totals.add(&viewer.account(Some(stopped)));
+            present.push(joined);
+        }
         Outcome {
-            accounts,
+            totals: self.totals,
+            present,
             audio_ns: self.audio_ns,
             video_ns: self.video_ns,
+            keyframe_ns: self.keyframe_ns,
             refused: self.refused,
             cpu: sys::thread_cpu_time(),
             lag_us: self.lag_us,
@@ -441,6 +579,7 @@ fn fail(viewer: &mut Viewer, error: String, tally: &Tally) {
 struct Measured<'c> {
     audio_ns: &'c mut Histogram,
     video_ns: &'c mut Histogram,
+    keyframe_ns: &'c mut Histogram,
     seconds: &'c mut Seconds,
 }
 
@@ -512,91 +651,86 @@ impl Viewer {
                 let event = remote.handle_dtls(now, datagram)?;
                 Ok(self.hear(now, event))
             }
-            Class::Rtp if self.phases.connected.is_some() => {
-                let Ok(header) = rtp::parse_header(datagram) else { return Ok(Taken::Refused) };
-                if self.phases.first_packet.is_none() {
-                    self.phases.first_packet = Some(now);
-                    self.began_ns = sys::unix_ns();
-                }
-                let place = self.source(header.payload_type, header.ssrc, manner.drop_each);
-                let source = &mut self.sources[place];
-                source.arrivals += 1;
-                if manner.drop_each > 0 && source.arrivals % manner.drop_each == 0 {
-                    // The network lost it: nobody has seen it, and a hole is found by what comes behind it.
-                    return Ok(Taken::Nothing);
-                }
-                if self.witness {
-                    let Some(keys) = self.keys.as_mut() else { return Ok(Taken::Nothing) };
-                    let Ok(plain) = keys.open.decrypt_rtp(datagram) else { return Ok(Taken::Refused) };
-                    if let Some(stamp) = plain.get(header.header_len..).and_then(Stamp::read).filter(|stamp| stamp.run == manner.run) {
-                        // What was published before this viewer came is a replay, and no latency.
-                        let from = tally.window_from_ns.load(Ordering::Relaxed).max(self.began_ns);
-                        let to = tally.window_to_ns.load(Ordering::Relaxed);
-                        if (from..to).contains(&stamp.sent_ns) && at_ns > 0 {
-                            let latency = at_ns.saturating_sub(stamp.sent_ns);
-                            let of_kind = if stamp.kind == StampKind::Audio { &mut *measured.audio_ns } else { &mut *measured.video_ns };
-                            of_kind.add(latency);
-                            measured.seconds.add(at_ns, latency);
-                        }
-                    }
-                }
-                Ok(self.account(now, place, header.sequence, header.marker))
-            }
+            Class::Rtp if self.phases.connected.is_some() => Ok(self.take_media(now, datagram, at_ns, manner, tally, measured)),
             _ => Ok(Taken::Nothing),
         }
     }
 
-    fn source(&mut self, payload_type: u8, ssrc: u32, drop_each: u64) -> usize {
-        if let Some(place) = self.sources.iter().position(|source| source.ssrc == ssrc) {
-            return place;
+    fn take_media(
+        &mut self,
+        now: Duration,
+        datagram: &[u8],
+        at_ns: u64,
+        manner: Manner,
+        tally: &Tally,
+        measured: &mut Measured<'_>,
+    ) -> Taken {
+        let Ok(header) = rtp::parse_header(datagram) else { return Taken::Refused };
+        if self.phases.first_packet.is_none() {
+            self.phases.first_packet = Some(now);
+            self.ledger.begin(sys::unix_ns());
         }
-        self.sources.push(Source {
-            payload_type,
-            ssrc,
-            sequence: Sequence::new(),
-            // Each begins elsewhere in the round: else every source would end before its last loss.
-            arrivals: (u64::from(ssrc) * 7_919).checked_rem(drop_each).unwrap_or_default(),
-            recovered: 0,
-            asked: BTreeMap::new(),
-            opening: BTreeMap::new(),
-            newest_at: Duration::ZERO,
-        });
-        self.sources.len() - 1
-    }
-
-    fn account(&mut self, now: Duration, place: usize, number: u16, marker: bool) -> Taken {
-        let video = self.remote.as_ref().is_some_and(|remote| self.sources[place].payload_type == remote.agreed().video_pt);
-        let source = &mut self.sources[place];
-        let (extended, arrival) = source.sequence.arrive(number);
-        match arrival {
-            Arrival::Late => source.recovered += u64::from(source.asked.remove(&extended).is_some()),
-            Arrival::Ahead(passed) => {
-                source.newest_at = now;
-                if passed > 0 && self.report_at != Duration::MAX {
-                    self.report_at = self.report_at.min(now + NACK_INTERVAL);
-                }
-            }
-            Arrival::Duplicate | Arrival::Strange => {}
-        }
-        if self.phases.first_frame.is_some() || !video || arrival == Arrival::Strange {
+        let entry = Entry { payload_type: header.payload_type, ssrc: header.ssrc, sequence: header.sequence, marker: header.marker || manner.audio_only };
+        let is_resent = Some(header.payload_type) == self.rtx_pt;
+        if self.ledger.throws_away(&entry, is_resent) {
             return Taken::Nothing;
         }
-        // A frame is there when nothing is missing from the first packet to a marker.
-        source.opening.insert(extended, marker);
-        let first = source.opening.keys().next().copied().unwrap_or_default();
-        let mut next = first;
-        for (at, marker) in &source.opening {
-            if *at != next {
-                return Taken::Nothing;
+        let (mut stamp, mut original) = (None, None);
+        if self.witness || is_resent {
+            let Some(keys) = self.keys.as_mut() else { return Taken::Nothing };
+            let Ok(plain) = keys.open.decrypt_rtp(datagram) else { return Taken::Refused };
+            // RFC 3550 section 5.1: the last byte of padding says how much there is.
+            let padding = if header.padding { plain.last().copied().unwrap_or_default() } else { 0 };
+            let end = plain.len().saturating_sub(usize::from(padding));
+            let mut payload = plain.get(header.header_len..end).unwrap_or_default();
+            if is_resent {
+                // RFC 4588 section 4: the original sequence number, then what the packet held. Padding alone has neither.
+                let Some((number, rest)) = payload.split_first_chunk::<2>() else { return Taken::Nothing };
+                (original, payload) = (Some(u16::from_be_bytes(*number)), rest);
             }
-            if *marker {
-                self.phases.first_frame = Some(now);
-                source.opening.clear();
-                return Taken::FirstFrame;
-            }
-            next += 1;
+            stamp = Stamp::read(payload).filter(|stamp| stamp.run == manner.run && self.witness);
         }
-        Taken::Nothing
+        if let Some(stamp) = &stamp {
+            let age = Duration::from_nanos(at_ns.saturating_sub(stamp.sent_ns));
+            if self.phases.live.is_none() && stamp.kind == StampKind::Video && at_ns > 0 && age < LIVE_AGE + manner.delay {
+                // It may have waited for its turn here.
+                self.phases.live = Some(now.saturating_sub(Duration::from_nanos(sys::unix_ns().saturating_sub(at_ns))));
+            }
+            // What was published before this viewer came is a replay, and no latency.
+            let from = tally.window_from_ns.load(Ordering::Relaxed).max(self.ledger.began_ns());
+            let to = tally.window_to_ns.load(Ordering::Relaxed);
+            if (from..to).contains(&stamp.sent_ns) && at_ns > 0 {
+                let latency = at_ns.saturating_sub(stamp.sent_ns);
+                let of_kind = match (stamp.kind, stamp.of_keyframe) {
+                    (StampKind::Audio, _) => &mut *measured.audio_ns,
+                    (StampKind::Video, false) => &mut *measured.video_ns,
+                    (StampKind::Video, true) => &mut *measured.keyframe_ns,
+                };
+                of_kind.add(latency);
+                self.latency_ns = (self.latency_ns.0 + latency, self.latency_ns.1 + 1);
+                measured.seconds.add(at_ns, latency);
+            }
+        }
+        let heard = match original {
+            Some(number) => self.ledger.take_resent(now, number, header.marker, stamp.as_ref()),
+            None => self.ledger.take(now, &entry, stamp.as_ref()),
+        };
+        match heard {
+            Heard::Nothing => Taken::Nothing,
+            Heard::Hole => {
+                if self.report_at != Duration::MAX {
+                    self.report_at = self.report_at.min(now + NACK_INTERVAL);
+                }
+                Taken::Nothing
+            }
+            Heard::FirstFrame => {
+                self.phases.first_frame = Some(now);
+                let ttff = now.saturating_sub(self.phases.scheduled).as_micros() as u64;
+                tally.ttff_us.fetch_add(ttff, Ordering::Relaxed);
+                tally.ttff_us_max.fetch_max(ttff, Ordering::Relaxed);
+                Taken::FirstFrame
+            }
+        }
     }
 
     /// A receiver report each second, and requests for what is missing.
@@ -604,14 +738,10 @@ impl Viewer {
         let Some(keys) = self.keys.as_mut() else { return };
         let Some(remote) = self.remote.as_ref() else { return };
         let mut out = [0; 1_200];
-        let blocks: Vec<rtcp::ReportBlock> = self.sources.iter().take(4).map(Source::block).collect();
-        let Some(mut length) = rtcp::write_rr(&mut out, OWN_SSRC, &blocks) else { return };
-        let mut waiting = false;
+        let Some(mut length) = rtcp::write_rr(&mut out, OWN_SSRC, &self.ledger.blocks(BLOCKS_MAX)) else { return };
         if recover {
-            for source in &mut self.sources {
-                let wanted = source.wanted(now);
-                waiting |= source.asked.values().any(|(_, times)| *times < NACKS_MAX);
-                if let Some(added) = rtcp::write_nack(&mut out[length..], OWN_SSRC, source.ssrc, &wanted) {
+            for (ssrc, wanted) in self.ledger.wanted(now) {
+                if let Some(added) = rtcp::write_nack(&mut out[length..], OWN_SSRC, ssrc, &wanted) {
                     length += added;
                 }
             }
@@ -619,53 +749,19 @@ impl Viewer {
         if let Ok(sealed) = keys.seal.encrypt_rtcp(&out[..length]) {
             remote.send(&sealed);
         }
-        self.report_at = now + if waiting { NACK_INTERVAL } else { REPORT_INTERVAL };
+        self.report_at = now + if self.ledger.has_requests() { NACK_INTERVAL } else { REPORT_INTERVAL };
     }
 
-    fn into_account(self) -> Account {
-        let socket_drops = self.remote.as_ref().map_or(self.socket_drops, |remote| sys::drops(&remote.socket));
-        let sum = |of: fn(&Source) -> u64| self.sources.iter().map(of).sum();
+    /// `stopped`: until when it was due something; none: it has left before.
+    fn account(&self, stopped: Option<Duration>) -> Account {
         Account {
             phases: self.phases,
-            failure: self.failure,
+            failure: self.failure.clone(),
             profile: self.profile,
-            due: sum(|source| source.sequence.due()),
-            received: sum(|source| source.sequence.received()),
-            recovered: sum(|source| source.recovered),
-            duplicates: sum(|source| source.sequence.duplicates()),
-            socket_drops,
-            newest_at: self.sources.iter().map(|source| source.newest_at).max(),
-            left: self.left,
-            told: self.told,
-            joined: self.joined,
+            sums: self.ledger.sums(),
+            latency_ns: self.latency_ns,
+            silent: stopped.zip(self.ledger.newest_at()).map_or(Duration::ZERO, |(end, newest)| end.saturating_sub(newest)),
+            socket_drops: self.remote.as_ref().map_or(0, |remote| sys::drops(&remote.socket)),
         }
-    }
-}
-
-impl Source {
-    fn block(&self) -> rtcp::ReportBlock {
-        let lost = self.sequence.due().saturating_sub(self.sequence.received());
-        rtcp::ReportBlock {
-            ssrc: self.ssrc,
-            cumulative_lost: lost.min(0x7F_FFFF) as i32,
-            sequence_max: self.sequence.highest() as u32,
-            ..Default::default()
-        }
-    }
-
-    /// The numbers whose time to be asked for has come.
-    fn wanted(&mut self, now: Duration) -> Vec<u16> {
-        let missing: Vec<u64> = self.sequence.missing(1_024, NACK_PATIENCE).take(NACK_NUMBERS_MAX).collect();
-        // What came, and what is too old to matter, is forgotten; what was asked for often enough is not asked for again.
-        self.asked.retain(|number, _| missing.contains(number));
-        let mut wanted = Vec::new();
-        for number in missing {
-            let entry = self.asked.entry(number).or_insert((Duration::ZERO, 0));
-            if entry.1 < NACKS_MAX && now.saturating_sub(entry.0) >= NACK_INTERVAL {
-                *entry = (now, entry.1 + 1);
-                wanted.push(number as u16);
-            }
-        }
-        wanted
     }
 }

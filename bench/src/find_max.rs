@@ -2,12 +2,16 @@
 //! the first that broke, until the number is known well enough.
 
 use crate::cli::{FindMaxArgs, RunArgs};
+use crate::price::Price;
 use crate::run::{self, Elsewhere, RunError};
-use crate::summary::Summary;
+use crate::summary::{Latencies, Summary};
+use crate::sys;
 use serde::Serialize;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 const GROWTH: f64 = 1.6;
+/// Of a server whose CPU is known: the least and the most, and the share of a core that is aimed at.
+const GROWTH_RANGE: (f64, f64) = (1.15, 2.5);
+const AIM: f64 = 0.9;
 /// Delivered of what was offered, at least.
 const DELIVERED_MIN: f64 = 0.995;
 const LOSS_MAX: f64 = 0.001;
@@ -24,12 +28,19 @@ pub struct Step {
     pub broke: Vec<String>,
     pub delivered_mbps: f64,
     pub loss_ratio: f64,
+    /// Of the packets that those who were there were due.
+    pub delivered_ratio: f64,
     pub latency_p99_us: Option<f64>,
+    pub latency_frame_us: Latencies,
+    pub latency_keyframe_us: Latencies,
+    pub latency_spread_ratio: Option<f64>,
     pub ttff_p99_ms: Option<f64>,
     pub cpu_ns_per_packet: Option<f64>,
     pub server_cpu: Option<f64>,
     pub generator_cpu: f64,
     pub generator_saturated: bool,
+    /// Why, in words.
+    pub generator_reasons: Vec<String>,
 }
 
 #[derive(Clone, Serialize, Debug)]
@@ -43,9 +54,24 @@ pub struct Found {
     pub limit: String,
     /// The generator gave up before the server did: `viewers` is a lower bound.
     pub generator_was_limit: bool,
-    /// The cost at each step, by viewers.
+    /// The cost at each step, in the order of the search.
     pub steps: Vec<Step>,
+    /// With as many viewers as keep the server so busy as was asked for.
+    pub at_busy: Option<Step>,
+    /// Of the largest step that held.
+    pub price: Option<Price>,
     pub verdict: String,
+    /// The whole result of the largest step that held.
+    pub largest: Option<Summary>,
+}
+
+impl Found {
+    /// The steps by viewers: the cost curve.
+    pub fn curve(&self) -> Vec<&Step> {
+        let mut steps: Vec<&Step> = self.steps.iter().chain(&self.at_busy).collect();
+        steps.sort_by_key(|step| step.viewers);
+        steps
+    }
 }
 
 /// What did not hold, in words; nothing: the server carried it.
@@ -73,16 +99,18 @@ pub fn broken(summary: &Summary) -> Vec<String> {
 /// What was used up where it broke.
 fn limit(step: &Step) -> String {
     match step.server_cpu {
+        // A threshold on the CPU itself: what broke says how much that was.
+        Some(cpu) if step.broke.iter().any(|broke| broke.starts_with("cpu")) => format!("the server's CPU ({:.0} % of a core: {})", cpu * 100.0, step.broke.join("; ")),
         Some(cpu) if cpu > BUSY => format!("the server's CPU ({:.0} % of a core)", cpu * 100.0),
         Some(cpu) => format!("not the server's CPU ({:.0} % of a core): {}", cpu * 100.0, step.broke.join("; ")),
         None => format!("{} (with --server-pid its CPU would be known)", step.broke.join("; ")),
     }
 }
 
-fn step(args: &RunArgs, publisher_at: Option<&Elsewhere>, viewers: u64, interrupted: &'static AtomicBool) -> Result<Step, RunError> {
+fn step(args: &RunArgs, publisher_at: Option<&Elsewhere>, viewers: u64) -> Result<(Step, Summary), RunError> {
     // A ramp that takes 5 s, but never so fast that joins alone are the load.
     let ramp = (viewers as f64 / 5.0).clamp(10.0, args.ramp().max(10.0));
-    let summary = run::run_from(&args.with(viewers, args.rooms(), ramp, args.hold()), publisher_at, interrupted)?;
+    let summary = run::run_from(&args.with(viewers, args.rooms(), ramp, args.hold()), publisher_at)?;
     let broke = broken(&summary);
     let server = summary.server.as_ref();
     let step = Step {
@@ -91,32 +119,55 @@ fn step(args: &RunArgs, publisher_at: Option<&Elsewhere>, viewers: u64, interrup
         broke,
         delivered_mbps: summary.delivered_mbps,
         loss_ratio: summary.loss_ratio,
+        delivered_ratio: summary.pps_per_viewer / summary.offered_pps_per_viewer.max(f64::MIN_POSITIVE),
         latency_p99_us: summary.latency_us.p99,
+        latency_frame_us: summary.latency_frame_us,
+        latency_keyframe_us: summary.latency_keyframe_us,
+        latency_spread_ratio: summary.latency_spread_ratio,
         ttff_p99_ms: summary.ttff_ms.p99,
         cpu_ns_per_packet: server.map(|server| server.cpu_ns_per_packet),
         server_cpu: server.map(|server| server.cpu_ratio),
         generator_cpu: summary.generator.cpu_ratio,
         generator_saturated: summary.generator.saturated,
+        generator_reasons: summary.generator.reasons.clone(),
     };
-    let cost = step.cpu_ns_per_packet.map_or(String::new(), |ns| format!(", {ns:.0} ns/packet, {:.0} % of a core", step.server_cpu.unwrap_or_default() * 100.0));
-    let outcome = match (step.held, step.generator_saturated) {
-        (true, _) => "held".to_owned(),
-        (false, true) => format!("the generator was the limit ({})", summary.generator.reasons.join("; ")),
-        (false, false) => step.broke.join("; "),
-    };
-    eprintln!("{viewers:>7} viewers: {:.0} Mbit/s{cost}: {outcome}", step.delivered_mbps);
-    Ok(step)
+    eprintln!("{}", line(&step));
+    Ok((step, summary))
 }
 
-pub fn find(args: &FindMaxArgs, publisher_at: Option<&Elsewhere>, interrupted: &'static AtomicBool) -> Result<Found, RunError> {
+/// A step in words.
+pub fn line(step: &Step) -> String {
+    let cost = step.cpu_ns_per_packet.map_or(String::new(), |ns| format!(", {ns:>5.0} ns/packet, {:>3.0} % of a core", step.server_cpu.unwrap_or_default() * 100.0));
+    let latency = step.latency_p99_us.map_or(String::new(), |us| format!(", latency {:>5.1} ms (p99)", us / 1e3));
+    let outcome = match (step.held, step.generator_saturated) {
+        (true, _) => "held".to_owned(),
+        (false, true) => format!("the generator was the limit ({})", step.generator_reasons.join("; ")),
+        (false, false) => step.broke.join("; "),
+    };
+    format!("{:>7} viewers {:>6.0} Mbit/s{cost}{latency}: {outcome}", step.viewers, step.delivered_mbps)
+}
+
+pub fn find(args: &FindMaxArgs, publisher_at: Option<&Elsewhere>) -> Result<Found, RunError> {
     let mut steps: Vec<Step> = Vec::new();
+    let mut largest: Option<Summary> = None;
     let (mut held, mut broke_at) = (0_u64, None);
-    while let Some(viewers) = next(held, broke_at, args.run.viewers, args.precision)
-        && !interrupted.load(Ordering::Relaxed)
+    let mut growth = GROWTH;
+    while let Some(viewers) = next(held, broke_at, args.run.viewers, args.search.precision, growth)
+        && !sys::is_interrupted()
     {
-        let step = step(&args.run, publisher_at, viewers, interrupted)?;
-        if step.held { held = viewers } else { broke_at = Some(viewers) }
+        let (step, summary) = step(&args.run, publisher_at, viewers)?;
+        if step.held {
+            held = viewers;
+            growth = step.server_cpu.map_or(GROWTH, growth_from);
+            largest = Some(summary);
+        } else {
+            broke_at = Some(viewers);
+        }
         steps.push(step);
+    }
+    let mut at_busy = None;
+    if let (Some(viewers), false) = (args.search.busy.and_then(|busy| viewers_at(&steps, busy)), sys::is_interrupted()) {
+        at_busy = Some(step(&args.run, publisher_at, viewers)?.0);
     }
     let wall = broke_at.and_then(|at| steps.iter().find(|step| step.viewers == at));
     let generator_was_limit = wall.is_some_and(|step| step.generator_saturated && step.broke.is_empty());
@@ -125,16 +176,39 @@ pub fn find(args: &FindMaxArgs, publisher_at: Option<&Elsewhere>, interrupted: &
         Some(step) => limit(step),
         None => "it was interrupted before anything broke".to_owned(),
     };
-    let mbps = steps.iter().filter(|step| step.held).map(|step| step.delivered_mbps).fold(0.0, f64::max);
+    let mbps = largest.as_ref().map_or(0.0, |summary| summary.delivered_mbps);
     let verdict = format!("this box carries {held} viewers at {mbps:.0} Mbit/s; the limit is {limit}");
-    Ok(Found { schema: 1, target: args.run.target.clone(), viewers: held, broke_at, limit, generator_was_limit, steps, verdict })
+    let price = largest.as_ref().and_then(|summary| summary.price.clone());
+    Ok(Found { schema: 1, target: args.run.target.clone(), viewers: held, broke_at, limit, generator_was_limit, steps, at_busy, price, verdict, largest })
+}
+
+/// A server that used so much of a core has so much left; what a packet costs falls as more are sent at a time.
+fn growth_from(cpu: f64) -> f64 {
+    (AIM / cpu.max(0.01)).clamp(GROWTH_RANGE.0, GROWTH_RANGE.1)
+}
+
+/// How many viewers keep the server so busy, on the line between the two steps around it; the largest that held, where all
+/// were less busy.
+fn viewers_at(steps: &[Step], busy: f64) -> Option<u64> {
+    let mut points: Vec<(f64, u64)> = steps.iter().filter(|step| step.held).filter_map(|step| Some((step.server_cpu?, step.viewers))).collect();
+    points.sort_by(|one, other| one.0.total_cmp(&other.0));
+    let above = points.iter().find(|(cpu, _)| *cpu >= busy);
+    let below = points.iter().rev().find(|(cpu, _)| *cpu < busy).copied().unwrap_or((0.0, 0));
+    match above {
+        None => points.last().map(|(_, viewers)| *viewers),
+        Some((cpu, viewers)) => {
+            let share = (busy - below.0) / (cpu - below.0).max(1e-9);
+            let between = below.1 as f64 + share * (*viewers as f64 - below.1 as f64);
+            Some((between.round() as u64).max(1))
+        }
+    }
 }
 
 /// How many to try now; nothing: it is known.
-fn next(held: u64, broke_at: Option<u64>, first: u64, precision: f64) -> Option<u64> {
+fn next(held: u64, broke_at: Option<u64>, first: u64, precision: f64, growth: f64) -> Option<u64> {
     match (held, broke_at) {
         (0, None) => Some(first),
-        (held, None) => Some(((held as f64 * GROWTH) as u64).max(held + 1)),
+        (held, None) => Some(((held as f64 * growth) as u64).max(held + 1)),
         (held, Some(broke)) => {
             let middle = held.midpoint(broke);
             let known = broke - held <= ((broke as f64 * precision) as u64).max(1) || middle == held;
@@ -150,7 +224,7 @@ mod tests {
     /// Searches for a server that carries `truth`, and counts the runs.
     fn search(truth: u64, first: u64, precision: f64) -> (u64, u64) {
         let (mut held, mut broke, mut runs) = (0, None, 0);
-        while let Some(viewers) = next(held, broke, first, precision) {
+        while let Some(viewers) = next(held, broke, first, precision, GROWTH) {
             runs += 1;
             if viewers <= truth { held = viewers } else { broke = Some(viewers) }
         }
@@ -167,5 +241,31 @@ mod tests {
             }
         }
         assert_eq!(search(0, 10, 0.05).0, 0);
+    }
+
+    #[test]
+    fn the_step_at_a_share_of_a_core_lies_between_those_around_it() {
+        let step = |viewers: u64, cpu: f64, held: bool| Step {
+            viewers,
+            held,
+            broke: Vec::new(),
+            delivered_mbps: 0.0,
+            loss_ratio: 0.0,
+            delivered_ratio: 1.0,
+            latency_p99_us: None,
+            latency_frame_us: Latencies::default(),
+            latency_keyframe_us: Latencies::default(),
+            latency_spread_ratio: None,
+            ttff_p99_ms: None,
+            cpu_ns_per_packet: None,
+            server_cpu: Some(cpu),
+            generator_cpu: 0.0,
+            generator_saturated: false,
+            generator_reasons: Vec::new(),
+        };
+        let steps = [step(400, 0.5, true), step(600, 0.9, true), step(200, 0.3, true), step(500, 0.71, false)];
+        assert_eq!([0.7, 0.15, 0.95].map(|busy| viewers_at(&steps, busy)), [Some(500), Some(100), Some(600)]);
+        assert_eq!(viewers_at(&steps[3..], 0.7), None, "nothing held");
+        assert!((growth_from(0.6) - 1.5).abs() < 1e-9 && growth_from(0.0) == 2.5 && growth_from(0.95) == 1.15);
     }
 }

@@ -70,6 +70,12 @@ impl Histogram {
     }
 }
 
+impl Default for Histogram {
+    fn default() -> Histogram {
+        Histogram::new()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

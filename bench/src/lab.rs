@@ -8,7 +8,7 @@
 //! A GSO send is really cut into packets on the server's core, as with a NIC that cannot do it. Everything is removed at
 //! the end, also after Ctrl-C; what a killed run left is removed by the next.
 
-use crate::cli::{FindMaxArgs, LabArgs, RunArgs, Scenario};
+use crate::cli::{FindMaxArgs, LabArgs, Part, RunArgs};
 use crate::run::{Elsewhere, RunError};
 use crate::sys;
 use std::fs::File;
@@ -17,6 +17,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 const SERVER: &str = "10.77.0.1";
+/// The target of every run here.
+pub const TARGET: &str = "http://10.77.0.1:7080";
 const VIEWERS: &str = "10.77.0.2";
 const READY_MAX: Duration = Duration::from_secs(20);
 const PREFIX: &str = "sb-";
@@ -52,6 +54,15 @@ fn remove_leftovers() {
     }
 }
 
+fn pid_of(node: &Path, part: Part) -> Option<u64> {
+    let node: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(node).ok()?).ok()?;
+    let name = match part {
+        Part::Control => "control_pid",
+        Part::Engine => "engine_pid",
+    };
+    node.get(name)?.as_u64()
+}
+
 impl Lab {
     /// Makes the network, starts the server, and moves this thread (and all it will start) to the viewers' side.
     pub fn open(args: &LabArgs) -> Result<Lab, RunError> {
@@ -74,6 +85,11 @@ impl Lab {
         let data = std::env::temp_dir().join(format!("spillway-lab-{pid}"));
         let mut lab = Lab { names, server: None, data };
         lab.make_network()?;
+        if let Some(bps) = args.link {
+            // A queue of 300 ms is what home routers have and worse.
+            let rate = format!("{bps}bit");
+            command("ip", &["netns", "exec", &lab.names[0], "tc", "qdisc", "add", "dev", "sb0", "root", "tbf", "rate", &rate, "burst", "16kb", "latency", "300ms"])?;
+        }
         lab.start(&program)?;
         lab.enter(1)?;
         sys::pin_to(1);
@@ -114,15 +130,17 @@ impl Lab {
         self.server = Some(child);
         let deadline = sys::monotonic() + READY_MAX;
         loop {
-            let node = std::fs::read_to_string(self.data.join("node.json")).unwrap_or_default();
-            let node: serde_json::Value = serde_json::from_str(&node).unwrap_or_default();
-            if node.get("engine_pid").is_some_and(serde_json::Value::is_u64) && node.get("control_pid").is_some_and(serde_json::Value::is_u64) {
+            let node = self.data.join("node.json");
+            if pid_of(&node, Part::Engine).is_some() && pid_of(&node, Part::Control).is_some() {
                 return Ok(());
             }
             let ended = self.server.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|status| status.is_some()));
             if ended || sys::monotonic() > deadline {
                 let log = std::fs::read_to_string(self.data.join("log")).unwrap_or_default();
                 return Err(failed(format!("the server did not start: {}", log.trim())));
+            }
+            if sys::is_interrupted() {
+                return Err(RunError::Interrupted);
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -140,30 +158,29 @@ impl Lab {
     }
 
     /// Where the publisher runs: beside the server, on its core.
-    pub fn beside_server(&self) -> Result<Elsewhere, RunError> {
-        Ok(Elsewhere { namespace: self.open_namespace(0)?, core: 0 })
+    pub fn beside_server(&self, kill: Option<Part>) -> Result<Elsewhere, RunError> {
+        let node = self.data.join("node.json");
+        let deed = kill.map(|part| {
+            let kill: Box<dyn Fn()> = Box::new(move || match pid_of(&node, part) {
+                Some(pid) => {
+                    let _ = command("kill", &["-KILL", &pid.to_string()]);
+                }
+                None => eprintln!("{} names no process to kill", node.display()),
+            });
+            kill
+        });
+        Ok(Elsewhere { namespace: self.open_namespace(0)?, core: 0, deed })
     }
 
     pub fn run_args(&self, args: &LabArgs) -> RunArgs {
         let pid = self.server.as_ref().map(Child::id).into_iter().collect();
-        let mut run = RunArgs::defaults(format!("http://{SERVER}:7080"));
-        run.key_file = Some(self.data.join("keys/signing.key"));
-        run.server_pid = pid;
-        run.verdict = args.verdict.clone();
-        let (rooms, viewers, ramp) = match args.scenario {
-            Scenario::W1 => (1, 200, 100.0),
-            Scenario::Rooms => (100, 3_000, 500.0),
-            Scenario::Storm => (1, 200, 1e6),
-        };
-        if args.scenario == Scenario::Rooms {
-            run.bitrate = 300_000;
-        }
-        let run = run.with(args.viewers.unwrap_or(viewers), rooms, ramp, args.hold);
+        let mut run = args.run.clone();
+        (run.key_file, run.server_pid) = (Some(self.data.join("keys/signing.key")), pid);
         run
     }
 
     pub fn find_max_args(&self, args: &LabArgs) -> FindMaxArgs {
-        FindMaxArgs { run: self.run_args(args), precision: 0.05 }
+        FindMaxArgs { run: self.run_args(args), search: args.search.clone() }
     }
 }
 

@@ -15,13 +15,23 @@ pub struct Live {
     terminal: bool,
     viewers: u64,
     shown_at: Cell<Duration>,
-    last: Cell<(Duration, u64, u64)>,
+    last: Cell<Last>,
+}
+
+/// What was counted when the last line was shown.
+#[derive(Clone, Copy, Default)]
+struct Last {
+    at: Duration,
+    packets: u64,
+    bytes: u64,
+    lost: u64,
+    cpu: Duration,
 }
 
 impl Live {
     pub fn new(viewers: u64) -> Live {
         let terminal = std::io::stderr().is_terminal();
-        Live { terminal, viewers, shown_at: Cell::new(Duration::ZERO), last: Cell::new((Duration::ZERO, 0, 0)) }
+        Live { terminal, viewers, shown_at: Cell::new(Duration::ZERO), last: Cell::new(Last::default()) }
     }
 
     fn show(&self, always: bool, text: impl FnOnce() -> String) {
@@ -48,28 +58,35 @@ impl Live {
     pub fn joining(&self, tally: &Tally, begun: &AtomicU64) {
         let (begun, shown) = (begun.load(Ordering::Relaxed).min(self.viewers), tally.shown.load(Ordering::Relaxed));
         self.show(false, || {
-            format!("joining {} {begun} begun, {shown} with a picture of {}{}", bar(shown, self.viewers), self.viewers, self.rate(tally))
+            format!("joining {} {begun} begun, {shown} of {} with a picture{}{}", bar(shown, self.viewers), self.viewers, ttff(tally), self.rate(tally))
         });
     }
 
     pub fn holding(&self, tally: &Tally, spent: Duration, of: Duration) {
         self.show(false, || {
             let bar = bar(spent.as_millis() as u64, of.as_millis() as u64);
-            format!("holding {bar} {:.0} of {:.0} s, {} viewers{}", spent.as_secs_f64(), of.as_secs_f64(), tally.shown.load(Ordering::Relaxed), self.rate(tally))
+            format!("holding {bar} {:.0} of {:.0} s, {} viewers{}{}", spent.as_secs_f64(), of.as_secs_f64(), tally.shown.load(Ordering::Relaxed), ttff(tally), self.rate(tally))
         });
     }
 
     fn rate(&self, tally: &Tally) -> String {
-        let now = sys::monotonic();
-        let (packets, bytes) = (tally.packets.load(Ordering::Relaxed), tally.bytes.load(Ordering::Relaxed));
-        let (then, old_packets, old_bytes) = self.last.replace((now, packets, bytes));
-        let seconds = (now - then).as_secs_f64();
-        if then == Duration::ZERO || seconds <= 0.0 {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let new = Last { at: sys::monotonic(), packets: of(&tally.packets), bytes: of(&tally.bytes), lost: of(&tally.lost), cpu: sys::process_cpu_time() };
+        let old = self.last.replace(new);
+        let seconds = (new.at - old.at).as_secs_f64();
+        if old.at == Duration::ZERO || seconds <= 0.0 {
             return String::new();
         }
-        let failed = tally.failed.load(Ordering::Relaxed);
+        let failed = of(&tally.failed);
         let failed = if failed > 0 { format!(", {failed} failed") } else { String::new() };
-        format!(", {:.0} packets/s, {:.1} Mbit/s{failed}", (packets - old_packets) as f64 / seconds, (bytes - old_bytes) as f64 * 8e-6 / seconds)
+        let (packets, lost) = (new.packets - old.packets, new.lost - old.lost);
+        format!(
+            ", {:.0} packets/s, {:.1} Mbit/s, {:.2} % lost, own CPU {:.0} %{failed}",
+            packets as f64 / seconds,
+            (new.bytes - old.bytes) as f64 * 8e-6 / seconds,
+            lost as f64 * 100.0 / (packets + lost).max(1) as f64,
+            (new.cpu.saturating_sub(old.cpu)).as_secs_f64() * 100.0 / seconds,
+        )
     }
 
     pub fn end(&self) {
@@ -77,6 +94,16 @@ impl Live {
             eprint!("\r\x1b[K");
         }
     }
+}
+
+/// Time to the first frame so far: the mean and the longest.
+fn ttff(tally: &Tally) -> String {
+    let shown = tally.shown.load(Ordering::Relaxed);
+    if shown == 0 {
+        return String::new();
+    }
+    let ms = |us: u64| us as f64 / 1e3;
+    format!(", first frame {:.0} ms ({:.0} at most)", ms(tally.ttff_us.load(Ordering::Relaxed) / shown), ms(tally.ttff_us_max.load(Ordering::Relaxed)))
 }
 
 fn bar(part: u64, whole: u64) -> String {

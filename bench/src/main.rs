@@ -1,50 +1,56 @@
 //! `spillway-bench`: reads the command line, runs, writes what came of it, and ends with a code that scripts can use.
 
-use clap::Parser;
 use serde::Serialize;
 use spillway_bench::cli::{Cli, Command, Exit, LabArgs, VerdictArgs};
 use spillway_bench::find_max::{self, Found};
 use spillway_bench::lab::Lab;
 use spillway_bench::run::{self, RunError};
 use spillway_bench::summary::Summary;
-use spillway_bench::{page, text};
+use spillway_bench::{page, scenario, spec, sys, text};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Set by the first Ctrl-C: what was measured so far is told, and everybody leaves in order.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    spillway_bench::sys::on_interrupt(|| INTERRUPTED.store(true, Ordering::Relaxed));
+    let words = match scenario::expand(std::env::args_os().collect()) {
+        Ok(words) => words,
+        Err(error) => {
+            eprintln!("spillway-bench: {error}");
+            return Exit::Usage.into();
+        }
+    };
+    let cli = Cli::read(words).unwrap_or_else(|error| error.exit());
+    // The first Ctrl-C: what was measured so far is told, and everybody leaves in order.
+    sys::catch_interrupts();
     let ended = match cli.command {
         Command::Run(args) => {
-            run::run(&args, &INTERRUPTED).and_then(|summary| tell(&summary, &args.verdict))
+            run::run(&args).and_then(|summary| tell(&summary, &args.verdict))
         }
         Command::FindMax(args) => {
-            find_max::find(&args, None, &INTERRUPTED).and_then(|found| tell_found(&found, &args.run.verdict))
+            find_max::find(&args, None).and_then(|found| tell_found(&found, &args.run.verdict))
         }
         Command::Lab(args) => lab(&args),
+        Command::Spec(args) => return spec::main(&args),
     };
     match ended {
+        // Cut short, it neither held nor failed.
+        Ok(_) if sys::is_interrupted() => Exit::Interrupted.into(),
         Ok(exit) => exit.into(),
         Err(error) => {
             eprintln!("spillway-bench: {error}");
-            error.exit().into()
+            if sys::is_interrupted() { Exit::Interrupted.into() } else { error.exit().into() }
         }
     }
 }
 
 fn lab(args: &LabArgs) -> Result<Exit, RunError> {
     let lab = Lab::open(args)?;
-    let place = lab.beside_server()?;
+    let place = lab.beside_server(args.kill)?;
     if args.find_max {
-        let found = find_max::find(&lab.find_max_args(args), Some(&place), &INTERRUPTED)?;
-        return tell_found(&found, &args.verdict);
+        let found = find_max::find(&lab.find_max_args(args), Some(&place))?;
+        return tell_found(&found, &args.run.verdict);
     }
-    let summary = run::run_from(&lab.run_args(args), Some(&place), &INTERRUPTED)?;
-    tell(&summary, &args.verdict)
+    let summary = run::run_from(&lab.run_args(args), Some(&place))?;
+    tell(&summary, &args.run.verdict)
 }
 
 fn tell(summary: &Summary, asked: &VerdictArgs) -> Result<Exit, RunError> {
@@ -59,7 +65,10 @@ fn tell(summary: &Summary, asked: &VerdictArgs) -> Result<Exit, RunError> {
 }
 
 fn tell_found(found: &Found, asked: &VerdictArgs) -> Result<Exit, RunError> {
-    write(&format!("{}\n", found.verdict), found, asked.json.as_deref())?;
+    write(&text::write_found(found), found, asked.json.as_deref())?;
+    if let Some(path) = &asked.report {
+        put(path, &page::write_found(found))?;
+    }
     Ok(if found.generator_was_limit { Exit::Saturated } else { Exit::Ok })
 }
 

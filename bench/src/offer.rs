@@ -106,7 +106,11 @@ pub fn read(answer: &str, own: &Credentials) -> Result<Agreed, String> {
     if audio.is_none() && video.is_none() {
         return Err("the server refused every section of the offer".into());
     }
-    let rtx = |media: &MediaFacts| media.payloads.iter().find(|payload| payload.name.eq_ignore_ascii_case("rtx")).map(|found| found.payload_type);
+    // Of the payload type that is watched; an answer may name others.
+    let rtx = |media: &MediaFacts| {
+        let watched = media.payloads.iter().find(|payload| Some(payload.payload_type) == first(Some(media)))?;
+        media.rtx_of(watched).map(|found| found.payload_type)
+    };
     Ok(Agreed {
         ufrag: facts.ice_ufrag.clone(),
         pwd: facts.ice_pwd.clone(),

@@ -1,8 +1,10 @@
 //! A summary as one page: text, numbers and plots, with nothing to load. Plots are SVG, written here; the whole summary
 //! stands in the page as JSON, too, for whoever wants the numbers.
 
+use crate::find_max::{Found, Step};
 use crate::summary::Summary;
 use crate::text;
+use serde::Serialize;
 use std::fmt::Write;
 
 const WIDTH: f64 = 640.0;
@@ -78,7 +80,8 @@ fn plot(title: &str, x: &str, y: &str, lines: &[Line<'_>]) -> String {
     out
 }
 
-pub fn write(summary: &Summary) -> String {
+/// The plots of one run.
+fn plots(summary: &Summary) -> String {
     let count = summary.ttff_curve_ms.len().max(1) as f64;
     let curve = summary.ttff_curve_ms.iter().enumerate().map(|(place, ms)| (*ms, (place + 1) as f64 * 100.0 / count)).collect();
     let over_time = |value: fn(&crate::summary::Second) -> Option<f64>| -> Vec<(f64, f64)> {
@@ -91,20 +94,55 @@ pub fn write(summary: &Summary) -> String {
             Line { name: "p99", points: over_time(|second| second.latency_p99_us) },
             Line { name: "p99.9", points: over_time(|second| second.latency_p999_us) },
         ]),
-        plot("Delivered", "seconds", "packets/s", &[Line { name: "all viewers", points: over_time(|second| Some(second.packets_per_s)) }]),
-        plot("The server's CPU per packet", "seconds", "ns", &[Line {
-            name: "all its processes",
-            points: over_time(|second| Some(second.server_cpu? * 1e9 / second.packets_per_s.max(1.0))),
+        plot("The server's CPU per packet, by viewers", "viewers", "ns", &[Line { name: "a second each, while they came and after", points: cost_by_viewers(summary) }]),
+        plot("Loss, before recovery", "seconds", "% of packets", &[Line {
+            name: "all viewers",
+            points: over_time(|second| Some(second.lost_packets as f64 * 100.0 / (second.packets_per_s + second.lost_packets as f64).max(1.0))),
         }]),
+        plot("Delivered", "seconds", "Mbit/s", &[Line { name: "all viewers", points: over_time(|second| Some(second.mbps)) }]),
+        plot("The server's CPU", "seconds", "% of a core", &[Line { name: "all its processes", points: over_time(|second| Some(second.server_cpu? * 100.0)) }]),
     ];
-    let json = serde_json::to_string(summary).unwrap_or_default().replace("</", "<\\/");
+    plots.concat()
+}
+
+/// Seconds in which so many viewers got packets at that price: those of the ramp, in which joins are part of it, and those after.
+fn cost_by_viewers(summary: &Summary) -> Vec<(f64, f64)> {
+    let seconds = summary.ramp.iter().chain(&summary.timeline).filter(|second| second.viewers > 0 && second.packets_per_s > 0.0);
+    let mut points: Vec<(f64, f64)> = seconds.filter_map(|second| Some((second.viewers as f64, second.server_cpu? * 1e9 / second.packets_per_s))).collect();
+    points.sort_by(|one, other| one.0.total_cmp(&other.0));
+    points
+}
+
+fn page(title: &str, verdict: &str, text: &str, plots: &str, value: &impl Serialize) -> String {
+    let json = serde_json::to_string(value).unwrap_or_default().replace("</", "<\\/");
     format!(
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><title>spillway-bench: {title}</title><style>{STYLE}</style></head><body><h1>{title}</h1><p class=\"verdict\">{verdict}</p><pre>{text}</pre>{plots}<script type=\"application/json\" id=\"summary\">{json}</script></body></html>\n",
-        title = escaped(&format!("{} viewers on {}", summary.viewers_offered, summary.target)),
-        verdict = escaped(&summary.verdict),
-        text = escaped(&text::write(summary)),
-        plots = plots.concat(),
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><title>spillway-bench: {title}</title><style>{STYLE}</style></head><body><h1>{title}</h1><p class=\"verdict\">{verdict}</p><pre>{text}</pre><div class=\"plots\">{plots}</div><script type=\"application/json\" id=\"summary\">{json}</script></body></html>\n",
+        title = escaped(title),
+        verdict = escaped(verdict),
+        text = escaped(text),
     )
+}
+
+pub fn write(summary: &Summary) -> String {
+    let scenario = summary.scenario.as_ref().map_or(String::new(), |name| format!(" ({name})"));
+    let title = format!("{} viewers{scenario} on {}", summary.viewers_offered, summary.target);
+    page(&title, &summary.verdict, &text::write(summary), &plots(summary), summary)
+}
+
+/// A search: the cost curve over its steps, then the plots of the largest run that held.
+pub fn write_found(found: &Found) -> String {
+    let curve = found.curve();
+    let over_viewers = |value: fn(&Step) -> Option<f64>| -> Vec<(f64, f64)> { curve.iter().filter_map(|step| Some((step.viewers as f64, value(step)?))).collect() };
+    let mut plots = [
+        plot("The server's CPU per packet, by viewers", "viewers", "ns", &[Line { name: "a run each", points: over_viewers(|step| step.cpu_ns_per_packet) }]),
+        plot("The server's CPU, by viewers", "viewers", "% of a core", &[Line { name: "a run each", points: over_viewers(|step| Some(step.server_cpu? * 100.0)) }]),
+        plot("Latency, by viewers", "viewers", "ms", &[Line { name: "p99", points: over_viewers(|step| Some(step.latency_p99_us? / 1e3)) }]),
+        plot("Loss, by viewers", "viewers", "% of packets", &[Line { name: "after recovery", points: over_viewers(|step| Some(step.loss_ratio * 100.0)) }]),
+    ].concat();
+    if let Some(largest) = &found.largest {
+        let _ = write!(plots, "<h2 class=\"part\">The run with {} viewers</h2>{}", largest.viewers_offered, self::plots(largest));
+    }
+    page(&format!("How many viewers {} carries", found.target), &found.verdict, &text::write_found(found), &plots, found)
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! What the server's processes cost: CPU time and memory as /proc has them, children included.
 
+use crate::sys;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs;
+use std::time::Duration;
 
 /// One process at one moment.
 #[derive(Clone, PartialEq, Debug)]
@@ -12,6 +14,8 @@ pub struct Process {
     /// User and system, in clock ticks.
     user_ticks: u64,
     system_ticks: u64,
+    /// Both together, to the nanosecond; none where that clock cannot be read.
+    cpu: Option<Duration>,
     pub rss_bytes: u64,
 }
 
@@ -26,6 +30,8 @@ pub struct Sample {
 pub struct Usage {
     pub pid: u32,
     pub name: String,
+    /// On a core, user and system, to the nanosecond; the two apart are counted in hundredths of a second.
+    pub cpu_s: f64,
     pub user_s: f64,
     pub system_s: f64,
     pub rss_bytes: u64,
@@ -49,12 +55,14 @@ fn parse(stat: &str, page_bytes: u64) -> Option<Process> {
         parent: number(1)? as u32,
         user_ticks: number(11)?,
         system_ticks: number(12)?,
+        cpu: None,
         rss_bytes: number(21)? * page_bytes,
     })
 }
 
 fn read(pid: u32, page_bytes: u64) -> Option<Process> {
-    parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?, page_bytes)
+    let process = parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?, page_bytes)?;
+    Some(Process { cpu: sys::cpu_time_of(pid), ..process })
 }
 
 impl Sample {
@@ -84,21 +92,38 @@ impl Sample {
         self.processes.values().map(|process| process.rss_bytes).sum()
     }
 
+    /// What they hold, a page that several share counted once: segments in shared memory belong to all three.
+    pub fn memory_bytes(&self) -> u64 {
+        self.processes.iter().map(|(pid, process)| proportional_bytes(*pid).unwrap_or(process.rss_bytes)).sum()
+    }
+
     /// From `before` to this one. What began in between counts whole.
     pub fn since(&self, before: &Sample) -> Vec<Usage> {
         let tick = 1.0 / ticks_per_second();
         let usage = |(pid, now): (&u32, &Process)| {
-            let (user, system) = before.processes.get(pid).map_or((0, 0), |then| (then.user_ticks, then.system_ticks));
+            let then = before.processes.get(pid);
+            let (user, system) = then.map_or((0, 0), |then| (then.user_ticks, then.system_ticks));
+            let user_s = now.user_ticks.saturating_sub(user) as f64 * tick;
+            let system_s = now.system_ticks.saturating_sub(system) as f64 * tick;
+            let fine = now.cpu.map(|now| now.saturating_sub(then.and_then(|then| then.cpu).unwrap_or_default()));
             Usage {
                 pid: *pid,
                 name: now.name.clone(),
-                user_s: now.user_ticks.saturating_sub(user) as f64 * tick,
-                system_s: now.system_ticks.saturating_sub(system) as f64 * tick,
+                cpu_s: fine.map_or(user_s + system_s, |cpu| cpu.as_secs_f64()),
+                user_s,
+                system_s,
                 rss_bytes: now.rss_bytes,
             }
         };
         self.processes.iter().map(usage).collect()
     }
+}
+
+/// The proportional set size, which only the process's owner and root may see. Walks all of its pages: some milliseconds.
+fn proportional_bytes(pid: u32) -> Option<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1_024)
 }
 
 /// Descriptors a process has open; 0 where they cannot be seen.
@@ -184,7 +209,9 @@ mod tests {
         let after = Sample::take(&[own]);
         let used = after.since(&before).into_iter().find(|usage| usage.pid == own).unwrap();
         assert!(used.user_s + used.system_s >= 0.15, "{used:?}");
-        assert!(after.rss_bytes() > 1 << 20);
+        // Two clocks of one thing, of which one counts in hundredths.
+        assert!((used.cpu_s - used.user_s - used.system_s).abs() <= 0.05 && used.cpu_s >= 0.2, "{used:?}");
+        assert!(after.rss_bytes() > 1 << 20 && after.memory_bytes() > 1 << 19 && after.memory_bytes() <= after.rss_bytes() + (1 << 20));
         for pid in before.processes.keys().filter(|pid| **pid != own) {
             let _ = std::process::Command::new("kill").arg(pid.to_string()).status();
         }

@@ -3,15 +3,17 @@
 
 use crate::histogram::Histogram;
 use crate::offer::{self, Agreed, Wish};
+use crate::seal::Sealer;
 use crate::remote::{self, Event, Identity, Keys, Remote};
 use crate::source::{self, AUDIO_INTERVAL, HEADER_BYTES, Plan, STAMP_BYTES, Stamp, StampKind, VideoCodec};
-use crate::sys::{self, DATAGRAM_BYTES_MAX};
+use crate::sys::{self, DATAGRAM_BYTES_MAX, Poller};
 use crate::target::{Joined, Role, Target, TargetError};
 use spillway_proto::time::NtpTime;
 use spillway_proto::wire::demux::{Class, classify};
 use spillway_proto::wire::rtcp::{self, Rtcp};
 use spillway_proto::wire::rtp::write_header;
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -23,6 +25,8 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 const KEPT_PACKETS: usize = 620;
 /// Keyframe requests are followed this often at most, as encoders of browsers do.
 const KEYFRAME_INTERVAL: Duration = Duration::from_secs(1);
+/// Behind a sealed packet.
+const TAG_BYTES: usize = 16;
 const IDLE_MAX: Duration = Duration::from_millis(2);
 /// From the UNIX epoch back to that of NTP.
 const NTP_OFFSET: u64 = 2_208_988_800;
@@ -41,6 +45,8 @@ pub struct Publisher {
     joined: Joined,
     remote: Remote,
     keys: Keys,
+    /// Faster than `keys.seal`, where the profile allows.
+    sealer: Option<Sealer>,
     agreed: Agreed,
     ssrcs: [u32; 2],
     plan: Plan,
@@ -79,7 +85,7 @@ impl Publisher {
         // Chosen so that two runs against one server do not share them.
         let base = 0x1000_0000 + u32::from(run) * 16;
         let ssrcs = [base, base + 1];
-        let wish = Wish { codec: plan.codec, sends: Some(ssrcs), rtx: false, audio_only: false };
+        let wish = Wish { codec: plan.codec, sends: Some(ssrcs), rtx: false, audio_only: !plan.has_video() };
         let joined = target.join(Role::Publish, room, &offer::write(&credentials, &wish))?;
         let agreed = offer::read(&joined.answer, &credentials).map_err(failed)?;
         let socket = remote::connect(&agreed, SOCKET_BYTES, false).map_err(|error| failed(error.to_string()))?;
@@ -90,6 +96,9 @@ impl Publisher {
             let now = sys::monotonic();
             if now > deadline {
                 return Err(failed("not connected within 15 s".into()));
+            }
+            if sys::is_interrupted() {
+                return Err(failed("interrupted".into()));
             }
             if let Event::Connected(keys) = remote.handle_timeout(now).map_err(failed)? {
                 break keys;
@@ -110,8 +119,10 @@ impl Publisher {
             }
         };
         let now = sys::monotonic();
+        let sealer = Sealer::new(&keys.own.0, &keys.own.1);
         Ok(Publisher {
             joined,
+            sealer,
             remote,
             keys,
             agreed,
@@ -137,6 +148,7 @@ impl Publisher {
     fn due(&self) -> Duration {
         let packets = self.plan.packets_of(self.place);
         let video = self.frame_at + self.plan.packet_interval(packets) * self.packet as u32;
+        let video = if self.plan.has_video() { video } else { Duration::MAX };
         video.min(self.audio_at).min(self.report_at).min(self.remote.deadline())
     }
 
@@ -149,7 +161,7 @@ impl Publisher {
             self.audio = payload;
             self.audio_at += AUDIO_INTERVAL;
         }
-        loop {
+        while self.plan.has_video() {
             let packets = self.plan.packets_of(self.place);
             let at = self.frame_at + self.plan.packet_interval(packets) * self.packet as u32;
             if at > now {
@@ -182,7 +194,8 @@ impl Publisher {
 
     fn send(&mut self, kind: StampKind, keyframe: bool, marker: bool, payload: &mut [u8], timestamp: u32, told: &Published) {
         let track = kind as usize;
-        let stamp = Stamp { kind, keyframe, run: self.run, number: self.numbers[track], sent_ns: sys::unix_ns() };
+        let of_keyframe = kind == StampKind::Video && self.place == 0;
+        let stamp = Stamp { kind, keyframe, of_keyframe, run: self.run, number: self.numbers[track], sent_ns: sys::unix_ns() };
         stamp.write(payload);
         self.numbers[track] += 1;
         let sequence = self.sequences[track];
@@ -190,17 +203,28 @@ impl Publisher {
         let payload_type = if kind == StampKind::Audio { self.agreed.audio_pt } else { self.agreed.video_pt };
         let mut header = [0; HEADER_BYTES];
         write_header(&mut header, marker, payload_type, sequence, timestamp, self.ssrcs[track]);
-        let mut packet = Vec::with_capacity(HEADER_BYTES + payload.len());
+        let mut packet = Vec::with_capacity(HEADER_BYTES + payload.len() + TAG_BYTES);
         packet.extend_from_slice(&header);
         packet.extend_from_slice(payload);
-        let Ok(sealed) = self.keys.seal.encrypt_rtp(&packet) else { return };
+        let sealed = match &mut self.sealer {
+            Some(sealer) => {
+                if sealer.seal(&mut packet).is_none() {
+                    return;
+                }
+                packet
+            }
+            None => match self.keys.seal.encrypt_rtp(&packet) {
+                Ok(sealed) => sealed.to_vec(),
+                Err(_) => return,
+            },
+        };
         self.remote.send(&sealed);
         told.packets.fetch_add(1, Ordering::Relaxed);
         if kind == StampKind::Video {
             if self.kept.len() == KEPT_PACKETS {
                 self.kept.pop_front();
             }
-            self.kept.push_back((sequence, sealed.to_vec()));
+            self.kept.push_back((sequence, sealed));
         }
     }
 
@@ -210,7 +234,7 @@ impl Publisher {
         let unix = sys::unix_ns();
         let ntp = (unix / 1_000_000_000 + NTP_OFFSET) << 32 | ((unix % 1_000_000_000) << 32) / 1_000_000_000;
         let rtp = [(self.numbers[0] * 960) as u32, (self.frame * 90_000 / u64::from(self.plan.fps)) as u32];
-        for track in 0..2 {
+        for track in 0..if self.plan.has_video() { 2 } else { 1 } {
             let mut out = [0; 128];
             let (packets, octets) = (self.numbers[track] as u32, (self.numbers[track] * STAMP_BYTES as u64) as u32);
             let Some(length) = rtcp::write_sr(&mut out, self.ssrcs[track], NtpTime(ntp), rtp[track], packets, octets, &[]) else { return };
@@ -278,29 +302,51 @@ pub fn run(mut publishers: Vec<Publisher>, target: &Arc<Target>, told: &Publishe
         let at = begin + publisher.plan.frame_interval() * place as u32 / count;
         (publisher.frame_at, publisher.audio_at, publisher.report_at) = (at, at, at);
     }
+    // A thousand rooms are neither asked one by one what is due nor listened to one by one.
+    let poller = Poller::new();
+    let mut poller = poller.and_then(|poller| publishers.iter().enumerate().try_for_each(|(place, publisher)| poller.add(&publisher.remote.socket, place as u64)).map(|()| poller));
+    let mut timers: BinaryHeap<Reverse<(Duration, usize)>> = publishers.iter().enumerate().map(|(place, publisher)| Reverse((publisher.due(), place))).collect();
+    let mut publishers: Vec<Option<Publisher>> = publishers.into_iter().map(Some).collect();
     let mut hear_at = begin;
+    let mut ready = Vec::new();
     while !told.stop.load(Ordering::Relaxed) {
         let now = sys::monotonic();
-        let next = publishers.iter().map(Publisher::due).min().unwrap_or(Duration::MAX);
+        let next = timers.peek().map_or(Duration::MAX, |Reverse((at, _))| *at);
         if next > now {
             sys::sleep_until(next.min(now + IDLE_MAX));
         }
         let now = sys::monotonic();
-        let hears = now >= hear_at;
-        if hears {
+        if now >= hear_at {
             hear_at = now + IDLE_MAX;
-        }
-        publishers.retain_mut(|publisher| {
-            let heard = if hears { publisher.hear(now, told) } else { Ok(()) };
-            let stepped = heard.and_then(|()| if publisher.due() <= now { publisher.step(now, told, &mut lag_us) } else { Ok(()) });
-            if stepped.is_err() {
-                told.lost_sessions.fetch_add(1, Ordering::Relaxed);
+            match poller.as_mut().map(|poller| poller.wait(Duration::ZERO)) {
+                Ok(Ok(names)) => ready.extend(names.map(|name| name as usize)),
+                _ => ready.extend(0..publishers.len()),
             }
-            stepped.is_ok()
-        });
+            for place in ready.drain(..) {
+                attend(&mut publishers, place, told, |publisher| publisher.hear(now, told));
+            }
+        }
+        while let Some(Reverse((at, place))) = timers.peek().copied()
+            && at <= now
+        {
+            timers.pop();
+            attend(&mut publishers, place, told, |publisher| publisher.step(now, told, &mut lag_us));
+            if let Some(Some(publisher)) = publishers.get(place) {
+                timers.push(Reverse((publisher.due().max(now + Duration::from_micros(1)), place)));
+            }
+        }
     }
-    for publisher in &publishers {
+    for publisher in publishers.iter().flatten() {
         target.leave(&publisher.joined);
     }
     lag_us
+}
+
+/// Does something with one of them; if that fails, its session is over.
+fn attend(publishers: &mut [Option<Publisher>], place: usize, told: &Published, what: impl FnOnce(&mut Publisher) -> Result<(), String>) {
+    let Some(slot) = publishers.get_mut(place) else { return };
+    if slot.as_mut().is_some_and(|publisher| what(publisher).is_err()) {
+        told.lost_sessions.fetch_add(1, Ordering::Relaxed);
+        *slot = None;
+    }
 }

@@ -68,6 +68,8 @@ pub fn fingerprint_of(certificate: &[u8]) -> [u8; 32] {
 /// What a handshake leaves.
 pub struct Keys {
     pub profile: &'static str,
+    /// Master key and salt of our direction.
+    pub own: (Vec<u8>, Vec<u8>),
     pub seal: Context,
     pub open: Context,
 }
@@ -85,7 +87,9 @@ impl Keys {
         };
         let (client, server) = (context(0)?, context(1)?);
         let (seal, open) = if we_are_client { (client, server) } else { (server, client) };
-        Ok(Keys { profile: name_of(profile), seal, open })
+        let place = usize::from(!we_are_client);
+        let own = (keys[place * key..(place + 1) * key].to_vec(), salts[place * salt..(place + 1) * salt].to_vec());
+        Ok(Keys { profile: name_of(profile), own, seal, open })
     }
 }
 
@@ -178,10 +182,6 @@ impl Remote {
             check_interval: CHECK_FIRST,
             handshake_at: Duration::MAX,
         }
-    }
-
-    pub fn agreed(&self) -> &Agreed {
-        &self.agreed
     }
 
     /// When `handle_timeout` wants to be called.

@@ -5,10 +5,11 @@ use crate::crowd::{Arriving, Crowd, Manner, Outcome, Tally};
 use crate::histogram::Histogram;
 use crate::live::Live;
 use crate::offer::{self, Wish};
+use crate::price;
 use crate::process::{self, Cores, Sample};
 use crate::publishers::{self, PublishError, Published, Publisher};
 use crate::remote::Identity;
-use crate::summary::{self, Generator, PublisherSummary, Second, Server, Slope, Summary};
+use crate::summary::{self, Generator, PublisherSummary, Second, Server, Slope, Summary, Window};
 use crate::sys;
 use crate::target::{Joined, Role, Target, TargetError};
 use crate::witness;
@@ -40,6 +41,8 @@ const PUBLISHER_LAG_MAX_MS: f64 = 10.0;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    #[error("interrupted before anything was measured")]
+    Interrupted,
     #[error("{0}")]
     Unreachable(String),
     #[error("{0}")]
@@ -49,6 +52,7 @@ pub enum RunError {
 impl RunError {
     pub fn exit(&self) -> Exit {
         match self {
+            RunError::Interrupted => Exit::Interrupted,
             RunError::Unreachable(_) => Exit::Unreachable,
             RunError::Failed(_) => Exit::Usage,
         }
@@ -147,18 +151,19 @@ pub fn room_name(args: &RunArgs, number: u64) -> String {
     if args.rooms() == 1 { args.room.clone() } else { format!("{}-{number}", args.room) }
 }
 
-/// Another network and core, for the publisher.
+/// Another network and core, for the publisher; and what is done to the server when a third of the hold is over.
 pub struct Elsewhere {
     pub namespace: File,
     pub core: usize,
+    pub deed: Option<Box<dyn Fn()>>,
 }
 
-pub fn run(args: &RunArgs, interrupted: &'static AtomicBool) -> Result<Summary, RunError> {
-    run_from(args, None, interrupted)
+pub fn run(args: &RunArgs) -> Result<Summary, RunError> {
+    run_from(args, None)
 }
 
 /// `publisher_at`: where the publisher's thread goes before it opens a socket.
-pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &'static AtomicBool) -> Result<Summary, RunError> {
+pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summary, RunError> {
     let files = sys::raise_open_files();
     let needed = args.viewers + args.rooms() + JOINERS_MAX as u64 + 64;
     if files < needed {
@@ -190,7 +195,11 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
                     sys::enter_network(&namespace).map_err(|error| RunError::Failed(error.to_string()))?;
                     sys::pin_to(core);
                 }
-                rooms.iter().map(|room| Ok(Publisher::join(&target, &identity, room, plan, run, obedient)?)).collect::<Result<Vec<_>, RunError>>()
+                let join = |room: &String| match sys::is_interrupted() {
+                    true => Err(RunError::Interrupted),
+                    false => Ok(Publisher::join(&target, &identity, room, plan, run, obedient)?),
+                };
+                rooms.iter().map(join).collect::<Result<Vec<_>, RunError>>()
             })();
             match joined {
                 Ok(publishers) => {
@@ -207,13 +216,14 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
     }
 
     // ---- the crowd
-    let wish = Wish { codec: plan.codec, sends: None, rtx: false, audio_only: false };
+    let wish = Wish { codec: plan.codec, sends: None, rtx: true, audio_only: !plan.has_video() };
     let all_witness = args.sink() == Sink::Full;
     let manner = Manner {
         recover: !args.no_recover,
         drop_each: args.drop(),
         run,
         all_witness,
+        audio_only: !plan.has_video(),
         delay: args.delay(),
         reorder_each: args.reorder(),
         stay: args.stay(),
@@ -251,6 +261,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
     // ---- the ramp: viewer n begins at n / ramp, whatever became of those before it
     let begin = sys::monotonic();
     let hands = hands(&joiners, args)?;
+    let mut ramp = Timeline::new(begin, &args.server_pid, before_viewers.clone(), (0, 0, 0));
     for number in 0..args.viewers {
         let _ = tasks.send(Task::Join(number, begin + Duration::from_secs_f64(number as f64 / args.ramp())));
     }
@@ -260,34 +271,37 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
         let refused: u64 = joiners.refused.lock().unwrap_or_else(PoisonError::into_inner).values().sum();
         tally.shown.load(Ordering::Relaxed) + tally.failed.load(Ordering::Relaxed) + refused >= args.viewers
     };
-    while !settled(&tally, &joiners) && sys::monotonic() < expected + JOIN_MAX && !interrupted.load(Ordering::Relaxed) {
+    while !settled(&tally, &joiners) && sys::monotonic() < expected + JOIN_MAX && !sys::is_interrupted() {
         thread::sleep(Duration::from_millis(20));
+        ramp.tick(&tally);
         churn.turn();
         live.joining(&tally, &joiners.begun);
     }
 
     // ---- hold
-    let (from, cpu_from) = (sys::monotonic(), Sample::take(&args.server_pid));
-    let (threads_from, cores_from) = (spent("crowd-"), Cores::now());
-    let packets_from = (tally.packets.load(Ordering::Relaxed), tally.bytes.load(Ordering::Relaxed));
-    tally.window_from_ns.store(sys::unix_ns(), Ordering::Relaxed);
+    let begun = Edge::take(&tally, args);
+    let from = begun.at;
+    tally.window_from_ns.store(begun.unix_ns, Ordering::Relaxed);
     tally.window_to_ns.store(u64::MAX, Ordering::Relaxed);
-    let unix_from = sys::unix_ns() / 1_000_000_000;
-    let mut timeline = Timeline::new(from, &args.server_pid, cpu_from.clone(), packets_from);
-    while sys::monotonic() < from + args.hold() && !interrupted.load(Ordering::Relaxed) {
+    let unix_from = begun.unix_ns / 1_000_000_000;
+    let mut deed = publisher_at.and_then(|place| place.deed.as_ref());
+    let mut timeline = Timeline::new(from, &args.server_pid, begun.server.clone(), (begun.packets, begun.bytes, begun.lost));
+    while sys::monotonic() < from + args.hold() && !sys::is_interrupted() {
         thread::sleep(Duration::from_millis(50).min(args.hold()));
         timeline.tick(&tally);
+        if let Some(deed) = deed.take_if(|_| sys::monotonic() > from + args.hold() / 3) {
+            deed();
+        }
         churn.turn();
         live.holding(&tally, sys::monotonic() - from, args.hold());
     }
-    tally.window_to_ns.store(sys::unix_ns(), Ordering::Relaxed);
-    let (to, cpu_to) = (sys::monotonic(), Sample::take(&args.server_pid));
-    let (threads_to, cores_to) = (spent("crowd-"), Cores::now());
-    let packets = tally.packets.load(Ordering::Relaxed) - packets_from.0;
-    let bytes = tally.bytes.load(Ordering::Relaxed) - packets_from.1;
+    let ended = Edge::take(&tally, args);
+    tally.window_to_ns.store(ended.unix_ns, Ordering::Relaxed);
+    let memory_bytes = ended.server.memory_bytes();
+    let (packets, bytes) = (ended.packets - begun.packets, ended.bytes - begun.bytes);
 
     // ---- leave
-    let stopped = sys::monotonic();
+    tally.stopped_ns.store(sys::monotonic().as_nanos() as u64, Ordering::Relaxed);
     joiners.stop.store(true, Ordering::Relaxed);
     published.stop.store(true, Ordering::Relaxed);
     let lag_us = publisher.and_then(|publisher| publisher.join().ok());
@@ -306,18 +320,23 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
     live.end();
 
     // ---- add up
-    let seconds = (to - from).as_secs_f64().max(1e-3);
+    let seconds = ((ended.unix_ns.saturating_sub(begun.unix_ns)) as f64 / 1e9).max(1e-3);
     let refused = joiners.refused.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let crowd = summary::crowd(&outcomes, &refused, stopped, plan.pps());
-    let generator = generator(args, &crowd, busiest(&threads_from, &threads_to, seconds), cores_to.idle_since(&cores_from), publisher_lag_ms);
+    let crowd = summary::crowd(&outcomes, &refused, plan.pps());
+    let busiest = busiest(&begun.threads, &ended.threads, seconds);
+    let generator = generator(args, &crowd, busiest, ended.cores.idle_since(&begun.cores), publisher_lag_ms);
     let server = (!args.server_pid.is_empty()).then(|| {
-        let processes = cpu_to.since(&cpu_from);
-        let used: f64 = processes.iter().map(|usage| usage.user_s + usage.system_s).sum();
-        let grown = cpu_to.rss_bytes() as f64 - before_viewers.rss_bytes() as f64;
+        let processes = ended.server.since(&begun.server);
+        let used: f64 = processes.iter().map(|usage| usage.cpu_s).sum();
+        let joining: f64 = begun.server.since(&before_viewers).iter().map(|usage| usage.cpu_s).sum();
+        let joins = joining - used / packets.max(1) as f64 * begun.packets as f64;
+        let grown = ended.server.rss_bytes() as f64 - before_viewers.rss_bytes() as f64;
         Server {
             cpu_ns_per_packet: if packets == 0 { 0.0 } else { used * 1e9 / packets as f64 },
             cpu_ratio: used / seconds,
-            rss_bytes: cpu_to.rss_bytes(),
+            cpu_us_per_join: (crowd.joined > 0 && packets > 0).then(|| joins * 1e6 / crowd.joined as f64),
+            memory_bytes,
+            rss_bytes: ended.server.rss_bytes(),
             slopes: timeline.slopes(),
             rss_bytes_per_viewer: grown / crowd.joined.min(args.viewers).max(1) as f64,
             processes,
@@ -329,16 +348,19 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
     let mut summary = Summary {
         schema: 1,
         target: target.base().to_owned(),
+        scenario: args.scenario.clone(),
         profile: args.profile.name().into(),
         rooms: args.rooms(),
-        offered_mbps_per_viewer: args.bitrate as f64 / 1e6 + 0.064,
+        offered_mbps_per_viewer: plan.bitrate_bps as f64 / 1e6 + 0.064,
         offered_pps_per_viewer: plan.pps(),
         viewers_offered: offered,
         viewers_joined: crowd.joined,
         join_failures: offered - crowd.joined.min(offered),
         failures: crowd.failures,
         duration_s: seconds,
+        window: Window { from_unix_ns: begun.unix_ns, to_unix_ns: ended.unix_ns },
         delivered_packets: packets,
+        other_packets: ended.others - begun.others,
         delivered_mbps: bytes as f64 * 8.0 / seconds / 1e6,
         pps_per_viewer: if present == 0 { 0.0 } else { packets as f64 / seconds / present as f64 },
         loss_ratio: crowd.loss_ratio,
@@ -349,6 +371,9 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
         latency_us: crowd.latency_us,
         latency_audio_us: crowd.latency_audio_us,
         latency_video_us: crowd.latency_video_us,
+        latency_frame_us: crowd.latency_frame_us,
+        latency_keyframe_us: crowd.latency_keyframe_us,
+        latency_spread_ratio: crowd.latency_spread_ratio,
         srtp_profile: crowd.srtp_profile,
         witnesses,
         server,
@@ -361,12 +386,15 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>, interrupted: &
             lag_ms_p99: publisher_lag_ms,
             lag_ms_max: publisher_lag_ms_max,
         },
+        price: None,
+        ramp: ramp.seconds,
         timeline: timeline.with_latency(&outcomes, unix_from),
         ttff_curve_ms: crowd.ttff_curve_ms,
         thresholds: Vec::new(),
         verdict: String::new(),
     };
     summary.thresholds = args.verdict.thresholds.iter().map(|threshold| threshold.judge(&summary)).collect();
+    summary.price = price::price(&args.verdict, packets, bytes, seconds, present, summary.server.as_ref().map(|server| server.cpu_ratio));
     summary.verdict = verdict(&summary);
     Ok(summary)
 }
@@ -390,6 +418,9 @@ fn await_live(joiners: &Joiners, args: &RunArgs) -> Result<(), RunError> {
                 }
                 // Nothing is live yet, in the words of various servers.
                 Err(TargetError::Refused { status: 404 | 409 | 425 | 503, .. }) if sys::monotonic() < deadline => {
+                    if sys::is_interrupted() {
+                        return Err(RunError::Interrupted);
+                    }
                     thread::sleep(Duration::from_millis(100));
                 }
                 Err(error) => return Err(error.into()),
@@ -433,35 +464,67 @@ impl Churn {
     }
 }
 
-/// The hold, second by second.
+/// An edge of the time measured: all that is counted from one to the other, taken at one moment as far as that goes.
+struct Edge {
+    at: Duration,
+    unix_ns: u64,
+    packets: u64,
+    others: u64,
+    bytes: u64,
+    lost: u64,
+    server: Sample,
+    threads: BTreeMap<u64, Spent>,
+    cores: Cores,
+}
+
+impl Edge {
+    fn take(tally: &Tally, args: &RunArgs) -> Edge {
+        let unix_ns = tally.take_stock(args.threads);
+        Edge {
+            at: sys::monotonic(),
+            unix_ns,
+            packets: tally.packets.load(Ordering::Relaxed),
+            others: tally.others.load(Ordering::Relaxed),
+            bytes: tally.bytes.load(Ordering::Relaxed),
+            lost: tally.lost.load(Ordering::Relaxed),
+            server: Sample::take(&args.server_pid),
+            threads: spent("crowd-"),
+            cores: Cores::now(),
+        }
+    }
+}
+
+/// A time, second by second.
 struct Timeline<'p> {
     from: Duration,
     pids: &'p [u32],
-    last: (Duration, Sample, (u64, u64)),
+    /// When, and packets, bytes and holes until then.
+    last: (Duration, Sample, (u64, u64, u64)),
     seconds: Vec<Second>,
     /// By process: its name, and (second, memory, open files).
     resources: BTreeMap<u32, (String, Vec<(f64, f64, f64)>)>,
 }
 
 impl<'p> Timeline<'p> {
-    fn new(from: Duration, pids: &'p [u32], sample: Sample, packets: (u64, u64)) -> Timeline<'p> {
+    fn new(from: Duration, pids: &'p [u32], sample: Sample, packets: (u64, u64, u64)) -> Timeline<'p> {
         Timeline { from, pids, last: (from, sample, packets), seconds: Vec::new(), resources: BTreeMap::new() }
     }
 
     fn tick(&mut self, tally: &Tally) {
         let now = sys::monotonic();
-        let (then, sample, (packets, bytes)) = &self.last;
+        let (then, sample, (packets, bytes, lost)) = &self.last;
         let seconds = (now - *then).as_secs_f64();
         if seconds < 1.0 {
             return;
         }
         let new = Sample::take(self.pids);
-        let used: f64 = new.since(sample).iter().map(|usage| usage.user_s + usage.system_s).sum();
-        let counts = (tally.packets.load(Ordering::Relaxed), tally.bytes.load(Ordering::Relaxed));
+        let used: f64 = new.since(sample).iter().map(|usage| usage.cpu_s).sum();
+        let counts = (tally.packets.load(Ordering::Relaxed), tally.bytes.load(Ordering::Relaxed), tally.lost.load(Ordering::Relaxed));
         self.seconds.push(Second {
             at_s: (now - self.from).as_secs_f64(),
             packets_per_s: (counts.0 - packets) as f64 / seconds,
             mbps: (counts.1 - bytes) as f64 * 8e-6 / seconds,
+            lost_packets: counts.2 - lost,
             viewers: tally.shown.load(Ordering::Relaxed),
             server_cpu: (!self.pids.is_empty()).then_some(used / seconds),
             ..Second::default()
@@ -569,7 +632,7 @@ fn generator(args: &RunArgs, crowd: &summary::Crowd, (cpu_ratio, waited_ratio): 
 
 /// Tells the server, in parallel and not for longer than a few seconds.
 fn goodbye(target: &Arc<Target>, outcomes: &[Outcome]) {
-    let joined: Vec<_> = outcomes.iter().flat_map(|outcome| &outcome.accounts).filter(|account| !account.told).map(|account| account.joined.clone()).collect();
+    let joined: Vec<_> = outcomes.iter().flat_map(|outcome| &outcome.present).cloned().collect();
     let joined = Arc::new(Mutex::new(joined));
     let deadline = sys::monotonic() + Duration::from_secs(10);
     let threads: Vec<_> = (0..32)

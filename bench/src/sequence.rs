@@ -1,5 +1,5 @@
-//! What one source's sequence numbers say: how many packets were due, how many came, which came twice. Works on
-//! the clear header alone, so that sinks which do not decrypt count exactly too.
+//! What one source's numbers say: how many packets were due, how many came, which came twice. Sequence numbers stand in
+//! the clear header, so that sinks which do not decrypt count exactly too; a stamp's numbers never wrap.
 
 /// How far back a late or doubled packet is told apart from one not seen yet.
 const WINDOW: usize = 4_096;
@@ -32,27 +32,38 @@ impl Sequence {
         Sequence { first: 0, highest: 0, seen: Box::new([0; WINDOW / 64]), received: 0, duplicates: 0, started: false }
     }
 
-    /// The number with its rounds, and what became of it.
+    /// A sequence number: with its rounds, and what became of it.
     pub fn arrive(&mut self, number: u16) -> (u64, Arrival) {
         if !self.started {
-            self.started = true;
             // A round ahead, so that a step back from the first packet does not go below zero.
-            self.first = 65_536 + u64::from(number);
-            self.highest = self.first;
-            self.mark(self.first);
-            self.received = 1;
-            return (self.first, Arrival::Ahead(0));
+            return self.arrive_at(65_536 + u64::from(number));
         }
         let step = i64::from(number.wrapping_sub(self.highest as u16) as i16);
         let Some(extended) = self.highest.checked_add_signed(step) else { return (0, Arrival::Strange) };
-        if step > 0 {
-            for passed in self.highest + 1..extended {
-                self.clear(passed);
+        self.arrive_at(extended)
+    }
+
+    /// The same with a number that does not wrap.
+    pub fn arrive_at(&mut self, extended: u64) -> (u64, Arrival) {
+        if !self.started {
+            self.started = true;
+            self.first = extended;
+            self.highest = extended;
+            self.mark(extended);
+            self.received = 1;
+            return (extended, Arrival::Ahead(0));
+        }
+        if extended > self.highest {
+            let passed = extended - self.highest - 1;
+            if passed >= WINDOW as u64 {
+                self.seen.fill(0);
+            } else {
+                (self.highest + 1..extended).for_each(|passed| self.clear(passed));
             }
             self.highest = extended;
             self.mark(extended);
             self.received += 1;
-            return (extended, Arrival::Ahead(step as u64 - 1));
+            return (extended, Arrival::Ahead(passed));
         }
         if extended < self.first || self.highest - extended >= WINDOW as u64 {
             return (extended, Arrival::Strange);
@@ -142,6 +153,18 @@ mod tests {
         assert_eq!(sequence.arrive(9).1, Arrival::Strange, "before the first: not due");
         assert_eq!(sequence.arrive(20).1, Arrival::Ahead(4));
         assert_eq!((sequence.due(), sequence.received()), (11, 7));
+    }
+
+    #[test]
+    fn a_jump_of_any_length_is_a_hole_of_that_length() {
+        let mut sequence = of([]);
+        assert_eq!(sequence.due(), 0);
+        sequence.arrive_at(5);
+        assert_eq!(sequence.arrive_at(1 << 60).1, Arrival::Ahead((1 << 60) - 6));
+        assert_eq!((sequence.due(), sequence.received()), ((1 << 60) - 4, 2));
+        assert_eq!(sequence.missing(4_095, 0).count(), 4_095, "nothing of before the jump is taken for seen");
+        assert_eq!(sequence.arrive_at((1 << 60) - 1).1, Arrival::Late);
+        assert_eq!(sequence.arrive_at(6).1, Arrival::Strange, "nobody waits for it any more");
     }
 
     #[test]

@@ -45,6 +45,7 @@ pub enum Packetizer {
 /// The shape of the published stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
+    /// Of the picture; 0: there is none.
     pub bitrate_bps: u64,
     pub fps: u32,
     pub gop: Duration,
@@ -55,6 +56,10 @@ pub struct Plan {
 }
 
 impl Plan {
+    pub fn has_video(&self) -> bool {
+        self.bitrate_bps > 0
+    }
+
     pub fn frames_per_gop(&self) -> u64 {
         ((self.gop.as_secs_f64() * f64::from(self.fps)).round() as u64).max(1)
     }
@@ -82,6 +87,9 @@ impl Plan {
 
     /// Video packets a second, on average.
     pub fn video_pps(&self) -> f64 {
+        if !self.has_video() {
+            return 0.0;
+        }
         self.packets_per_gop() as f64 / self.gop.as_secs_f64()
     }
 
@@ -132,6 +140,8 @@ pub struct Stamp {
     pub kind: StampKind,
     /// A frame can be entered here.
     pub keyframe: bool,
+    /// The frame is a keyframe.
+    pub of_keyframe: bool,
     pub run: u16,
     pub number: u64,
     /// UNIX time in nanoseconds: the kernel stamps arrivals with the same clock.
@@ -143,7 +153,7 @@ impl Stamp {
         let Some(out) = payload.last_chunk_mut::<STAMP_BYTES>() else { return };
         out[..4].copy_from_slice(&STAMP_MAGIC);
         out[4] = self.kind as u8;
-        out[5] = u8::from(self.keyframe);
+        out[5] = u8::from(self.keyframe) | u8::from(self.of_keyframe) << 1;
         out[6..8].copy_from_slice(&self.run.to_be_bytes());
         out[8..16].copy_from_slice(&self.number.to_be_bytes());
         out[16..].copy_from_slice(&self.sent_ns.to_be_bytes());
@@ -158,7 +168,8 @@ impl Stamp {
         };
         Some(Stamp {
             kind,
-            keyframe: bytes[5] != 0,
+            keyframe: bytes[5] & 1 != 0,
+            of_keyframe: bytes[5] & 2 != 0,
             run: u16::from_be_bytes([bytes[6], bytes[7]]),
             number: u64::from_be_bytes(bytes[8..16].try_into().ok()?),
             sent_ns: u64::from_be_bytes(bytes[16..].try_into().ok()?),
@@ -258,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_stamp_survives_its_payload_and_filler_is_none() {
-        let stamp = Stamp { kind: StampKind::Video, keyframe: true, run: 7, number: 1 << 40, sent_ns: u64::MAX - 5 };
+        let stamp = Stamp { kind: StampKind::Video, keyframe: true, of_keyframe: true, run: 7, number: 1 << 40, sent_ns: u64::MAX - 5 };
         let mut payload = video_payload(VideoCodec::H264, true, 0, 5, 1_199);
         assert_eq!(Stamp::read(&payload), None);
         stamp.write(&mut payload);

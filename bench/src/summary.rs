@@ -1,17 +1,19 @@
 //! What a run came to, as one value: the JSON is it, and terminal and page are made of it. Its fields are the
 //! documented schema (bench/README.md); a rename is a change of schema.
 
-use crate::crowd::{Account, Outcome, Phases};
+use crate::crowd::Outcome;
 use crate::histogram::Histogram;
+use crate::price::Price;
 use crate::process::Usage;
+use crate::totals::Totals;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 #[derive(Clone, Serialize, Debug)]
 pub struct Summary {
     pub schema: u32,
     pub target: String,
+    pub scenario: Option<String>,
     pub profile: String,
     pub rooms: u64,
     pub offered_mbps_per_viewer: f64,
@@ -23,8 +25,11 @@ pub struct Summary {
     pub failures: BTreeMap<String, u64>,
     /// How long was measured, after the ramp.
     pub duration_s: f64,
-    /// In that time.
+    /// The same on the clock of the day: for whoever counts beside us.
+    pub window: Window,
+    /// In that time: RTP. What else came (checks, handshakes, reports) is `other_packets`.
     pub delivered_packets: u64,
+    pub other_packets: u64,
     pub delivered_mbps: f64,
     pub pps_per_viewer: f64,
     pub loss_ratio: f64,
@@ -35,17 +40,32 @@ pub struct Summary {
     pub latency_us: Latencies,
     pub latency_audio_us: Latencies,
     pub latency_video_us: Latencies,
+    /// Packets of ordinary frames, and of keyframes.
+    pub latency_frame_us: Latencies,
+    pub latency_keyframe_us: Latencies,
+    /// Of the witnesses' mean latencies: the largest less the smallest, by their mean.
+    pub latency_spread_ratio: Option<f64>,
     pub srtp_profile: Option<String>,
     pub witnesses: u64,
     pub server: Option<Server>,
     pub generator: Generator,
     pub publisher: PublisherSummary,
+    /// What 1,000 viewer-hours cost, where prices were given.
+    pub price: Option<Price>,
+    /// One point a second of the time in which viewers came; `at_s` counts from the first.
+    pub ramp: Vec<Second>,
     /// One point a second of the time measured.
     pub timeline: Vec<Second>,
     /// Time to the first frame in ms, of at most 200 viewers from the fastest to the slowest.
     pub ttff_curve_ms: Vec<f64>,
     pub thresholds: Vec<Verdict>,
     pub verdict: String,
+}
+
+#[derive(Clone, Copy, Serialize, Default, Debug)]
+pub struct Window {
+    pub from_unix_ns: u64,
+    pub to_unix_ns: u64,
 }
 
 #[derive(Clone, Copy, Serialize, Default, Debug)]
@@ -61,6 +81,9 @@ pub struct JoinTimes {
     pub ice: Percentiles,
     pub dtls: Percentiles,
     pub first_packet: Percentiles,
+    /// From connected to the first whole frame, and (witnesses) to the first picture packet that is not of the past.
+    pub first_frame: Percentiles,
+    pub live: Percentiles,
 }
 
 #[derive(Clone, Copy, Serialize, Default, Debug)]
@@ -77,6 +100,10 @@ pub struct Server {
     pub cpu_ns_per_packet: f64,
     /// Of one core.
     pub cpu_ratio: f64,
+    /// CPU time of the ramp, less that of the packets sent in it (at the hold's price), by joins.
+    pub cpu_us_per_join: Option<f64>,
+    /// What all its processes hold, shared pages once (proportional set size).
+    pub memory_bytes: u64,
     pub rss_bytes: u64,
     /// What it grew by since before the first viewer, divided among them.
     pub rss_bytes_per_viewer: f64,
@@ -146,6 +173,8 @@ pub struct Second {
     pub at_s: f64,
     pub packets_per_s: f64,
     pub mbps: f64,
+    /// Numbers passed over in it, whatever came later.
+    pub lost_packets: u64,
     pub viewers: u64,
     /// Of the server's processes, in cores; none without --server-pid.
     pub server_cpu: Option<f64>,
@@ -162,9 +191,7 @@ pub struct Verdict {
     pub met: bool,
 }
 
-fn milliseconds(values: impl Iterator<Item = Duration>) -> Percentiles {
-    let mut histogram = Histogram::new();
-    values.for_each(|value| histogram.add(value.as_micros() as u64));
+fn milliseconds(histogram: &Histogram) -> Percentiles {
     let at = |quantile: f64| histogram.at(quantile).map(|value| value / 1_000.0);
     Percentiles { p50: at(0.50), p95: at(0.95), p99: at(0.99) }
 }
@@ -175,14 +202,12 @@ fn latencies(histogram: &Histogram) -> Latencies {
 }
 
 /// The most points a plot has.
-const CURVE_POINTS: usize = 200;
+const CURVE_POINTS: u64 = 200;
 
-fn curve(values: impl Iterator<Item = Duration>) -> Vec<f64> {
-    let mut sorted: Vec<f64> = values.map(|value| value.as_secs_f64() * 1e3).collect();
-    sorted.sort_by(f64::total_cmp);
-    let points = sorted.len().min(CURVE_POINTS);
+fn curve(histogram: &Histogram) -> Vec<f64> {
+    let points = histogram.count().min(CURVE_POINTS);
     // The slowest is always among them.
-    (1..=points).filter_map(|point| sorted.get(point * sorted.len() / points - 1).copied()).collect()
+    (1..=points).filter_map(|point| Some(histogram.at(point as f64 / points as f64)? / 1_000.0)).collect()
 }
 
 /// The part of a summary that the crowd's accounts make.
@@ -198,67 +223,56 @@ pub struct Crowd {
     pub latency_us: Latencies,
     pub latency_audio_us: Latencies,
     pub latency_video_us: Latencies,
+    pub latency_frame_us: Latencies,
+    pub latency_keyframe_us: Latencies,
+    pub latency_spread_ratio: Option<f64>,
     pub srtp_profile: Option<String>,
     pub socket_drops: u64,
     pub lag_ms_p99: f64,
 }
 
-/// Adds the accounts of all threads up. `refused` are the joins that never became viewers; `stopped` is when the
-/// publishers stopped, and `pps` what each viewer was due.
-pub fn crowd(outcomes: &[Outcome], refused: &BTreeMap<String, u64>, stopped: Duration, pps: f64) -> Crowd {
-    let accounts: Vec<&Account> = outcomes.iter().flat_map(|outcome| &outcome.accounts).collect();
-    let mut failures = refused.clone();
-    for account in &accounts {
-        if let Some(reason) = &account.failure {
-            *failures.entry(reason.clone()).or_default() += 1;
-        }
-    }
-    let joined: Vec<&&Account> = accounts.iter().filter(|account| account.phases.first_packet.is_some()).collect();
-    let (mut due, mut received, mut recovered, mut duplicates) = (0, 0, 0, 0);
-    for account in &joined {
-        // A viewer whose stream ended early shows no hole: what came after its last packet was due all the same.
-        let silent = account.newest_at.filter(|_| !account.left).map_or(Duration::ZERO, |at| stopped.saturating_sub(at));
-        let unseen = if silent > Duration::from_secs(1) { (silent.as_secs_f64() * pps) as u64 } else { 0 };
-        due += account.due + unseen;
-        received += account.received;
-        recovered += account.recovered;
-        duplicates += account.duplicates;
-    }
-    let ratio = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
-    let phase = |from: fn(&Phases) -> Option<Duration>, to: fn(&Phases) -> Option<Duration>| {
-        milliseconds(joined.iter().filter_map(|account| Some(to(&account.phases)?.saturating_sub(from(&account.phases)?))))
-    };
-    let (mut audio, mut video, mut lag) = (Histogram::new(), Histogram::new(), Histogram::new());
+/// Adds up what all threads saw. `refused` are the joins that never became viewers; `pps` is what each viewer was due.
+pub fn crowd(outcomes: &[Outcome], refused: &BTreeMap<String, u64>, pps: f64) -> Crowd {
+    let mut totals = Totals { failures: refused.clone(), ..Totals::default() };
+    outcomes.iter().for_each(|outcome| totals.merge(&outcome.totals));
+    let (loss_ratio, loss_raw_ratio, duplicate_ratio) = totals.ratios(pps);
+    let (mut audio, mut frames, mut keyframes, mut lag) = (Histogram::new(), Histogram::new(), Histogram::new(), Histogram::new());
     for outcome in outcomes {
         audio.merge(&outcome.audio_ns);
-        video.merge(&outcome.video_ns);
+        frames.merge(&outcome.video_ns);
+        keyframes.merge(&outcome.keyframe_ns);
         lag.merge(&outcome.lag_us);
     }
+    let mut video = frames.clone();
+    video.merge(&keyframes);
     let mut both = audio.clone();
     both.merge(&video);
-    let mut profiles: Vec<&str> = joined.iter().filter_map(|account| account.profile).collect();
-    profiles.sort_unstable();
-    profiles.dedup();
+    let profiles: Vec<&str> = totals.profiles.iter().copied().collect();
     Crowd {
-        joined: joined.len() as u64,
-        failures,
-        loss_ratio: ratio(due - received.min(due), due),
-        loss_raw_ratio: ratio(due - (received - recovered).min(due), due),
-        duplicate_ratio: ratio(duplicates, due),
-        ttff_ms: phase(|p| Some(p.scheduled), |p| p.first_frame),
-        ttff_curve_ms: curve(joined.iter().filter_map(|account| Some(account.phases.first_frame?.saturating_sub(account.phases.scheduled)))),
+        joined: totals.joined,
+        loss_ratio,
+        loss_raw_ratio,
+        duplicate_ratio,
+        ttff_ms: milliseconds(&totals.ttff),
+        ttff_curve_ms: curve(&totals.ttff),
         join_ms: JoinTimes {
-            http: phase(|p| Some(p.scheduled), |p| Some(p.answered)),
-            ice: phase(|p| Some(p.answered), |p| p.reached),
-            dtls: phase(|p| p.reached, |p| p.connected),
-            first_packet: phase(|p| p.connected, |p| p.first_packet),
+            http: milliseconds(&totals.http),
+            ice: milliseconds(&totals.ice),
+            dtls: milliseconds(&totals.dtls),
+            first_packet: milliseconds(&totals.first_packet),
+            first_frame: milliseconds(&totals.first_frame),
+            live: milliseconds(&totals.live),
         },
         latency_us: latencies(&both),
         latency_audio_us: latencies(&audio),
         latency_video_us: latencies(&video),
+        latency_frame_us: latencies(&frames),
+        latency_keyframe_us: latencies(&keyframes),
+        latency_spread_ratio: totals.means_ns.spread(),
         srtp_profile: (!profiles.is_empty()).then(|| profiles.join("+")),
-        socket_drops: accounts.iter().map(|account| account.socket_drops).sum(),
+        socket_drops: totals.socket_drops,
         lag_ms_p99: lag.at(0.99).unwrap_or_default() / 1_000.0,
+        failures: totals.failures,
     }
 }
 
@@ -307,9 +321,16 @@ mod tests {
 
     #[test]
     fn a_curve_ends_with_the_slowest() {
-        let values = (0..1_000).rev().map(Duration::from_millis);
-        let points = curve(values);
-        assert_eq!((points.len(), points[0], points[199]), (200, 4.0, 999.0));
-        assert_eq!(curve(std::iter::empty()), [0.0; 0]);
+        let mut histogram = Histogram::new();
+        (1..=1_000).rev().for_each(|milliseconds| histogram.add(milliseconds * 1_000));
+        let points = curve(&histogram);
+        assert_eq!(points.len(), 200);
+        for (point, truth) in [(0, 5.0), (99, 500.0), (199, 1_000.0)] {
+            assert!((points[point] / truth - 1.0_f64).abs() < 0.02, "{point}: {}", points[point]);
+        }
+        histogram = Histogram::new();
+        assert_eq!(curve(&histogram), [0.0; 0]);
+        histogram.add(7_000);
+        assert_eq!(curve(&histogram), [7.0], "as many points as viewers");
     }
 }

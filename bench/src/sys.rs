@@ -6,7 +6,7 @@ use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Datagrams per call.
@@ -39,6 +39,13 @@ impl Poller {
         // JUSTIFICATION: std waits for one socket at a time.
         // SAFETY: both descriptors are open; the kernel copies the event and keeps no pointer.
         check(unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, descriptor.as_raw_fd(), &mut event) })?;
+        Ok(())
+    }
+
+    pub fn remove(&self, descriptor: &impl AsRawFd) -> io::Result<()> {
+        // JUSTIFICATION: std waits for one socket at a time.
+        // SAFETY: both descriptors are open; this call takes no event.
+        check(unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_DEL, descriptor.as_raw_fd(), std::ptr::null_mut()) })?;
         Ok(())
     }
 
@@ -203,6 +210,16 @@ pub fn process_cpu_time() -> Duration {
     clock(libc::CLOCK_PROCESS_CPUTIME_ID)
 }
 
+/// CPU time of another process, all its threads together, also of those that have ended.
+pub fn cpu_time_of(pid: u32) -> Option<Duration> {
+    let mut which: libc::clockid_t = 0;
+    // JUSTIFICATION: /proc counts in hundredths of a second, too coarse for a short look at a light load.
+    // SAFETY: `which` is valid and outlives the call.
+    let result = unsafe { libc::clock_getcpuclockid(pid as libc::pid_t, &mut which) };
+    let time = clock(which);
+    (result == 0 && time > Duration::ZERO).then_some(time)
+}
+
 pub fn unix_ns() -> u64 {
     clock(libc::CLOCK_REALTIME).as_nanos() as u64
 }
@@ -293,23 +310,28 @@ pub fn terminate(pid: u32) {
     unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) };
 }
 
-/// Calls `what` at SIGINT and SIGTERM, once; the second one ends the process as ever.
-pub fn on_interrupt(what: fn()) {
-    static WHAT: OnceLock<fn()> = OnceLock::new();
-    let _ = WHAT.set(what);
-    extern "C" fn handle(signal: libc::c_int) {
-        if let Some(what) = WHAT.get() {
-            what();
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Remembers the first SIGINT or SIGTERM; the second one ends the process as ever.
+pub fn catch_interrupts() {
+    extern "C" fn handle(_: libc::c_int) {
+        INTERRUPTED.store(true, Ordering::Relaxed);
+        // Whichever comes next: who asks twice means it.
+        for signal in [libc::SIGINT, libc::SIGTERM] {
+            // JUSTIFICATION: std has no signals.
+            // SAFETY: `signal` may be called in a handler.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
         }
-        // JUSTIFICATION: std has no signals.
-        // SAFETY: `signal` may be called in a handler.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
     for signal in [libc::SIGINT, libc::SIGTERM] {
         // JUSTIFICATION: std has no signals.
         // SAFETY: the handler stores a flag and restores the default, both of which a handler may do.
         unsafe { libc::signal(signal, handle as extern "C" fn(libc::c_int) as libc::sighandler_t) };
     }
+}
+
+pub fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! A summary on a terminal.
 
+use crate::find_max::{self, Found};
 use crate::summary::{Latencies, Percentiles, Summary};
 use std::fmt::Write;
 
@@ -22,12 +23,26 @@ fn delays(values: &Latencies) -> String {
     format!("p50 {}   p99 {}   p99.9 {}   ({} packets)", of(values.p50), of(values.p99), of(values.p999), values.samples)
 }
 
+/// What a search came to: the curve, the price, and the number with its reason last.
+pub fn write_found(found: &Found) -> String {
+    let mut out: String = found.curve().into_iter().map(|step| find_max::line(step) + "\n").collect();
+    if let Some(step) = &found.at_busy {
+        let _ = writeln!(out, "  at {:.0} % of a core: {} viewers, {:.0} ns of CPU per packet", step.server_cpu.unwrap_or_default() * 1e2, step.viewers, step.cpu_ns_per_packet.unwrap_or_default());
+    }
+    if let Some(price) = &found.price {
+        let _ = writeln!(out, "{}", price.text);
+    }
+    let _ = writeln!(out, "{}", found.verdict);
+    out
+}
+
 pub fn write(summary: &Summary) -> String {
     let mut out = String::new();
     let mut line = |name: &str, text: String| {
         let _ = writeln!(out, "  {name:<12} {text}");
     };
-    line("viewers", format!("{} of {} in {} room(s), {} of them witnesses", summary.viewers_joined, summary.viewers_offered, summary.rooms, summary.witnesses));
+    let scenario = summary.scenario.as_ref().map_or(String::new(), |name| format!(" (scenario {name})"));
+    line("viewers", format!("{} of {} in {} room(s), {} of them witnesses{scenario}", summary.viewers_joined, summary.viewers_offered, summary.rooms, summary.witnesses));
     for (reason, count) in &summary.failures {
         line("", format!("{count} failed: {reason}"));
     }
@@ -38,15 +53,20 @@ pub fn write(summary: &Summary) -> String {
     line("  ice", three(&summary.join_ms.ice));
     line("  dtls", three(&summary.join_ms.dtls));
     line("  packet", three(&summary.join_ms.first_packet));
+    line("live", format!("{}   (after connecting; witnesses)", three(&summary.join_ms.live)));
     line("latency", delays(&summary.latency_us));
     line("  audio", delays(&summary.latency_audio_us));
-    line("  video", delays(&summary.latency_video_us));
+    line("  frames", delays(&summary.latency_frame_us));
+    line("  keyframes", delays(&summary.latency_keyframe_us));
     line("crypto", summary.srtp_profile.clone().unwrap_or_else(|| "-".into()));
     if let Some(server) = &summary.server {
         line("server", format!("{:.0} ns CPU per packet, {:.1} % of a core, {:.1} KB per viewer", server.cpu_ns_per_packet, server.cpu_ratio * 1e2, server.rss_bytes_per_viewer / 1e3));
         for usage in &server.processes {
             line("", format!("{} {}: {:.2} s user, {:.2} s system, {:.1} MB", usage.pid, usage.name, usage.user_s, usage.system_s, usage.rss_bytes as f64 / 1e6));
         }
+    }
+    if let Some(us) = summary.server.as_ref().and_then(|server| server.cpu_us_per_join) {
+        line("", format!("{us:.0} us CPU per join, packets apart"));
     }
     if let Some(server) = summary.server.as_ref().filter(|_| summary.duration_s >= 60.0) {
         for slope in &server.slopes {
@@ -62,6 +82,9 @@ pub fn write(summary: &Summary) -> String {
     for verdict in &summary.thresholds {
         let measured = verdict.measured.map_or("not measured".into(), |value| format!("{value:.4}"));
         line(if verdict.met { "met" } else { "NOT MET" }, format!("{} (measured {measured})", verdict.text));
+    }
+    if let Some(price) = &summary.price {
+        let _ = writeln!(out, "{}", price.text);
     }
     let _ = writeln!(out, "{}", summary.verdict);
     out

@@ -5,6 +5,7 @@
 mod answers;
 mod api;
 mod bench;
+mod bench_lab;
 mod browser;
 mod codecs;
 mod ffmpeg;

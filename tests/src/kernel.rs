@@ -48,6 +48,61 @@ pub fn enter_network(namespace: &File) -> File {
     before
 }
 
+/// Every IPv4 packet that comes in to this thread's network, with the moment at which the kernel got it.
+pub struct Tap(File);
+
+impl Tap {
+    pub fn open() -> Tap {
+        let bytes: libc::c_int = 64 << 20;
+        let wait = libc::timeval { tv_sec: 0, tv_usec: 20_000 };
+        let stamps: libc::c_int = 1;
+        // JUSTIFICATION: std has no packet sockets.
+        // SAFETY: the descriptor is new and ours alone; each option's value outlives its call, and its size is said.
+        unsafe {
+            let descriptor = libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, i32::from((libc::ETH_P_IP as u16).to_be()));
+            assert!(descriptor >= 0, "a packet socket: {} (needs root)", std::io::Error::last_os_error());
+            let set = |option: libc::c_int, value: *const libc::c_void, size: usize| {
+                let result = libc::setsockopt(descriptor, libc::SOL_SOCKET, option, value, size as libc::socklen_t);
+                assert_eq!(result, 0, "option {option}: {}", std::io::Error::last_os_error());
+            };
+            set(libc::SO_RCVBUFFORCE, (&raw const bytes).cast(), size_of_val(&bytes));
+            set(libc::SO_RCVTIMEO, (&raw const wait).cast(), size_of_val(&wait));
+            set(libc::SO_TIMESTAMPNS, (&raw const stamps).cast(), size_of_val(&stamps));
+            Tap(File::from_raw_fd(descriptor))
+        }
+    }
+
+    /// The first bytes of the next packet, and when it came in nanoseconds of UNIX time; none came in 20 ms.
+    pub fn next(&self, bytes: &mut [u8]) -> Option<(usize, u64)> {
+        let mut vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+        let mut control = [0_u64; 16];
+        // JUSTIFICATION: std tells no times of arrival.
+        // SAFETY: all zeros is an empty header; what it points to outlives the call; the kernel writes the list of control
+        // messages and its length, within which the walk stays; the time is read without assuming its alignment.
+        unsafe {
+            let mut from: libc::sockaddr_ll = std::mem::zeroed();
+            let mut header: libc::msghdr = std::mem::zeroed();
+            (header.msg_name, header.msg_namelen) = ((&raw mut from).cast(), size_of_val(&from) as libc::socklen_t);
+            (header.msg_iov, header.msg_iovlen) = (&mut vector, 1);
+            (header.msg_control, header.msg_controllen) = (control.as_mut_ptr().cast(), size_of_val(&control));
+            let length = libc::recvmsg(self.0.as_raw_fd(), &mut header, 0);
+            // What this side sends is seen, too.
+            if length < 0 || from.sll_pkttype == libc::PACKET_OUTGOING {
+                return (length >= 0).then_some((0, 0));
+            }
+            let mut entry = libc::CMSG_FIRSTHDR(&header);
+            while !entry.is_null() {
+                if (*entry).cmsg_level == libc::SOL_SOCKET && (*entry).cmsg_type == libc::SCM_TIMESTAMPNS {
+                    let time: libc::timespec = libc::CMSG_DATA(entry).cast::<libc::timespec>().read_unaligned();
+                    return Some((length as usize, time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64));
+                }
+                entry = libc::CMSG_NXTHDR(&header, entry);
+            }
+        }
+        None
+    }
+}
+
 /// A running node's counters. The link is a memfd of the supervisor's; mapped read-only, for as long as the test
 /// process lives.
 pub struct Counters(Link);

@@ -36,6 +36,18 @@ impl Program {
         Program { process, printed }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// How it ended; waits for that. None: by a signal.
+    pub fn exit_code(&mut self, patience: Duration) -> Option<i32> {
+        until("the program ends", patience, || match self.process.try_wait() {
+            Ok(Some(status)) => Ok(status.code()),
+            _ => Err(self.lines().join("\n")),
+        })
+    }
+
     pub fn lines(&self) -> Vec<String> {
         self.printed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
