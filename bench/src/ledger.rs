@@ -286,7 +286,7 @@ mod tests {
     }
 
     fn stamp(number: u64) -> Stamp {
-        Stamp { kind: StampKind::Video, keyframe: false, run: 1, number, sent_ns: 0 }
+        Stamp { kind: StampKind::Video, keyframe: false, of_keyframe: false, run: 1, number, sent_ns: 0 }
     }
 
     fn sums(due: u64, received: u64, recovered: u64, duplicates: u64) -> Sums {
