@@ -26,7 +26,7 @@ pub struct Sample {
 }
 
 /// What one process used between two samples.
-#[derive(Clone, Serialize, Debug)]
+#[derive(Clone, Serialize, Default, Debug)]
 pub struct Usage {
     pub pid: u32,
     pub name: String,

@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 #[derive(Clone, Serialize, Default, Debug)]
 pub struct Summary {
     pub schema: u32,
+    /// `real`, or `null`: packets ended in a device that drops them, and losses are what was not sent.
+    pub network: String,
     pub target: String,
     /// At the end nobody listened there any more.
     pub target_gone: bool,
@@ -98,14 +100,12 @@ pub struct Latencies {
     pub samples: u64,
 }
 
-#[derive(Clone, Serialize, Debug)]
+#[derive(Clone, Serialize, Default, Debug)]
 pub struct Server {
     /// CPU time of all its processes per packet that viewers got.
     pub cpu_ns_per_packet: f64,
     /// Of one core.
     pub cpu_ratio: f64,
-    /// CPU time of the ramp, less that of the packets sent in it (at the hold's price), by joins.
-    pub cpu_us_per_join: Option<f64>,
     /// What all its processes hold, shared pages once (proportional set size).
     pub memory_bytes: u64,
     pub rss_bytes: u64,
@@ -117,7 +117,7 @@ pub struct Server {
 }
 
 /// How memory and open files of a process went, as a line through a point a second, with the standard error.
-#[derive(Clone, Serialize, Debug)]
+#[derive(Clone, Serialize, Default, Debug)]
 pub struct Slope {
     pub pid: u32,
     pub name: String,
@@ -193,7 +193,7 @@ pub struct Second {
 }
 
 /// A threshold and what became of it.
-#[derive(Clone, Serialize, Debug)]
+#[derive(Clone, Serialize, Default, Debug)]
 pub struct Verdict {
     pub text: String,
     pub measured: Option<f64>,

@@ -7,6 +7,7 @@ use spillway_tests::node::{Machine, Node, Scratch, binary};
 use spillway_tests::program::{Program, tool};
 use spillway_tests::slow_server::SlowServer;
 use spillway_tests::wait::seconds;
+use std::path::PathBuf;
 use std::process::{Child, Command, Output};
 use std::time::Duration;
 
@@ -16,11 +17,15 @@ struct Ran {
     json: Value,
 }
 
+fn bench() -> PathBuf {
+    binary().with_file_name("spillway-bench")
+}
+
 /// One `run` with a JSON of its own. `before` is put before the program: a core to run on, for example.
 fn run_as(before: &[&str], arguments: &[String]) -> Ran {
     let scratch = Scratch::new();
     let json = scratch.0.join("result.json");
-    let program = binary().with_file_name("spillway-bench");
+    let program = bench();
     let mut words: Vec<String> = before.iter().map(|word| (*word).to_owned()).collect();
     words.push(program.display().to_string());
     words.push("run".to_owned());
@@ -196,4 +201,69 @@ fn somebody_elses_server_is_measured_as_well() {
         let publishes = !more.contains(&"--no-publish");
         assert_eq!(number(&ran, "/publisher/packets") > 600.0, publishes, "{}", ran.said);
     }
+}
+
+#[test]
+fn a_scenario_of_sound_alone_is_told_with_its_price_and_on_a_page() {
+    let _machine = Machine::alone();
+    let node = Node::start();
+    let scratch = Scratch::new();
+    let page = scratch.0.join("page.html").display().to_string();
+    let pid = node.pid("supervisor_pid").to_string();
+    let more = ["--scenario", "audio-only", "--rooms", "2", "--viewers", "8", "--hold", "3s", "--server-pid", &pid];
+    let more = [&more[..], &["--price-core-hour", "0.04", "--price-gb", "0.01", "--report", &page]].concat();
+    let ran = run_as(&[], &against(&node, &more));
+    ended_with(&ran, 0);
+    assert_eq!((number(&ran, "/viewers_joined"), number(&ran, "/rooms"), number(&ran, "/offered_pps_per_viewer")), (8.0, 2.0, 50.0), "{}", ran.said);
+    let pps = number(&ran, "/pps_per_viewer");
+    assert!((48.0..52.0).contains(&pps) && number(&ran, "/latency_video_us/samples") == 0.0, "{}", ran.said);
+    // 50 packets of 148 bytes and their tag and headers: 9.6 kB a second, 34.6 MB an hour.
+    let gigabytes = number(&ran, "/price/traffic_gb");
+    assert!((32.0..38.0).contains(&gigabytes), "{gigabytes}");
+    let cost = number(&ran, "/price/core_hours") * 0.04 + gigabytes * 0.01;
+    assert!((number(&ran, "/price/cost") - cost).abs() < 1e-9 && ran.said.contains("1,000 viewer-hours cost"), "{}", ran.said);
+    let page = std::fs::read_to_string(page).expect("it was asked for");
+    assert!(page.contains("8 viewers (audio-only)") && page.contains("1,000 viewer-hours cost") && !page.contains("http-equiv"));
+}
+
+const SPECIFICATION: &str = "Measured last on nothing.
+
+## small
+
+    sudo target/release/spillway-bench lab --scenario W1 --viewers 8 --bitrate 400k --sink full --hold 3s --kill control
+
+| id | promise | floor | goal | measured | spread | met | date |
+|---|---|---|---|---|---|---|---|
+| `control-killed` | Nobody misses a packet | = 0 packets | = 0 packets | - | - | - | - |
+| `latency-100-p50` | Faster than can be | <= 0.001 us | <= 0.0001 us | - | - | - | - |
+";
+
+#[test]
+fn a_specification_is_measured_row_by_row_and_written_down() {
+    let _machine = Machine::alone();
+    let scratch = Scratch::new();
+    let file = scratch.0.join("SPECIFICATION.md");
+    std::fs::write(&file, SPECIFICATION).expect("a scratch file");
+    let spec = |words: &[&str]| Command::new(bench()).arg("spec").arg("--file").arg(&file).args(words).output().expect("it is built");
+    let output = spec(&["--repeats", "1", "--json", "--write"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let rows: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"));
+    assert_eq!((&rows[0]["id"], &rows[1]["id"]), (&Value::from("control-killed"), &Value::from("latency-100-p50")), "{rows}");
+    let text = std::fs::read_to_string(&file).expect("it was there");
+    // On a machine that is busy with something else nothing is said of the server: then both rows have a reason.
+    if rows[0]["measured"].is_null() {
+        let why = rows[0]["note"].as_str().unwrap_or_default();
+        assert!(why.contains("the generator was the limit") && output.status.code() == Some(1), "{rows}");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(0), "not met is measured: {rows}");
+    assert_eq!((&rows[0]["measured"], &rows[0]["met"]), (&Value::from(0.0), &Value::from("goal")), "{rows}");
+    assert_eq!(rows[1]["met"], "no", "{rows}");
+    assert!(text.contains("| = 0 packets | = 0 packets | 0 packets | 0 .. 0 (1) | goal | 20") && text.contains("(1) | no | 20"), "{text}");
+    assert!(text.contains("Measured last on 20") && text.contains("Linux "), "{text}");
+    // What it wrote is what it reads; a row that does not exist is told with those that do.
+    let listed = spec(&["--list"]);
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("last 0 packets"));
+    let stranger = spec(&["--list", "speed"]);
+    assert!(stranger.status.code() == Some(2) && String::from_utf8_lossy(&stranger.stderr).contains("control-killed, latency-100-p50"));
 }
