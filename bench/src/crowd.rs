@@ -5,17 +5,16 @@
 //! holes and doubles exactly and costs a fifth.
 
 use crate::histogram::Histogram;
-use crate::ledger::{Entry, Heard, Ledger, NACK_INTERVAL};
+use crate::ledger::Ledger;
 use crate::offer::Agreed;
-use crate::remote::{self, Event, Identity, Keys, Remote};
-use crate::source::{Stamp, StampKind};
+use crate::remote::{self, Identity, Remote};
 use crate::sys::{self, BATCH, Batch, DATAGRAM_BYTES_MAX, HEAD_BYTES, Poller};
 use crate::target::Joined;
-use crate::totals::{Account, Phases, Totals};
+use crate::totals::{Phases, Totals};
+use crate::viewer::{Measured, Seconds, Taken, Viewer};
 use crate::witness::{self, Witness};
 use spillway_proto::rng::Rng;
 use spillway_proto::wire::demux::{Class, classify};
-use spillway_proto::wire::{rtcp, rtp};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
@@ -34,11 +33,6 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(30);
 const LOOK_INTERVAL_LOSSY: Duration = Duration::from_millis(4);
 /// Without a picture, as in a room with sound alone, it is woken for so long after its handshake.
 const AWAKE_MAX: Duration = Duration::from_secs(1);
-const REPORT_INTERVAL: Duration = Duration::from_secs(1);
-/// Blocks of one receiver report.
-const BLOCKS_MAX: usize = 4;
-const OWN_SSRC: u32 = 0xBE_4C_00_01;
-
 /// What the crowd's threads share with whoever watches them.
 #[derive(Default)]
 pub struct Tally {
@@ -151,28 +145,6 @@ pub struct Outcome {
     pub seconds: Vec<(u64, f64, f64, f64)>,
 }
 
-struct Viewer {
-    number: u64,
-    remote: Option<Remote>,
-    phases: Phases,
-    ledger: Ledger,
-    rtx_pt: Option<u8>,
-    /// Sum and number of its packets' latencies.
-    latency_ns: (u64, u64),
-    /// None: it has left, and the place is free.
-    joined: Option<Joined>,
-    witness: bool,
-    keys: Option<Keys>,
-    profile: Option<&'static str>,
-    failure: Option<String>,
-    report_at: Duration,
-    leave_at: Duration,
-    /// Its entry among the timers; an earlier one counts, others are stale.
-    armed: Duration,
-    /// Looked at in turn, no more woken for.
-    watched: bool,
-}
-
 /// A packet that is not seen yet.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Delayed {
@@ -185,8 +157,6 @@ struct Delayed {
     bytes: Vec<u8>,
 }
 
-/// A picture packet younger than this is live: what is older is a replay.
-const LIVE_AGE: Duration = Duration::from_millis(150);
 /// What a late packet comes behind its place by.
 const DISORDER: Duration = Duration::from_millis(20);
 /// Datagrams that wait: beyond it they are seen at once, and the run shows it as disorder.
@@ -225,31 +195,6 @@ pub struct Crowd {
     others: u64,
     bytes: u64,
     lost: u64,
-}
-
-/// Latency second by second.
-#[derive(Default)]
-struct Seconds {
-    current: u64,
-    histogram: Option<Histogram>,
-    done: Vec<(u64, f64, f64, f64)>,
-}
-
-impl Seconds {
-    fn add(&mut self, at_ns: u64, latency_ns: u64) {
-        let second = at_ns / 1_000_000_000;
-        if second != self.current {
-            self.close();
-            self.current = second;
-        }
-        self.histogram.get_or_insert_with(Histogram::new).add(latency_ns);
-    }
-
-    fn close(&mut self) {
-        let Some(histogram) = self.histogram.take() else { return };
-        let at = |quantile: f64| histogram.at(quantile).unwrap_or_default() / 1e3;
-        self.done.push((self.current, at(0.5), at(0.99), at(0.999)));
-    }
 }
 
 impl Crowd {
@@ -582,14 +527,6 @@ fn fail(viewer: &mut Viewer, error: String, tally: &Tally) {
     viewer.remote = None;
 }
 
-/// Where latencies go.
-struct Measured<'c> {
-    audio_ns: &'c mut Histogram,
-    video_ns: &'c mut Histogram,
-    keyframe_ns: &'c mut Histogram,
-    seconds: &'c mut Seconds,
-}
-
 /// Counts what a viewer made of a datagram. False: it has failed.
 fn note(viewer: &mut Viewer, heard: Result<Taken, String>, tally: &Tally, refused: &mut u64) -> bool {
     match heard {
@@ -609,166 +546,186 @@ fn note(viewer: &mut Viewer, heard: Result<Taken, String>, tally: &Tally, refuse
     true
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Taken {
-    Nothing,
-    Refused,
-    Connected,
-    FirstFrame,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spillway_proto::wire::rtp;
+    use std::net::UdpSocket;
+    use std::sync::mpsc::channel;
 
-impl Viewer {
-    fn deadline(&self) -> Duration {
-        self.remote.as_ref().map_or(Duration::MAX, Remote::deadline).min(self.report_at).min(self.leave_at)
+    const MANNER: Manner = Manner {
+        recover: true,
+        drop_each: 0,
+        run: 1,
+        all_witness: false,
+        audio_only: false,
+        delay: Duration::ZERO,
+        reorder_each: 0,
+        stay: None,
+        seed: 1,
+    };
+
+    /// A crowd whose viewers are connected to a socket of this test, without a handshake.
+    struct Stage {
+        crowd: Crowd,
+        server: UdpSocket,
+        left: Receiver<Joined>,
+        came: u64,
     }
 
-    fn hear(&mut self, now: Duration, event: Event) -> Taken {
-        match event {
-            Event::Nothing => Taken::Nothing,
-            Event::Reached => {
-                self.phases.reached = Some(now);
-                Taken::Nothing
-            }
-            Event::Connected(keys) => {
-                self.phases.connected = Some(now);
-                self.profile = Some(keys.profile);
-                self.keys = Some(keys);
-                self.report_at = now + REPORT_INTERVAL;
-                Taken::Connected
-            }
+    impl Stage {
+        fn new(manner: Manner) -> Stage {
+            let (leaving, left) = channel();
+            let identity = Arc::new(Identity::new().unwrap());
+            let crowd = Crowd::new(identity, manner, Arc::new(Tally::default()), leaving).unwrap();
+            Stage { crowd, server: UdpSocket::bind("127.0.0.1:0").unwrap(), left, came: 0 }
         }
-    }
 
-    fn take(
-        &mut self,
-        now: Duration,
-        datagram: &mut [u8],
-        at_ns: u64,
-        manner: Manner,
-        tally: &Tally,
-        measured: &mut Measured<'_>,
-    ) -> Result<Taken, String> {
-        let Some(remote) = self.remote.as_mut() else { return Ok(Taken::Nothing) };
-        match classify(datagram) {
-            Class::Stun => {
-                let event = remote.handle_stun(now, datagram)?;
-                Ok(self.hear(now, event))
-            }
-            Class::Dtls => {
-                let event = remote.handle_dtls(now, datagram)?;
-                Ok(self.hear(now, event))
-            }
-            Class::Rtp if self.phases.connected.is_some() => Ok(self.take_media(now, datagram, at_ns, manner, tally, measured)),
-            _ => Ok(Taken::Nothing),
+        /// One more; its place.
+        fn welcome(&mut self) -> usize {
+            let now = sys::monotonic();
+            let agreed = Agreed {
+                ufrag: "server".into(),
+                pwd: "secret".into(),
+                own_pwd: "ours".into(),
+                fingerprint: [0; 32],
+                server_is_active: false,
+                candidates: vec![self.server.local_addr().unwrap()],
+                audio_pt: 111,
+                video_pt: 96,
+                rtx_pt: Some(97),
+            };
+            let joined = Joined::of_nobody();
+            self.crowd.welcome(Arriving { number: self.came, scheduled: now, answered: now, ufrag: "own".into(), agreed, joined, witness: false });
+            let place = self.crowd.viewers.iter().position(|viewer| viewer.number == self.came).unwrap();
+            self.came += 1;
+            self.crowd.viewers[place].phases.connected = Some(now);
+            place
         }
-    }
 
-    fn take_media(
-        &mut self,
-        now: Duration,
-        datagram: &[u8],
-        at_ns: u64,
-        manner: Manner,
-        tally: &Tally,
-        measured: &mut Measured<'_>,
-    ) -> Taken {
-        let Ok(header) = rtp::parse_header(datagram) else { return Taken::Refused };
-        if self.phases.first_packet.is_none() {
-            self.phases.first_packet = Some(now);
-            self.ledger.begin(sys::unix_ns());
+        fn send(&self, place: usize, sequence: u16, marker: bool) {
+            let mut header = [0; 12];
+            rtp::write_header(&mut header, marker, 96, sequence, 0, 7);
+            let packet = [&header[..], &[0; 188]].concat();
+            let to = self.crowd.viewers[place].remote.as_ref().unwrap().socket.local_addr().unwrap();
+            let to = (self.server.local_addr().unwrap().ip(), to.port());
+            self.server.send_to(&packet, to).unwrap();
         }
-        let entry = Entry { payload_type: header.payload_type, ssrc: header.ssrc, sequence: header.sequence, marker: header.marker || manner.audio_only };
-        let is_resent = Some(header.payload_type) == self.rtx_pt;
-        if self.ledger.throws_away(&entry, is_resent) {
-            return Taken::Nothing;
+
+        fn received(&self, place: usize) -> u64 {
+            self.crowd.viewers[place].ledger.sums().received
         }
-        let (mut stamp, mut original) = (None, None);
-        if self.witness || is_resent {
-            let Some(keys) = self.keys.as_mut() else { return Taken::Nothing };
-            let Ok(plain) = keys.open.decrypt_rtp(datagram) else { return Taken::Refused };
-            // RFC 3550 section 5.1: the last byte of padding says how much there is.
-            let padding = if header.padding { plain.last().copied().unwrap_or_default() } else { 0 };
-            let end = plain.len().saturating_sub(usize::from(padding));
-            let mut payload = plain.get(header.header_len..end).unwrap_or_default();
-            if is_resent {
-                // RFC 4588 section 4: the original sequence number, then what the packet held. Padding alone has neither.
-                let Some((number, rest)) = payload.split_first_chunk::<2>() else { return Taken::Nothing };
-                (original, payload) = (Some(u16::from_be_bytes(*number)), rest);
-            }
-            stamp = Stamp::read(payload).filter(|stamp| stamp.run == manner.run && self.witness);
-        }
-        if let Some(stamp) = &stamp {
-            let age = Duration::from_nanos(at_ns.saturating_sub(stamp.sent_ns));
-            if self.phases.live.is_none() && stamp.kind == StampKind::Video && at_ns > 0 && age < LIVE_AGE + manner.delay {
-                // It may have waited for its turn here.
-                self.phases.live = Some(now.saturating_sub(Duration::from_nanos(sys::unix_ns().saturating_sub(at_ns))));
-            }
-            // What was published before this viewer came is a replay, and no latency.
-            let from = tally.window_from_ns.load(Ordering::Relaxed).max(self.ledger.began_ns());
-            let to = tally.window_to_ns.load(Ordering::Relaxed);
-            if (from..to).contains(&stamp.sent_ns) && at_ns > 0 {
-                let latency = at_ns.saturating_sub(stamp.sent_ns);
-                let of_kind = match (stamp.kind, stamp.of_keyframe) {
-                    (StampKind::Audio, _) => &mut *measured.audio_ns,
-                    (StampKind::Video, false) => &mut *measured.video_ns,
-                    (StampKind::Video, true) => &mut *measured.keyframe_ns,
-                };
-                of_kind.add(latency);
-                self.latency_ns = (self.latency_ns.0 + latency, self.latency_ns.1 + 1);
-                measured.seconds.add(at_ns, latency);
-            }
-        }
-        let heard = match original {
-            Some(number) => self.ledger.take_resent(now, number, header.marker, stamp.as_ref()),
-            None => self.ledger.take(now, &entry, stamp.as_ref()),
-        };
-        match heard {
-            Heard::Nothing => Taken::Nothing,
-            Heard::Hole => {
-                if self.report_at != Duration::MAX {
-                    self.report_at = self.report_at.min(now + NACK_INTERVAL);
-                }
-                Taken::Nothing
-            }
-            Heard::FirstFrame => {
-                self.phases.first_frame = Some(now);
-                let ttff = now.saturating_sub(self.phases.scheduled).as_micros() as u64;
-                tally.ttff_us.fetch_add(ttff, Ordering::Relaxed);
-                tally.ttff_us_max.fetch_max(ttff, Ordering::Relaxed);
-                Taken::FirstFrame
+
+        /// Turns until it is so.
+        fn until(&mut self, what: &str, is_so: impl Fn(&Stage) -> bool) {
+            let deadline = sys::monotonic() + Duration::from_secs(10);
+            while !is_so(self) {
+                assert!(sys::monotonic() < deadline, "{what}");
+                self.crowd.turn();
             }
         }
     }
 
-    /// A receiver report each second, and requests for what is missing.
-    fn report(&mut self, now: Duration, recover: bool) {
-        let Some(keys) = self.keys.as_mut() else { return };
-        let Some(remote) = self.remote.as_ref() else { return };
-        let mut out = [0; 1_200];
-        let Some(mut length) = rtcp::write_rr(&mut out, OWN_SSRC, &self.ledger.blocks(BLOCKS_MAX)) else { return };
-        if recover {
-            for (ssrc, wanted) in self.ledger.wanted(now) {
-                if let Some(added) = rtcp::write_nack(&mut out[length..], OWN_SSRC, ssrc, &wanted) {
-                    length += added;
-                }
+    #[test]
+    fn who_has_a_picture_is_looked_at_in_turn_and_nobody_is_forgotten() {
+        let mut stage = Stage::new(MANNER);
+        let places: Vec<usize> = (0..50).map(|_| stage.welcome()).collect();
+        for place in &places {
+            stage.send(*place, 1, true);
+        }
+        stage.until("everybody has a picture", |stage| stage.crowd.watched.len() == 50);
+        assert_eq!(stage.crowd.poller.wait(Duration::ZERO).unwrap().count(), 0);
+        for sequence in 2..=5 {
+            for place in &places {
+                stage.send(*place, sequence, false);
             }
+            // Nobody is woken for it, and all of it is found.
+            assert_eq!(stage.crowd.poller.wait(Duration::ZERO).unwrap().count(), 0);
+            stage.until("all is found", |stage| places.iter().all(|place| stage.received(*place) == u64::from(sequence)));
         }
-        if let Ok(sealed) = keys.seal.encrypt_rtcp(&out[..length]) {
-            remote.send(&sealed);
-        }
-        self.report_at = now + if self.ledger.has_requests() { NACK_INTERVAL } else { REPORT_INTERVAL };
+        assert_eq!(stage.crowd.tally.shown.load(Ordering::Relaxed), 50);
     }
 
-    /// `stopped`: until when it was due something; none: it has left before.
-    fn account(&self, stopped: Option<Duration>) -> Account {
-        Account {
-            phases: self.phases,
-            failure: self.failure.clone(),
-            profile: self.profile,
-            sums: self.ledger.sums(),
-            latency_ns: self.latency_ns,
-            silent: stopped.zip(self.ledger.newest_at()).map_or(Duration::ZERO, |(end, newest)| end.saturating_sub(newest)),
-            socket_drops: self.remote.as_ref().map_or(0, |remote| sys::drops(&remote.socket)),
+    #[test]
+    fn a_round_takes_its_time_and_is_not_longer() {
+        let mut stage = Stage::new(MANNER);
+        let places: Vec<usize> = (0..10).map(|_| stage.welcome()).collect();
+        for place in &places {
+            stage.send(*place, 1, true);
         }
+        stage.until("everybody has a picture", |stage| stage.crowd.watched.len() == 10);
+        places.iter().for_each(|place| stage.send(*place, 2, false));
+        let (mut now, interval) = (stage.crowd.looked_at, stage.crowd.look_interval);
+        let seen = |stage: &Stage| places.iter().filter(|place| stage.received(**place) == 2).count();
+        for tenth in 1..=10 {
+            assert_eq!(seen(&stage), tenth - 1);
+            now += interval / 10 + Duration::from_nanos(1);
+            stage.crowd.look(now);
+        }
+        assert_eq!(seen(&stage), 10);
+        // After a long pause each is looked at once, and not for every round that was missed.
+        stage.crowd.look(now + interval * 100);
+        assert_eq!(stage.crowd.looked_at, now + interval * 100);
+    }
+
+    #[test]
+    fn taking_stock_empties_every_socket() {
+        let mut stage = Stage::new(MANNER);
+        let places: Vec<usize> = (0..20).map(|_| stage.welcome()).collect();
+        for place in &places {
+            (1..=30).for_each(|sequence| stage.send(*place, sequence, sequence == 1));
+        }
+        let tally = Arc::clone(&stage.crowd.tally);
+        let before = sys::unix_ns();
+        let asking = std::thread::spawn(move || (tally.take_stock(1), tally.packets.load(Ordering::Relaxed)));
+        while tally_asked(&stage.crowd) == 0 {
+            std::thread::yield_now();
+        }
+        stage.crowd.take_stock();
+        let (at, packets) = asking.join().unwrap();
+        assert_eq!(packets, 20 * 30);
+        assert!((before..=sys::unix_ns()).contains(&at));
+    }
+
+    fn tally_asked(crowd: &Crowd) -> u64 {
+        crowd.tally.stock_asked.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn who_leaves_makes_room_and_nothing_of_him_reaches_the_next() {
+        // Nobody leaves by himself meanwhile.
+        let stay = Duration::from_secs(3_600);
+        let mut stage = Stage::new(Manner { stay: Some((stay, stay * 2)), delay: Duration::from_millis(40), ..MANNER });
+        for round in 0..5 {
+            let place = stage.welcome();
+            assert_eq!(place, 0, "the same place");
+            stage.send(place, 100 + round, true);
+            // Its packet is on its way to be seen when it leaves.
+            stage.until("it is taken", |stage| stage.crowd.packets + stage.crowd.tally.packets.load(Ordering::Relaxed) > u64::from(round));
+            stage.crowd.viewers[place].leave_at = Duration::ZERO;
+            stage.crowd.arm(place, Duration::ZERO);
+            stage.until("it leaves", |stage| stage.crowd.tally.left.load(Ordering::Relaxed) > u64::from(round));
+            assert!(stage.left.try_recv().is_ok() && stage.crowd.watched.is_empty());
+        }
+        let place = stage.welcome();
+        stage.until("nothing waits any more", |stage| stage.crowd.delayed.is_empty());
+        assert_eq!((stage.received(place), stage.crowd.viewers.len()), (0, 1));
+        let outcome = stage.crowd.leave();
+        assert_eq!((outcome.present.len(), outcome.totals.joined), (1, 0));
+    }
+
+    #[test]
+    fn a_timer_that_was_moved_ahead_fires_once() {
+        let mut stage = Stage::new(MANNER);
+        let place = stage.welcome();
+        let far = sys::monotonic() + Duration::from_secs(3_600);
+        for minutes in [5, 4, 3, 4, 9] {
+            stage.crowd.viewers[place].armed = stage.crowd.viewers[place].armed.min(far);
+            stage.crowd.arm(place, far - Duration::from_secs(3_600 - 60 * minutes));
+        }
+        // The one of its welcome was earlier than all of these.
+        assert_eq!(stage.crowd.timers.len(), 1);
+        stage.until("it has fired", |stage| stage.crowd.viewers[place].armed > Duration::ZERO);
+        assert_eq!(stage.crowd.timers.len(), 1, "one entry for the next deadline");
     }
 }

@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod crowd;
 pub mod find_max;
+mod generator;
 mod histogram;
 pub mod lab;
 mod ledger;
@@ -30,6 +31,7 @@ pub mod text;
 mod threshold;
 mod timeline;
 mod totals;
+mod viewer;
 mod witness;
 
 pub use sys::thread_cpu_time;

@@ -2,6 +2,7 @@
 
 use crate::cli::{Exit, RunArgs, Sink};
 use crate::crowd::{Arriving, Crowd, Manner, Outcome, Tally};
+use crate::generator::{self, Spent, busiest, spent};
 use crate::histogram::Histogram;
 use crate::live::Live;
 use crate::null::{self, NullNic};
@@ -10,7 +11,7 @@ use crate::price;
 use crate::process::{Cores, Sample};
 use crate::publishers::{self, PublishError, Published, Publisher};
 use crate::remote::Identity;
-use crate::summary::{self, Generator, PublisherSummary, Server, Slope, Summary, Window};
+use crate::summary::{self, Generator, PublisherSummary, Server, Summary, Window};
 use crate::sys;
 use crate::target::{Joined, Role, Target, TargetError};
 use crate::timeline::Timeline;
@@ -35,13 +36,6 @@ const LIVE_MAX: Duration = Duration::from_secs(5);
 const DRAIN: Duration = Duration::from_millis(500);
 /// From thin to full, and through what was on its way.
 const NULL_SETTLE: Duration = Duration::from_secs(2);
-/// Above it a thread of the generator has no time to spare, and what it sees says nothing of the server.
-const CPU_RATIO_MAX: f64 = 0.90;
-/// Of the cores it may run on, together: below it nobody gets a core when he needs one.
-const IDLE_RATIO_MIN: f64 = 0.05;
-const LAG_MAX: Duration = Duration::from_millis(50);
-/// A frame's packets are spread over 10 ms: beyond that the source is another one.
-const PUBLISHER_LAG_MAX_MS: f64 = 10.0;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -352,8 +346,16 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
         (crowd.loss_raw_ratio, crowd.duplicate_ratio) = (crowd.loss_ratio, 0.0);
     }
     let busiest = busiest(&begun.threads, &ended.threads, seconds);
-    let own = timeline.own_slope();
-    let generator = generator(args, &crowd, busiest, ended.cores.idle_since(&begun.cores), publisher_lag_ms, own);
+    let generator = generator::judge(Generator {
+        cpu_ratio: busiest.0,
+        waited_ratio: busiest.1,
+        cores_idle_ratio: ended.cores.idle_since(&begun.cores),
+        threads: args.threads,
+        lag_ms_p99: crowd.lag_ms_p99,
+        socket_drops: crowd.socket_drops,
+        slope: timeline.own_slope(),
+        ..Generator::default()
+    }, publisher_lag_ms);
     let server = (!args.server_pid.is_empty()).then(|| {
         let processes = ended.server.since(&begun.server);
         let used: f64 = processes.iter().map(|usage| usage.cpu_s).sum();
@@ -524,70 +526,6 @@ impl Edge {
     }
 }
 
-/// What this process's threads with such names did: time on a core, and time ready but without one.
-#[derive(Clone, Copy, Default)]
-struct Spent {
-    ran: Duration,
-    waited: Duration,
-}
-
-fn spent(prefix: &str) -> BTreeMap<u64, Spent> {
-    let mut threads = BTreeMap::new();
-    for task in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
-        let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-        let id = task.file_name().to_str().and_then(|id| id.parse().ok());
-        // Nanoseconds: run, then waited for a core; finer than the ticks of `stat`.
-        let words = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-        let mut words = words.split_ascii_whitespace().map(|word| word.parse().map_or(Duration::ZERO, Duration::from_nanos));
-        let (Some(ran), Some(waited)) = (words.next(), words.next()) else { continue };
-        if let (true, Some(id)) = (name.starts_with(prefix), id) {
-            threads.insert(id, Spent { ran, waited });
-        }
-    }
-    threads
-}
-
-/// The busiest thread's shares of the time: on a core, and waiting for one.
-fn busiest(from: &BTreeMap<u64, Spent>, to: &BTreeMap<u64, Spent>, seconds: f64) -> (f64, f64) {
-    let shares = to.iter().map(|(id, to)| {
-        let from = from.get(id).copied().unwrap_or_default();
-        let share = |to: Duration, from: Duration| to.saturating_sub(from).as_secs_f64() / seconds;
-        (share(to.ran, from.ran), share(to.waited, from.waited))
-    });
-    shares.max_by(|one, other| (one.0 + one.1).total_cmp(&(other.0 + other.1))).unwrap_or_default()
-}
-
-/// Whether the generator had time to spare; if not, why.
-fn generator(args: &RunArgs, crowd: &summary::Crowd, (cpu_ratio, waited_ratio): (f64, f64), idle_ratio: f64, publisher_lag_ms: f64, own: Option<Slope>) -> Generator {
-    let mut reasons = Vec::new();
-    if idle_ratio < IDLE_RATIO_MIN && cpu_ratio < CPU_RATIO_MAX {
-        reasons.push(format!("its cores were idle for {:.0} % of the time: something else runs there, which may be the server", idle_ratio * 100.0));
-    }
-    if cpu_ratio + waited_ratio > CPU_RATIO_MAX {
-        reasons.push(format!("a thread of the crowd was busy for {:.0} % of the time: more --threads, or another machine", cpu_ratio * 100.0));
-    }
-    if crowd.lag_ms_p99 > LAG_MAX.as_secs_f64() * 1e3 {
-        reasons.push(format!("timers were {:.0} ms late (p99): something else uses this core", crowd.lag_ms_p99));
-    }
-    if crowd.socket_drops > 0 {
-        reasons.push(format!("{} datagrams were dropped before they were read: too slow, or net.core.rmem_max too small", crowd.socket_drops));
-    }
-    if publisher_lag_ms > PUBLISHER_LAG_MAX_MS {
-        reasons.push(format!("the publisher's packets went out {publisher_lag_ms:.0} ms late (p99)"));
-    }
-    Generator {
-        cpu_ratio,
-        waited_ratio,
-        cores_idle_ratio: idle_ratio,
-        threads: args.threads,
-        lag_ms_p99: crowd.lag_ms_p99,
-        socket_drops: crowd.socket_drops,
-        slope: own,
-        saturated: !reasons.is_empty(),
-        reasons,
-    }
-}
-
 /// Tells the server, in parallel and not for longer than a few seconds.
 fn goodbye(target: &Arc<Target>, outcomes: &[Outcome]) {
     let joined: Vec<_> = outcomes.iter().flat_map(|outcome| &outcome.present).cloned().collect();
@@ -630,4 +568,68 @@ fn verdict(summary: &Summary) -> String {
         return format!("{carried}; the server did not carry all of it: {} joins failed, {:.3} % lost", summary.join_failures, summary.loss_ratio * 100.0);
     }
     format!("{carried}; nothing broke")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::summary::Verdict;
+
+    fn args(more: &[&str]) -> RunArgs {
+        use clap::Parser;
+        let words = ["spillway-bench", "run", "--target", "http://127.0.0.1:1"];
+        match crate::cli::Cli::parse_from(words.iter().chain(more)).command {
+            crate::cli::Command::Run(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn one_room_has_its_name_and_many_have_numbers() {
+        assert_eq!(room_name(&args(&["--room", "a"]), 0), "a");
+        assert_eq!(room_name(&args(&["--room", "a", "--rooms", "2"]), 1), "a-1");
+    }
+
+    #[test]
+    fn for_everybody_who_leaves_another_one_comes_until_the_end() {
+        let ((leaving, left), (tasks, queue)) = (channel(), channel());
+        let mut churn = Churn { left, tasks, next: 7 };
+        let said = |queue: &Receiver<Task>| -> Vec<Option<u64>> {
+            queue.try_iter().map(|task| if let Task::Join(number, _) = task { Some(number) } else { None }).collect()
+        };
+        leaving.send(Joined::of_nobody()).unwrap();
+        leaving.send(Joined::of_nobody()).unwrap();
+        churn.turn();
+        assert_eq!(said(&queue), [None, Some(7), None, Some(8)]);
+        leaving.send(Joined::of_nobody()).unwrap();
+        churn.forward_leavers();
+        assert_eq!(said(&queue), [None]);
+    }
+
+    #[test]
+    fn the_last_line_names_what_counts_first() {
+        let good = Summary {
+            target: "http://x".into(),
+            viewers_offered: 10,
+            viewers_joined: 10,
+            offered_pps_per_viewer: 310.0,
+            pps_per_viewer: 309.0,
+            ..Summary::default()
+        };
+        assert!(verdict(&good).ends_with("nothing broke"));
+        for short in [
+            Summary { pps_per_viewer: 306.0, ..good.clone() },
+            Summary { join_failures: 1, ..good.clone() },
+            Summary { loss_ratio: 0.0011, ..good.clone() },
+        ] {
+            assert!(verdict(&short).contains("the server did not carry all of it"), "{}", verdict(&short));
+        }
+        let broken = Verdict { text: "loss<0.1%".into(), measured: Some(0.5), met: false };
+        let failed = Summary { thresholds: vec![broken], loss_ratio: 0.5, ..good.clone() };
+        assert!(verdict(&failed).ends_with("not met: loss<0.1%"));
+        let reasons = vec!["it was busy".to_owned()];
+        let saturated = Summary { generator: Generator { saturated: true, reasons, ..Generator::default() }, ..failed.clone() };
+        assert!(verdict(&saturated).ends_with("says nothing about the server: it was busy"));
+        assert_eq!(verdict(&Summary { target_gone: true, ..saturated }), "http://x went away while it was measured");
+    }
 }

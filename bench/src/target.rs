@@ -59,6 +59,14 @@ pub struct Joined {
     token: Option<String>,
 }
 
+#[cfg(test)]
+impl Joined {
+    /// What no server needs to be told of.
+    pub fn of_nobody() -> Joined {
+        Joined { answer: String::new(), location: None, token: None }
+    }
+}
+
 impl Target {
     /// `whip` and `whep` are paths in which `{room}` stands for the room's name.
     pub fn new(base: &str, whip: &str, whep: &str, token: Option<&str>, key: Option<&Path>) -> Result<Target, TargetError> {
