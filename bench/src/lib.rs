@@ -27,6 +27,7 @@ pub mod sys;
 mod target;
 pub mod text;
 mod threshold;
+mod timeline;
 mod totals;
 mod witness;
 

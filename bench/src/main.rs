@@ -58,6 +58,9 @@ fn tell(summary: &Summary, asked: &VerdictArgs) -> Result<Exit, RunError> {
     if let Some(path) = &asked.report {
         put(path, &page::write(summary))?;
     }
+    if summary.target_gone {
+        return Ok(Exit::Unreachable);
+    }
     if summary.generator.saturated {
         return Ok(Exit::Saturated);
     }

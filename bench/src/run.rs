@@ -6,12 +6,13 @@ use crate::histogram::Histogram;
 use crate::live::Live;
 use crate::offer::{self, Wish};
 use crate::price;
-use crate::process::{self, Cores, Sample};
+use crate::process::{Cores, Sample};
 use crate::publishers::{self, PublishError, Published, Publisher};
 use crate::remote::Identity;
-use crate::summary::{self, Generator, PublisherSummary, Second, Server, Slope, Summary, Window};
+use crate::summary::{self, Generator, PublisherSummary, Server, Slope, Summary, Window};
 use crate::sys;
 use crate::target::{Joined, Role, Target, TargetError};
+use crate::timeline::Timeline;
 use crate::witness;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -316,6 +317,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     tally.stop.store(true, Ordering::Relaxed);
     let outcomes: Vec<Outcome> = threads.into_iter().filter_map(|thread| thread.join().ok().flatten()).collect();
     live.note("leaving");
+    let target_gone = target.reach().is_err();
     goodbye(&target, &outcomes);
     live.end();
 
@@ -324,7 +326,8 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     let refused = joiners.refused.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let crowd = summary::crowd(&outcomes, &refused, plan.pps());
     let busiest = busiest(&begun.threads, &ended.threads, seconds);
-    let generator = generator(args, &crowd, busiest, ended.cores.idle_since(&begun.cores), publisher_lag_ms);
+    let own = timeline.own_slope();
+    let generator = generator(args, &crowd, busiest, ended.cores.idle_since(&begun.cores), publisher_lag_ms, own);
     let server = (!args.server_pid.is_empty()).then(|| {
         let processes = ended.server.since(&begun.server);
         let used: f64 = processes.iter().map(|usage| usage.cpu_s).sum();
@@ -345,6 +348,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     let mut summary = Summary {
         schema: 1,
         target: target.base().to_owned(),
+        target_gone,
         scenario: args.scenario.clone(),
         profile: args.profile.name().into(),
         rooms: args.rooms(),
@@ -363,6 +367,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
         loss_ratio: crowd.loss_ratio,
         loss_raw_ratio: crowd.loss_raw_ratio,
         duplicate_ratio: crowd.duplicate_ratio,
+        resent_packets: crowd.resent_packets,
         ttff_ms: crowd.ttff_ms,
         join_ms: crowd.join_ms,
         latency_us: crowd.latency_us,
@@ -491,79 +496,6 @@ impl Edge {
     }
 }
 
-/// A time, second by second.
-struct Timeline<'p> {
-    from: Duration,
-    pids: &'p [u32],
-    /// When, and packets, bytes and holes until then.
-    last: (Duration, Sample, (u64, u64, u64)),
-    seconds: Vec<Second>,
-    /// By process: its name, and (second, memory, open files).
-    resources: BTreeMap<u32, (String, Vec<(f64, f64, f64)>)>,
-}
-
-impl<'p> Timeline<'p> {
-    fn new(from: Duration, pids: &'p [u32], sample: Sample, packets: (u64, u64, u64)) -> Timeline<'p> {
-        Timeline { from, pids, last: (from, sample, packets), seconds: Vec::new(), resources: BTreeMap::new() }
-    }
-
-    fn tick(&mut self, tally: &Tally) {
-        let now = sys::monotonic();
-        let (then, sample, (packets, bytes, lost)) = &self.last;
-        let seconds = (now - *then).as_secs_f64();
-        if seconds < 1.0 {
-            return;
-        }
-        let new = Sample::take(self.pids);
-        let used: f64 = new.since(sample).iter().map(|usage| usage.cpu_s).sum();
-        let counts = (tally.packets.load(Ordering::Relaxed), tally.bytes.load(Ordering::Relaxed), tally.lost.load(Ordering::Relaxed));
-        self.seconds.push(Second {
-            at_s: (now - self.from).as_secs_f64(),
-            packets_per_s: (counts.0 - packets) as f64 / seconds,
-            mbps: (counts.1 - bytes) as f64 * 8e-6 / seconds,
-            lost_packets: counts.2 - lost,
-            viewers: tally.shown.load(Ordering::Relaxed),
-            server_cpu: (!self.pids.is_empty()).then_some(used / seconds),
-            ..Second::default()
-        });
-        for (pid, process) in &new.processes {
-            let (_, points) = self.resources.entry(*pid).or_insert_with(|| (process.name.clone(), Vec::new()));
-            points.push(((now - self.from).as_secs_f64(), process.rss_bytes as f64, process::open_files(*pid) as f64));
-        }
-        self.last = (now, new, counts);
-    }
-
-    /// What memory and open files of each process did over the hold.
-    fn slopes(&self) -> Vec<Slope> {
-        self.resources.iter().filter_map(|(pid, (name, points))| {
-            let line = |of: fn(&(f64, f64, f64)) -> f64| summary::slope(points.iter().map(|point| (point.0, of(point))));
-            let (rss, rss_error) = line(|point| point.1)?;
-            let (files, files_error) = line(|point| point.2)?;
-            Some(Slope {
-                pid: *pid,
-                name: name.clone(),
-                rss_bytes_per_hour: rss * 3_600.0,
-                rss_error: rss_error * 3_600.0,
-                files_per_hour: files * 3_600.0,
-                files_error: files_error * 3_600.0,
-            })
-        }).collect()
-    }
-
-    /// The worst of the crowd's threads in each second.
-    fn with_latency(mut self, outcomes: &[Outcome], unix_from: u64) -> Vec<Second> {
-        let worst = |old: Option<f64>, new: f64| Some(old.map_or(new, |old| old.max(new)));
-        for (unix, p50, p99, p999) in outcomes.iter().flat_map(|outcome| &outcome.seconds) {
-            let place = unix.checked_sub(unix_from).and_then(|at| self.seconds.get_mut(at as usize));
-            let Some(second) = place else { continue };
-            second.latency_p50_us = worst(second.latency_p50_us, *p50);
-            second.latency_p99_us = worst(second.latency_p99_us, *p99);
-            second.latency_p999_us = worst(second.latency_p999_us, *p999);
-        }
-        self.seconds
-    }
-}
-
 /// What this process's threads with such names did: time on a core, and time ready but without one.
 #[derive(Clone, Copy, Default)]
 struct Spent {
@@ -598,7 +530,7 @@ fn busiest(from: &BTreeMap<u64, Spent>, to: &BTreeMap<u64, Spent>, seconds: f64)
 }
 
 /// Whether the generator had time to spare; if not, why.
-fn generator(args: &RunArgs, crowd: &summary::Crowd, (cpu_ratio, waited_ratio): (f64, f64), idle_ratio: f64, publisher_lag_ms: f64) -> Generator {
+fn generator(args: &RunArgs, crowd: &summary::Crowd, (cpu_ratio, waited_ratio): (f64, f64), idle_ratio: f64, publisher_lag_ms: f64, own: Option<Slope>) -> Generator {
     let mut reasons = Vec::new();
     if idle_ratio < IDLE_RATIO_MIN && cpu_ratio < CPU_RATIO_MAX {
         reasons.push(format!("its cores were idle for {:.0} % of the time: something else runs there, which may be the server", idle_ratio * 100.0));
@@ -622,6 +554,7 @@ fn generator(args: &RunArgs, crowd: &summary::Crowd, (cpu_ratio, waited_ratio): 
         threads: args.threads,
         lag_ms_p99: crowd.lag_ms_p99,
         socket_drops: crowd.socket_drops,
+        slope: own,
         saturated: !reasons.is_empty(),
         reasons,
     }
@@ -650,6 +583,9 @@ fn goodbye(target: &Arc<Target>, outcomes: &[Outcome]) {
 
 /// The last line: what was seen, in words, and of whom it says nothing.
 fn verdict(summary: &Summary) -> String {
+    if summary.target_gone {
+        return format!("{} went away while it was measured", summary.target);
+    }
     if summary.generator.saturated {
         return format!("the generator was the limit, this says nothing about the server: {}", summary.generator.reasons.join("; "));
     }

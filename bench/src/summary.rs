@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 pub struct Summary {
     pub schema: u32,
     pub target: String,
+    /// At the end nobody listened there any more.
+    pub target_gone: bool,
     pub scenario: Option<String>,
     pub profile: String,
     pub rooms: u64,
@@ -35,6 +37,8 @@ pub struct Summary {
     pub loss_ratio: f64,
     pub loss_raw_ratio: f64,
     pub duplicate_ratio: f64,
+    /// What came again in the stream for that (RTX), over the viewers' whole time.
+    pub resent_packets: u64,
     pub ttff_ms: Percentiles,
     pub join_ms: JoinTimes,
     pub latency_us: Latencies,
@@ -115,8 +119,11 @@ pub struct Server {
 pub struct Slope {
     pub pid: u32,
     pub name: String,
+    /// At the end.
+    pub rss_bytes: u64,
     pub rss_bytes_per_hour: f64,
     pub rss_error: f64,
+    pub files: u64,
     pub files_per_hour: f64,
     pub files_error: f64,
 }
@@ -147,6 +154,8 @@ pub struct Generator {
     pub threads: u64,
     pub lag_ms_p99: f64,
     pub socket_drops: u64,
+    /// Of this process: what grows here did not grow there. None of a hold of less than three seconds.
+    pub slope: Option<Slope>,
     pub saturated: bool,
     /// Why, in words.
     pub reasons: Vec<String>,
@@ -215,6 +224,7 @@ pub struct Crowd {
     pub loss_ratio: f64,
     pub loss_raw_ratio: f64,
     pub duplicate_ratio: f64,
+    pub resent_packets: u64,
     pub ttff_ms: Percentiles,
     pub ttff_curve_ms: Vec<f64>,
     pub join_ms: JoinTimes,
@@ -251,6 +261,7 @@ pub fn crowd(outcomes: &[Outcome], refused: &BTreeMap<String, u64>, pps: f64) ->
         loss_ratio,
         loss_raw_ratio,
         duplicate_ratio,
+        resent_packets: totals.sums.resent,
         ttff_ms: milliseconds(&totals.ttff),
         ttff_curve_ms: curve(&totals.ttff),
         join_ms: JoinTimes {

@@ -66,7 +66,7 @@ pub fn write(summary: &Summary) -> String {
         }
     }
     if let Some(server) = summary.server.as_ref().filter(|_| summary.duration_s >= 60.0) {
-        for slope in &server.slopes {
+        for slope in server.slopes.iter().chain(&summary.generator.slope) {
             line("", format!("{} {}: memory {:+.2} +- {:.2} MB/h, open files {:+.1} +- {:.1} /h", slope.pid, slope.name, slope.rss_bytes_per_hour / 1e6, slope.rss_error / 1e6, slope.files_per_hour, slope.files_error));
         }
     }

@@ -4,7 +4,7 @@
 //! holds only pairs that passed MESSAGE-INTEGRITY. A datagram of a stranger gets no answer and leaves no
 //! state: it is counted and dropped.
 
-use super::{Core, FLIGHT_RESEND_INTERVAL, HANDSHAKES_WAITING_MAX, HANDSHAKES_WAITING_PER_SESSION_MAX};
+use super::{Core, FLIGHT_RESEND_INTERVAL, HANDSHAKES_TIME_PART, HANDSHAKES_WAITING_MAX, HANDSHAKES_WAITING_PER_SESSION_MAX};
 use crate::io::Path;
 use spillway_proto::id::Side;
 use spillway_proto::limits::FEEDS_PER_SESSION_MAX;
@@ -14,6 +14,7 @@ use spillway_proto::session::dtls::{AfterHandshake, classify_late};
 use spillway_proto::session::ice::{self, IceOutcome, Refusal};
 use spillway_proto::session::record::Pair;
 use spillway_proto::session::srtp::{OpenError, Window};
+use spillway_proto::time::Time;
 use spillway_proto::wire::demux::{Class, classify};
 use spillway_proto::wire::rtcp::{self, Rtcp};
 use spillway_proto::wire::stun;
@@ -151,14 +152,18 @@ impl Core {
         });
     }
 
-    /// The handshake step whose turn it is. True if more wait.
-    pub fn step_handshake(&mut self) -> bool {
+    /// The handshake steps whose turn it is: one, and more while they take little beside this tick's media. True if more wait.
+    pub fn step_handshakes(&mut self, clock: impl Fn() -> Time) -> bool {
+        let began = if self.handshakes.is_empty() { self.now } else { clock() };
+        let time_max = began.since(self.now) / HANDSHAKES_TIME_PART;
         while let Some((id, datagram)) = self.handshakes.pop_front() {
             // A session that is gone leaves its datagrams; its slot may be another's by now.
             if let Some(session) = self.session_mut(id.index).filter(|session| session.id == id) {
                 session.handshakes_waiting -= 1;
                 self.drive_handshake(id.index, Some(&datagram));
-                break;
+                if clock().since(began) >= time_max {
+                    break;
+                }
             }
         }
         !self.handshakes.is_empty()

@@ -7,9 +7,10 @@
 
 use super::Core;
 use super::Shared;
+use super::hold::Hold;
 use super::session::{Feed, Session};
 use crate::io::{Io, Sent};
-use spillway_proto::id::{FeedId, TrackId};
+use spillway_proto::id::{FeedId, Kind, TrackId};
 use spillway_proto::limits::{PACKETS_PER_ROUND_MAX, SESSIONS_MAX, TRACKS_MAX, TRACKS_PER_STREAM_MAX};
 use spillway_proto::link::command::{Answer, FeedFacts, Status};
 use spillway_proto::link::counters::CounterId;
@@ -44,6 +45,8 @@ pub struct Fanout {
     readers: Vec<Option<Box<Reader>>>,
     /// Tracks with news in this tick.
     marked: Vec<u32>,
+    /// Tracks whose news wait for more of their kind.
+    hold: Hold,
     /// Sessions with something to read, in turn; each slot at most once, also when another session has it by now.
     ready: VecDeque<u32>,
     /// Sessions whose replay goes on at a time; each slot at most once.
@@ -82,6 +85,45 @@ impl Served {
     }
 }
 
+/// Sealed packets in transmit memory: segments of one size, the last may be shorter.
+#[derive(Clone, Copy, Default)]
+struct Run {
+    length: usize,
+    segment: usize,
+    segments: usize,
+}
+
+impl Run {
+    fn push(&mut self, sealed: usize) {
+        self.segment = if self.segments == 0 { sealed } else { self.segment };
+        self.length += sealed;
+        self.segments += 1;
+    }
+
+    /// A shorter segment is the last one.
+    fn is_closed(&self) -> bool {
+        self.length < self.segment * self.segments
+    }
+}
+
+/// What a run has of one feed, and where the feed stands when it is sent.
+#[derive(Clone, Copy, Default)]
+struct Part {
+    /// The feed's place in its session.
+    at: usize,
+    next: u64,
+    packets: usize,
+    octets: usize,
+    /// Of the last packet, as sent.
+    timestamp: u32,
+}
+
+/// A run that is not sent yet: the session's next feed may close it.
+struct Open {
+    run: Run,
+    part: Part,
+}
+
 /// What a round left over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Left {
@@ -93,12 +135,13 @@ pub enum Left {
 }
 
 impl Fanout {
-    pub fn new() -> Fanout {
+    pub fn new(now: Time) -> Fanout {
         let mut readers = Vec::new();
         readers.resize_with(TRACKS_MAX, || None);
         Fanout {
             readers,
             marked: Vec::with_capacity(TRACKS_MAX),
+            hold: Hold::new(TRACKS_MAX, now),
             ready: VecDeque::with_capacity(SESSIONS_MAX),
             paced: Vec::with_capacity(SESSIONS_MAX),
             paced_at: Time::NEVER,
@@ -157,8 +200,19 @@ impl Fanout {
         }
     }
 
-    pub fn paced_at(&self) -> Time {
-        self.paced_at
+    /// When something goes on by itself.
+    pub fn next_at(&self) -> Time {
+        self.paced_at.min(self.hold.next_due())
+    }
+
+    /// A tick is over.
+    pub fn on_tick(&mut self, began: Time, end: Time) {
+        self.hold.on_tick(began, end);
+    }
+
+    #[cfg(test)]
+    pub(super) fn set_busy(&mut self, ratio: f64) {
+        self.hold.set_busy(ratio);
     }
 
     pub fn unsubscribe(&mut self, shared: &Shared, shard: usize, track: u32, slot: u32) {
@@ -211,7 +265,9 @@ impl Core {
         }
         let clock_rate = codec.clock_rate();
         if let Some(session) = self.session_mut(slot) {
-            session.feeds.push(Feed {
+            // Sound last: its packets are short enough to end a run of pictures.
+            let place = if codec.kind() == Kind::Video { 0 } else { session.feeds.len() };
+            session.feeds.insert(place, Feed {
                 slot: feed.index,
                 track: track.index,
                 clock_rate,
@@ -275,24 +331,37 @@ impl Core {
     fn queue_marked(&mut self) {
         for at in 0..self.fanout.marked.len() {
             let track = self.fanout.marked[at];
-            let Some(reader) = self.fanout.readers[track as usize].as_deref_mut() else { continue };
-            if self.shared.owners.track_codec(reader.track).is_none() {
+            let Some(reader) = self.fanout.readers[track as usize].as_deref() else { continue };
+            let Some(codec) = self.shared.owners.track_codec(reader.track) else {
                 self.drop_reader(track);
                 continue;
-            }
-            let count = reader.sessions.len();
-            reader.first = if reader.first + 1 < count { reader.first + 1 } else { 0 };
-            let (late, early) = reader.sessions.split_at(reader.first.min(count));
-            for &slot in early.iter().chain(late) {
-                let connected = self.sessions[slot as usize].as_ref().is_some_and(|session| session.sealer.is_some());
-                let place = &mut self.fanout.places[slot as usize];
-                if connected && !std::mem::replace(&mut place.ready, true) {
-                    self.fanout.ready.push_back(slot);
-                }
+            };
+            let ends_frame = || reader.reel.slot(reader.reel.head().wrapping_sub(1)).is_some_and(|slot| slot.meta.flags.contains(SlotFlags::FRAME_END));
+            let is_complete = codec.kind() == Kind::Video && ends_frame();
+            if self.fanout.hold.goes_now(track, self.now, is_complete) {
+                self.queue_sessions(track);
             }
         }
         self.fanout.marked.clear();
+        while let Some(track) = self.fanout.hold.take_due(self.now) {
+            self.queue_sessions(track);
+        }
         self.fanout.queue_paced(self.now);
+    }
+
+    /// Everybody who watches the track has something to read.
+    fn queue_sessions(&mut self, track: u32) {
+        let Some(reader) = self.fanout.readers[track as usize].as_deref_mut() else { return };
+        let count = reader.sessions.len();
+        reader.first = if reader.first + 1 < count { reader.first + 1 } else { 0 };
+        let (late, early) = reader.sessions.split_at(reader.first.min(count));
+        for &slot in early.iter().chain(late) {
+            let connected = self.sessions[slot as usize].as_ref().is_some_and(|session| session.sealer.is_some());
+            let place = &mut self.fanout.places[slot as usize];
+            if connected && !std::mem::replace(&mut place.ready, true) {
+                self.fanout.ready.push_back(slot);
+            }
+        }
     }
 
     /// The track is gone: so are its feeds here.
@@ -338,16 +407,25 @@ impl Core {
     fn serve(&mut self, io: &mut impl Io, session: &mut Session) -> Served {
         let mut served = Served::Done;
         for at in 0..session.feeds.len() {
-            for part in 0..3 {
-                served = served.and(match part {
-                    0 => self.serve_late(io, session, at),
-                    1 => self.serve_resends(io, session, at),
-                    _ => self.serve_feed(io, session, at),
-                });
-                if matches!(served, Served::Blocked) {
-                    return served;
-                }
+            served = served.and(self.serve_late(io, session, at));
+            if !matches!(served, Served::Blocked) {
+                served = served.and(self.serve_resends(io, session, at));
             }
+            if matches!(served, Served::Blocked) {
+                return served;
+            }
+        }
+        let mut open = None;
+        for at in 0..session.feeds.len() {
+            served = served.and(self.serve_feed(io, session, at, &mut open));
+            if matches!(served, Served::Blocked) {
+                return served;
+            }
+        }
+        if let Some(open) = open
+            && !self.send_run(io, session, &open.run, [Some(&open.part), None])
+        {
+            return Served::Blocked;
         }
         if session.feeds.iter().any(|feed| feed.report_now) {
             self.report_to_viewer(session);
@@ -355,21 +433,50 @@ impl Core {
         served
     }
 
-    fn serve_feed(&mut self, io: &mut impl Io, session: &mut Session, at: usize) -> Served {
+    /// Sends what is sealed, and only then moves the feeds on. False: the network takes nothing now.
+    fn send_run(&mut self, io: &mut impl Io, session: &mut Session, run: &Run, parts: [Option<&Part>; 2]) -> bool {
+        if run.segments > 0 {
+            let Some(path) = session.path else { return true };
+            if matches!(io.send(&path, run.length, run.segment), Sent::Blocked) {
+                return false;
+            }
+            session.answers.earn(run.length);
+            self.tally.add(CounterId::PacketsSent, run.segments as u64);
+            self.tally.add(CounterId::BytesSent, run.length as u64);
+            self.tally.add(CounterId::Sends, 1);
+        }
+        for part in parts.into_iter().flatten() {
+            let Some(feed) = session.feeds.get_mut(part.at) else { continue };
+            let Some(record) = self.table.feed(feed.slot) else { continue };
+            record.cursor.store(part.next, Ordering::Release);
+            record.packets += part.packets as u64;
+            record.octets += part.octets as u64;
+            if part.packets > 0 {
+                feed.start.on_sent(part.packets, part.timestamp);
+            }
+        }
+        true
+    }
+
+    /// A feed's turn. `open` is the run an earlier feed of this session left open: what is no longer than its segments
+    /// goes as its last one, so that sound costs no send of its own where it meets a picture.
+    fn serve_feed(&mut self, io: &mut impl Io, session: &mut Session, at: usize, open: &mut Option<Open>) -> Served {
         let now = self.now;
         if session.sealer.is_none() || !self.prepare_feed(session, at) {
             return Served::Done;
         }
-        let (Some(path), Some(sealer)) = (session.path, session.sealer.as_ref()) else { return Served::Done };
+        let (Some(_), Some(sealer)) = (session.path, session.sealer.as_ref()) else { return Served::Done };
+        let feeds = session.feeds.len();
         let feed = &mut session.feeds[at];
         let Some(reader) = self.fanout.reader(feed.track) else { return Served::Done };
-        let reel = &reader.reel;
+        let head = reader.reel.head();
         let Some(record) = self.table.feed(feed.slot) else { return Served::Done };
         let was_live = feed.start.is_live();
         // The keyframe and no more.
         let alone = matches!(feed.start.stage(), Stage::Keyframe(_));
+        // Its report was sent: it may leave its run to the next feed.
+        let may_leave = was_live && feed.live_sent && at + 1 < feeds;
         let mut sent = 0;
-        let head = reel.head();
         let mut cursor = record.cursor.load(Ordering::Relaxed);
         // Holes cost a look each: a source whose numbers leap keeps nobody else waiting.
         let end = head.min(cursor.saturating_add(LOOKS_PER_ROUND_MAX));
@@ -379,13 +486,18 @@ impl Core {
         let mut paced = None;
         let (mut picture_over, mut doubled, mut met_late) = (false, false, false);
         while cursor < end && budget > 0 && paced.is_none() && !picture_over && !met_late {
+            let (Some(feed), Some(sealer)) = (session.feeds.get_mut(at), session.sealer.as_ref()) else { break };
+            let Some(reader) = self.fanout.reader(feed.track) else { break };
+            let reel = &reader.reel;
+            let Some(record) = self.table.feed(feed.slot) else { break };
             let Some(buffer) = io.buffer() else { return Served::Blocked };
-            let (mut next, mut length, mut segment, mut count, mut octets) = (cursor, 0, 0, 0, 0);
-            let mut timestamp = 0;
-            while next < end && budget > 0 && count < segments_max {
+            let left = open.take();
+            let mut run = left.as_ref().map_or(Run::default(), |left| left.run);
+            let mut part = Part { at, next: cursor, ..Part::default() };
+            while part.next < end && budget > 0 && run.segments < segments_max {
                 // A hole of the source stays a hole.
-                let Some(slot) = reel.slot(next) else {
-                    next += 1;
+                let Some(slot) = reel.slot(part.next) else {
+                    part.next += 1;
                     continue;
                 };
                 if slot.late > feed.late_seen {
@@ -399,13 +511,13 @@ impl Core {
                     break;
                 }
                 let Some((header, index)) = rewrite::header(record, &slot.meta) else {
-                    next += 1;
+                    part.next += 1;
                     continue;
                 };
                 let described = rewrite::described(record, &header, slot.descriptor);
                 let header = described.as_ref().map_or(&header[..], |described| described.bytes());
                 let size = header.len() + slot.payload.len() + overhead;
-                if count > 0 && (size > segment || length + size > buffer.len()) {
+                if run.segments > 0 && (size > run.segment || run.length + size > buffer.len()) {
                     break;
                 }
                 let paid_until = &mut session.replay_paid_until;
@@ -420,43 +532,38 @@ impl Core {
                 if index >= record.rtp_index.load(Ordering::Relaxed) {
                     record.rtp_index.store(index + 1, Ordering::Release);
                 }
-                let Some(sealed) = sealer.seal_into(header, &[], slot.payload, index, &mut buffer[length..]) else {
-                    next += 1;
+                let Some(sealed) = sealer.seal_into(header, &[], slot.payload, index, &mut buffer[run.length..]) else {
+                    part.next += 1;
                     continue;
                 };
-                segment = if count == 0 { sealed } else { segment };
-                length += sealed;
-                octets += slot.payload.len();
-                count += 1;
+                run.push(sealed);
+                part.packets += 1;
+                part.octets += slot.payload.len();
                 budget -= 1;
-                timestamp = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+                part.timestamp = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
                 // A lost first packet is not asked for again: parameter sets go twice, byte for byte the same.
                 let sets = SlotFlags::PARAMETER_SETS.with(SlotFlags::PICTURE_SETS);
                 doubled = is_entry && !doubled && slot.meta.flags.intersects(sets);
                 if !doubled {
-                    next += 1;
+                    part.next += 1;
                     picture_over = alone && slot.meta.flags.contains(SlotFlags::FRAME_END);
                 }
-                if sealed < segment || picture_over {
+                if run.is_closed() || picture_over {
                     break;
                 }
             }
-            if count > 0 && matches!(io.send(&path, length, segment), Sent::Blocked) {
+            cursor = part.next;
+            sent += part.packets;
+            if left.is_none() && may_leave && cursor >= head && part.packets > 0 && !run.is_closed() && run.segments < segments_max {
+                *open = Some(Open { run, part });
+                break;
+            }
+            let left = left.map(|left| left.part);
+            if !self.send_run(io, session, &run, [left.as_ref(), Some(&part)]) {
                 return Served::Blocked;
             }
-            cursor = next;
-            record.cursor.store(cursor, Ordering::Release);
-            sent += count;
-            if count > 0 {
-                feed.start.on_sent(count, timestamp);
-            }
-            record.packets += count as u64;
-            record.octets += octets as u64;
-            session.answers.earn(length);
-            self.tally.add(CounterId::PacketsSent, count as u64);
-            self.tally.add(CounterId::BytesSent, length as u64);
-            self.tally.add(CounterId::Sends, u64::from(count > 0));
         }
+        let Some(feed) = session.feeds.get_mut(at) else { return Served::Done };
         if picture_over {
             feed.start.on_keyframe_sent();
             // The next one may be there already.

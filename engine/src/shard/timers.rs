@@ -154,7 +154,7 @@ impl Core {
 
     /// When the next timer is due; None while there is nothing to wait for.
     pub fn next_deadline(&mut self) -> Option<Time> {
-        let mut deadline = self.fanout.paced_at().min(self.timers.feedback_at).min(self.tracks.repair_at);
+        let mut deadline = self.fanout.next_at().min(self.timers.feedback_at).min(self.tracks.repair_at);
         if self.timers.sessions > 0 {
             deadline = deadline.min(self.timers.bucket_at);
         }

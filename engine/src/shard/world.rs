@@ -454,7 +454,7 @@ impl World {
 }
 
 impl Remote {
-    fn take(&mut self, now: Time, mut datagram: Vec<u8>) {
+    pub fn take(&mut self, now: Time, mut datagram: Vec<u8>) {
         if self.silent {
             return;
         }

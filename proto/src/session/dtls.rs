@@ -47,6 +47,8 @@ const FLIGHT_TIMEOUT: Duration = Duration::from_millis(100);
 const FLIGHT_RETRIES: usize = 7;
 /// dimpl answers "nothing to wait for" with ten years.
 const TIMER_MAX: Duration = Duration::from_secs(3_600);
+/// Less than any timer of the library is apart from the call that set it.
+const TIMER_STEP: Duration = Duration::from_micros(1);
 
 /// Why a session's DTLS is over. Every one of them is final.
 #[derive(Debug, Error)]
@@ -156,6 +158,8 @@ pub struct Dtls {
     expected: Fingerprint,
     /// The same instant on both clocks.
     anchor: (Time, Instant),
+    /// When the library wants to repeat its flight.
+    due: Option<Instant>,
     certificate: Certificate,
     /// The library says that the handshake is over; the keys are its next word.
     finished: bool,
@@ -208,6 +212,7 @@ impl Dtls {
             role,
             expected,
             anchor: (now, anchor),
+            due: None,
             certificate: Certificate::Missing,
             finished: false,
             connected: false,
@@ -306,7 +311,10 @@ impl Dtls {
 impl Handshake for Dtls {
     fn handle_datagram(&mut self, now: Time, datagram: &[u8]) -> Result<(), DtlsError> {
         self.drained = false;
-        let instant = self.instant(now);
+        // A datagram that waited for its turn past our repeat answers it: first it, then the timer. The other way round the
+        // library packs the needless repeat and the last flight into one datagram, too long to be kept.
+        let due = self.due.filter(|_| !self.finished).map(|due| due - TIMER_STEP);
+        let instant = due.map_or(self.instant(now), |due| due.min(self.instant(now)));
         self.guard(|inner, reassembler| {
             inner.handle_timeout(instant)?;
             reassembler.handle_datagram(datagram, |record| inner.handle_packet(record))
@@ -351,6 +359,7 @@ impl Handshake for Dtls {
                 Step::Nothing | Step::TooLong => {}
                 Step::Wait(instant) => {
                     self.drained = true;
+                    self.due = Some(instant);
                     return Ok(DtlsOutput::Wait(self.time(instant, now)));
                 }
             }

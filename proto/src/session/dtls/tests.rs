@@ -416,6 +416,37 @@ fn the_kept_last_flight_connects_a_remote_that_missed_it() {
 }
 
 #[test]
+fn a_flight_that_waited_past_our_repeat_is_answered_by_the_last_flight_alone() {
+    let mut wire = wire();
+    // A busy shard: each datagram to the server is handled when the server's timer is long due.
+    let mut due = Time::NEVER;
+    while wire.keys[SERVER].is_none() {
+        let (datagrams, _) = wire.poll(CLIENT).unwrap();
+        if due != Time::NEVER {
+            wire.now = due + Duration::from_millis(1);
+        }
+        for datagram in datagrams {
+            wire.ends[SERVER].handle_datagram(wire.now, &datagram).unwrap();
+        }
+        let (datagrams, next) = wire.poll(SERVER).unwrap();
+        due = next;
+        if wire.keys[SERVER].is_none() {
+            for datagram in datagrams {
+                wire.ends[CLIENT].handle_datagram(wire.now, &datagram).unwrap();
+            }
+        } else {
+            assert_eq!(datagrams.len(), 1);
+            assert_eq!(datagrams[0], wire.ends[SERVER].last_flight());
+        }
+    }
+    let kept = wire.ends[SERVER].last_flight().to_vec();
+    assert!(!kept.is_empty() && kept.len() <= 508, "a record keeps 508 bytes: {}", kept.len());
+    wire.ends[CLIENT].handle_datagram(wire.now, &kept).unwrap();
+    wire.poll(CLIENT).unwrap();
+    wire.assert_keys_match();
+}
+
+#[test]
 fn a_kept_close_notify_closes_the_other_end_and_ours_still_listens() {
     let mut wire = wire();
     let mut out = [0; DTLS_DATAGRAM_MAX];

@@ -1,0 +1,286 @@
+//! Goal: a busy shard makes few and long sends of the same packets, and loses, doubles and delays nothing by it.
+//! Method: `Sim` in virtual time with real sealing; ticks take no time there, so that being busy is said, not made.
+
+use super::hold::HOLD_MAX;
+use super::world::{Source, World};
+use crate::io::sim::SentDatagram;
+use spillway_proto::id::{Codec, Side, TrackId};
+use spillway_proto::link::counters::CounterId;
+use spillway_proto::wire::rtp::write_header;
+use std::time::Duration;
+
+/// A stream with picture and sound, and a viewer who is live in both.
+struct Scene {
+    world: World,
+    video: Source,
+    sound: u64,
+    viewer: usize,
+    ssrcs: [u32; 2],
+}
+
+impl Scene {
+    /// `sound_first`: the order in which control attaches the feeds.
+    fn new(sound_first: bool) -> Scene {
+        let mut world = World::new(1);
+        let publisher = world.add(0, Side::Publisher);
+        let picture = world.track(0, publisher, TrackId::NONE, Codec::Vp8, 77);
+        let sound = world.track(0, publisher, TrackId::NONE, Codec::Opus, 88);
+        world.connect();
+        let mut video = Source::new(publisher, 77);
+        video.frames_per_keyframe = 1_000;
+        let viewer = world.add(0, Side::Viewer);
+        let mut ssrcs = [0; 2];
+        for at in if sound_first { [1, 0] } else { [0, 1] } {
+            ssrcs[at] = world.feed(0, viewer, [picture, sound][at]).1;
+        }
+        let mut scene = Scene { world, video, sound: 500, viewer, ssrcs };
+        // Both live, their first reports sent.
+        scene.world.connect();
+        for _ in 0..10 {
+            scene.picture(4);
+            scene.hear();
+            scene.world.run(Duration::from_millis(33));
+        }
+        assert!(scene.seen() == [40, 10], "{:?}", scene.seen());
+        scene
+    }
+
+    fn seen(&self) -> [usize; 2] {
+        self.ssrcs.map(|ssrc| self.world.remotes[self.viewer].of(ssrc).len())
+    }
+
+    fn picture(&mut self, packets: usize) {
+        for datagram in self.video.frame(&self.world, packets) {
+            self.world.push(self.video.remote, datagram);
+        }
+    }
+
+    /// One packet of sound arrives.
+    fn hear(&mut self) {
+        let index = self.sound;
+        self.sound += 1;
+        self.send(111, 88, index, index as u32 * 960, &[7; 160]);
+    }
+
+    /// A picture of a full packet and a short one, as OBS and ffmpeg cut it.
+    fn picture_with_a_tail(&mut self) {
+        let (index, timestamp) = (self.video.index, self.video.timestamp);
+        for (at, size) in [(0, 1_001), (1, 400)] {
+            let mut payload = vec![0; size];
+            (payload[0], payload[1]) = (if at == 0 { 0x10 } else { 0 }, 1);
+            self.send(96, 77, index + at, timestamp, &payload);
+        }
+        self.video.index += 2;
+        self.video.timestamp += 3_000;
+    }
+
+    fn send(&mut self, payload_type: u8, ssrc: u32, index: u64, timestamp: u32, payload: &[u8]) {
+        let mut header = [0; 12];
+        write_header(&mut header, payload.len() != 1_001, payload_type, index as u16, timestamp, ssrc);
+        let mut out = vec![0; 1_100];
+        let client = &self.world.remotes[self.video.remote].client;
+        let length = client.seal_rtp(&header, payload, index, &mut out).unwrap();
+        out.truncate(length);
+        self.world.push(self.video.remote, out);
+    }
+
+    /// What one tick sends to the viewer: for each run its datagrams' sizes.
+    fn tick(&mut self) -> Vec<Vec<usize>> {
+        self.world.tick(0);
+        let to = self.world.remotes[self.viewer].address;
+        let sent: Vec<SentDatagram> = self.world.take_sent(0).into_iter().filter(|sent| sent.path.remote == to).collect();
+        let mut runs: Vec<(u64, Vec<usize>)> = Vec::new();
+        for datagram in sent {
+            match runs.last_mut().filter(|(run, _)| *run == datagram.run) {
+                Some((_, sizes)) => sizes.push(datagram.bytes.len()),
+                None => runs.push((datagram.run, vec![datagram.bytes.len()])),
+            }
+            let now = self.world.now;
+            self.world.remotes[self.viewer].take(now, datagram.bytes);
+        }
+        runs.into_iter().map(|(_, sizes)| sizes).collect()
+    }
+
+    fn busy(&mut self) {
+        self.world.shards[0].parts().1.fanout.set_busy(0.9);
+    }
+
+    fn assert_whole(&self, counts: [usize; 2]) {
+        assert_eq!(self.seen(), counts);
+        for ssrc in self.ssrcs {
+            let seen = self.world.remotes[self.viewer].of(ssrc);
+            assert!(seen.windows(2).all(|two| two[1].sequence == two[0].sequence.wrapping_add(1)), "a gap or a copy");
+        }
+    }
+}
+
+/// Sizes on the wire: 12 bytes of header and 16 of tag around the payload.
+const NARROW: usize = 1_028;
+const WIDE: usize = 1_029;
+const SOUND: usize = 188;
+
+#[test]
+fn sound_rides_as_the_last_segment_of_a_picture() {
+    for sound_first in [false, true] {
+        let mut scene = Scene::new(sound_first);
+        let sends = scene.world.counter(CounterId::Sends);
+        scene.hear();
+        scene.picture(8);
+        assert_eq!(scene.tick(), [vec![NARROW; 4], vec![WIDE, WIDE, WIDE, WIDE, SOUND]]);
+        assert_eq!(scene.world.counter(CounterId::Sends) - sends, 2);
+        scene.assert_whole([48, 11]);
+        // Two of them: the first closes the run, as it is shorter.
+        scene.hear();
+        scene.hear();
+        scene.picture(1);
+        assert_eq!(scene.tick(), [vec![WIDE, SOUND], vec![SOUND]]);
+        // And none: the picture does not wait for it.
+        scene.picture(2);
+        assert_eq!(scene.tick(), [vec![NARROW], vec![WIDE]]);
+        scene.hear();
+        assert_eq!(scene.tick(), [vec![SOUND]]);
+        scene.assert_whole([51, 14]);
+    }
+}
+
+#[test]
+fn a_picture_with_a_short_end_has_no_seat_left() {
+    let mut scene = Scene::new(false);
+    scene.hear();
+    scene.picture_with_a_tail();
+    assert_eq!(scene.tick(), [vec![WIDE, 428], vec![SOUND]]);
+    scene.assert_whole([42, 11]);
+}
+
+/// Who is served first waits least: nobody is it always.
+#[test]
+fn viewers_are_first_by_turns() {
+    let mut world = World::new(1);
+    let publisher = world.add(0, Side::Publisher);
+    let track = world.track(0, publisher, TrackId::NONE, Codec::Vp8, 77);
+    world.connect();
+    let mut video = Source::new(publisher, 77);
+    let viewers: Vec<usize> = (0..3).map(|_| world.add(0, Side::Viewer)).collect();
+    for &viewer in &viewers {
+        world.feed(0, viewer, track);
+    }
+    world.connect();
+    video.play(&mut world, 3, 2);
+    let mut firsts = Vec::new();
+    for _ in 0..6 {
+        for datagram in video.frame(&world, 1) {
+            world.push(publisher, datagram);
+        }
+        world.tick(0);
+        let first = world.take_sent(0).into_iter().find(|sent| sent.bytes.len() > 1_000);
+        firsts.push(first.map(|sent| sent.path.remote));
+    }
+    assert_eq!(firsts[..3], firsts[3..]);
+    firsts.sort_unstable();
+    firsts.dedup();
+    assert_eq!(firsts.len(), 3);
+}
+
+#[test]
+fn a_shared_run_that_the_network_refuses_moves_neither_feed() {
+    let mut scene = Scene::new(false);
+    scene.hear();
+    scene.picture(8);
+    // The first run passes, the shared one does not.
+    let (io, _) = scene.world.shards[0].parts();
+    io.run_dry(0);
+    scene.world.block(0, 1);
+    assert_eq!(scene.tick(), Vec::<Vec<usize>>::new());
+    scene.assert_whole([40, 10]);
+    assert_eq!(scene.tick(), [vec![NARROW; 4], vec![WIDE, WIDE, WIDE, WIDE, SOUND]]);
+    scene.assert_whole([48, 11]);
+    // No room for the second run's packets: what was sent before stays sent.
+    scene.hear();
+    scene.picture(1);
+    scene.world.block(0, 1);
+    assert_eq!(scene.tick(), Vec::<Vec<usize>>::new());
+    scene.assert_whole([48, 11]);
+    assert_eq!(scene.tick(), [vec![WIDE, SOUND]]);
+    scene.assert_whole([49, 12]);
+}
+
+#[test]
+fn without_gso_nothing_is_left_open() {
+    let mut scene = Scene::new(false);
+    scene.world.shards[0].parts().0.set_gso_segments(1);
+    scene.hear();
+    scene.picture(2);
+    assert_eq!(scene.tick(), [vec![NARROW], vec![WIDE], vec![SOUND]]);
+    scene.assert_whole([42, 11]);
+}
+
+#[test]
+fn a_busy_shard_waits_for_the_end_of_a_frame() {
+    let mut scene = Scene::new(false);
+    scene.busy();
+    let mut datagrams = scene.video.frame(&scene.world, 8);
+    let last = datagrams.pop().unwrap();
+    for datagram in datagrams {
+        scene.world.push(scene.video.remote, datagram);
+        assert_eq!(scene.tick(), Vec::<Vec<usize>>::new());
+    }
+    scene.hear();
+    assert_eq!(scene.tick(), Vec::<Vec<usize>>::new());
+    scene.world.push(scene.video.remote, last);
+    assert_eq!(scene.tick(), [vec![NARROW; 4], vec![WIDE, WIDE, WIDE, WIDE, SOUND]]);
+    scene.assert_whole([48, 11]);
+}
+
+#[test]
+fn nothing_waits_longer_than_it_may_and_the_shard_wakes_for_it() {
+    let mut scene = Scene::new(false);
+    scene.busy();
+    let mut datagrams = scene.video.frame(&scene.world, 8).into_iter();
+    scene.world.push(scene.video.remote, datagrams.next().unwrap());
+    assert_eq!(scene.tick(), Vec::<Vec<usize>>::new());
+    let due = scene.world.now + HOLD_MAX;
+    assert!(scene.world.rest(0).is_some_and(|at| at <= due));
+    scene.world.now = scene.world.now + HOLD_MAX - Duration::from_millis(1);
+    scene.world.push(scene.video.remote, datagrams.next().unwrap());
+    assert_eq!(scene.tick(), Vec::<Vec<usize>>::new());
+    scene.world.now = due;
+    assert_eq!(scene.tick(), [vec![NARROW; 2]]);
+    // Sound alone waits as long, and a shard with time again holds nothing.
+    scene.hear();
+    assert_eq!(scene.tick(), Vec::<Vec<usize>>::new());
+    scene.world.now = scene.world.now + HOLD_MAX;
+    assert_eq!(scene.tick(), [vec![SOUND]]);
+    scene.world.shards[0].parts().1.fanout.set_busy(0.1);
+    scene.world.push(scene.video.remote, datagrams.next().unwrap());
+    assert_eq!(scene.tick(), [vec![NARROW]]);
+    scene.assert_whole([43, 11]);
+}
+
+/// Many joins meet long ticks: one step a tick would let them wait for seconds, as many as there are would stall media.
+#[test]
+fn handshakes_get_a_share_of_a_long_tick() {
+    let mut world = World::new(1);
+    for _ in 0..12 {
+        world.add(0, Side::Viewer);
+    }
+    world.step();
+    for remote in 0..12 {
+        let now = world.now;
+        world.remotes[remote].client.handle_timeout(now).unwrap();
+        while let Some(datagram) = world.remotes[remote].client.poll_datagram() {
+            world.push(remote, datagram);
+        }
+    }
+    world.tick(0);
+    let (_, core) = world.shards[0].parts();
+    let begun = core.now;
+    assert_eq!(core.handshakes.len(), 11, "a tick without media takes one");
+    // Media took 8 ms, and each look at the clock finds another 300 us gone: 1 ms is spent with the fourth.
+    let looks = std::cell::Cell::new(0);
+    let clock = || {
+        looks.set(looks.get() + 1);
+        begun + Duration::from_millis(8) + Duration::from_micros(300) * (looks.get() - 1)
+    };
+    assert!(core.step_handshakes(clock));
+    assert_eq!(core.handshakes.len(), 7);
+}
