@@ -73,6 +73,11 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Packets and bytes of media so far.
+    pub fn delivered(&self) -> (u64, u64) {
+        (self.packets.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+    }
+
     /// Has each of so many crowds empty all its sockets, so that what has arrived by now is counted, not what was
     /// found in sockets by chance. Waits for it, but not forever. Returns when that was, in UNIX nanoseconds.
     pub fn take_stock(&self, crowds: u64) -> u64 {

@@ -7,6 +7,7 @@ mod histogram;
 pub mod lab;
 mod ledger;
 mod live;
+pub mod null;
 mod offer;
 pub mod page;
 mod plot;

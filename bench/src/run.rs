@@ -4,6 +4,7 @@ use crate::cli::{Exit, RunArgs, Sink};
 use crate::crowd::{Arriving, Crowd, Manner, Outcome, Tally};
 use crate::histogram::Histogram;
 use crate::live::Live;
+use crate::null::{self, NullNic};
 use crate::offer::{self, Wish};
 use crate::price;
 use crate::process::{Cores, Sample};
@@ -32,6 +33,8 @@ const JOIN_MAX: Duration = Duration::from_secs(20);
 const LIVE_MAX: Duration = Duration::from_secs(5);
 /// What was under way when the publishers stopped.
 const DRAIN: Duration = Duration::from_millis(500);
+/// From thin to full, and through what was on its way.
+const NULL_SETTLE: Duration = Duration::from_secs(2);
 /// Above it a thread of the generator has no time to spare, and what it sees says nothing of the server.
 const CPU_RATIO_MAX: f64 = 0.90;
 /// Of the cores it may run on, together: below it nobody gets a core when he needs one.
@@ -157,6 +160,8 @@ pub struct Elsewhere {
     pub namespace: File,
     pub core: usize,
     pub deed: Option<Box<dyn Fn()>>,
+    /// Where the server's packets end when all viewers are there.
+    pub null: Option<NullNic>,
 }
 
 pub fn run(args: &RunArgs) -> Result<Summary, RunError> {
@@ -179,8 +184,15 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     let run = (sys::unix_ns() / 1_000_000) as u16;
     let live = Live::new(args.viewers);
 
+    let null = publisher_at.and_then(|place| place.null.as_ref());
+    if null.is_some() && (args.hold() > null::HOLD_MAX || args.stay().is_some()) {
+        return Err(failed(format!("viewers of a null NIC stay, and not for longer than {} s: answers to their checks are lost", null::HOLD_MAX.as_secs())));
+    }
+
     // ---- publish
     let published = Arc::new(Published::default());
+    // Viewers join over the cable, which carries less than the null NIC: keyframes are enough for that.
+    published.thin.store(null.is_some(), Ordering::Relaxed);
     let mut publisher = None;
     if !args.no_publish {
         live.note(&format!("publishing {}", room_name(args, 0)));
@@ -274,13 +286,18 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     };
     while !settled(&tally, &joiners) && sys::monotonic() < expected + JOIN_MAX && !sys::is_interrupted() {
         thread::sleep(Duration::from_millis(20));
-        ramp.tick(&tally);
+        ramp.tick(&tally, tally.delivered());
         churn.turn();
         live.joining(&tally, &joiners.begun);
     }
 
     // ---- hold
-    let begun = Edge::take(&tally, args);
+    if let Some(null) = null {
+        null.divert()?;
+        published.thin.store(false, Ordering::Relaxed);
+        thread::sleep(NULL_SETTLE);
+    }
+    let begun = Edge::take(&tally, args, null);
     let from = begun.at;
     tally.window_from_ns.store(begun.unix_ns, Ordering::Relaxed);
     tally.window_to_ns.store(u64::MAX, Ordering::Relaxed);
@@ -289,14 +306,17 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     let mut timeline = Timeline::new(from, &args.server_pid, begun.server.clone(), (begun.packets, begun.bytes, begun.lost));
     while sys::monotonic() < from + args.hold() && !sys::is_interrupted() {
         thread::sleep(Duration::from_millis(50).min(args.hold()));
-        timeline.tick(&tally);
+        timeline.tick(&tally, null.map_or_else(|| tally.delivered(), NullNic::taken));
         if let Some(deed) = deed.take_if(|_| sys::monotonic() > from + args.hold() / 3) {
             deed();
         }
         churn.turn();
         live.holding(&tally, sys::monotonic() - from, args.hold());
     }
-    let ended = Edge::take(&tally, args);
+    let ended = Edge::take(&tally, args, null);
+    if let Some(null) = null {
+        null.restore()?;
+    }
     tally.window_to_ns.store(ended.unix_ns, Ordering::Relaxed);
     let memory_bytes = ended.server.memory_bytes();
     let (packets, bytes) = (ended.packets - begun.packets, ended.bytes - begun.bytes);
@@ -324,7 +344,13 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     // ---- add up
     let seconds = ((ended.unix_ns.saturating_sub(begun.unix_ns)) as f64 / 1e9).max(1e-3);
     let refused = joiners.refused.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let crowd = summary::crowd(&outcomes, &refused, plan.pps());
+    let mut crowd = summary::crowd(&outcomes, &refused, plan.pps());
+    if null.is_some() {
+        // Viewers saw nothing of it: what was due and not sent is what is missing.
+        let due = plan.pps() * seconds * crowd.joined.max(1) as f64;
+        crowd.loss_ratio = (1.0 - packets as f64 / due).max(0.0);
+        (crowd.loss_raw_ratio, crowd.duplicate_ratio) = (crowd.loss_ratio, 0.0);
+    }
     let busiest = busiest(&begun.threads, &ended.threads, seconds);
     let own = timeline.own_slope();
     let generator = generator(args, &crowd, busiest, ended.cores.idle_since(&begun.cores), publisher_lag_ms, own);
@@ -347,6 +373,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     let witnesses = if all_witness { offered } else { offered.div_ceil(WITNESS_EACH) };
     let mut summary = Summary {
         schema: 1,
+        network: if null.is_some() { "null" } else { "real" }.into(),
         target: target.base().to_owned(),
         target_gone,
         scenario: args.scenario.clone(),
@@ -480,14 +507,15 @@ struct Edge {
 }
 
 impl Edge {
-    fn take(tally: &Tally, args: &RunArgs) -> Edge {
+    fn take(tally: &Tally, args: &RunArgs, null: Option<&NullNic>) -> Edge {
         let unix_ns = tally.take_stock(args.threads);
+        let (packets, bytes) = null.map_or_else(|| tally.delivered(), NullNic::taken);
         Edge {
             at: sys::monotonic(),
             unix_ns,
-            packets: tally.packets.load(Ordering::Relaxed),
+            packets,
             others: tally.others.load(Ordering::Relaxed),
-            bytes: tally.bytes.load(Ordering::Relaxed),
+            bytes,
             lost: tally.lost.load(Ordering::Relaxed),
             server: Sample::take(&args.server_pid),
             threads: spent("crowd-"),

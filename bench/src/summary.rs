@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 #[derive(Clone, Serialize, Default, Debug)]
 pub struct Summary {
     pub schema: u32,
+    /// `real`, or `null`: packets ended in a device that drops them, and losses are what was not sent.
+    pub network: String,
     pub target: String,
     /// At the end nobody listened there any more.
     pub target_gone: bool,

@@ -27,19 +27,19 @@ impl<'p> Timeline<'p> {
         Timeline { from, pids, last: (from, sample, packets), seconds: Vec::new(), resources: BTreeMap::new(), own: Vec::new() }
     }
 
-    /// To be called often: a point each second.
-    pub fn tick(&mut self, tally: &Tally) {
+    /// To be called often: a point each second. `delivered`: packets and bytes so far.
+    pub fn tick(&mut self, tally: &Tally, delivered: (u64, u64)) {
         let now = sys::monotonic();
         if now - self.last.0 >= Duration::from_secs(1) {
-            self.add(now, tally, Sample::take(self.pids), process::own());
+            self.add(now, tally, delivered, Sample::take(self.pids), process::own());
         }
     }
 
-    fn add(&mut self, now: Duration, tally: &Tally, new: Sample, own: Option<Process>) {
+    fn add(&mut self, now: Duration, tally: &Tally, delivered: (u64, u64), new: Sample, own: Option<Process>) {
         let (then, sample, (packets, bytes, lost)) = &self.last;
         let seconds = (now - *then).as_secs_f64();
         let used: f64 = new.since(sample).iter().map(|usage| usage.cpu_s).sum();
-        let counts = (tally.packets.load(Ordering::Relaxed), tally.bytes.load(Ordering::Relaxed), tally.lost.load(Ordering::Relaxed));
+        let counts = (delivered.0, delivered.1, tally.lost.load(Ordering::Relaxed));
         self.seconds.push(Second {
             at_s: (now - self.from).as_secs_f64(),
             packets_per_s: (counts.0 - packets) as f64 / seconds,
@@ -123,7 +123,7 @@ mod tests {
             tally.bytes.fetch_add(125_000, Ordering::Relaxed);
             tally.lost.fetch_add(3, Ordering::Relaxed);
             tally.shown.store(second, Ordering::Relaxed);
-            timeline.add(at(second), &tally, sample(second), None);
+            timeline.add(at(second), &tally, tally.delivered(), sample(second), None);
         }
         let [slope] = timeline.slopes().try_into().unwrap();
         assert_eq!((slope.name.as_str(), slope.rss_bytes), ("spillway engine", 60_000));
@@ -142,7 +142,7 @@ mod tests {
         let tally = Tally::default();
         let mut timeline = Timeline::new(at(0), &[], Sample::default(), (0, 0, 0));
         for second in 1..=5 {
-            timeline.add(at(second), &tally, Sample::default(), Some(Process::of("x", 7 * second, Duration::ZERO)));
+            timeline.add(at(second), &tally, tally.delivered(), Sample::default(), Some(Process::of("x", 7 * second, Duration::ZERO)));
         }
         assert!(timeline.slopes().is_empty());
         let own = timeline.own_slope().unwrap();
@@ -154,7 +154,7 @@ mod tests {
     fn a_seconds_latency_is_the_worst_of_the_threads() {
         let outcome = |seconds: &[(u64, f64, f64, f64)]| Outcome { seconds: seconds.to_vec(), ..Outcome::default() };
         let mut timeline = Timeline::new(at(0), &[], Sample::default(), (0, 0, 0));
-        (1..=2).for_each(|second| timeline.add(at(second), &Tally::default(), Sample::default(), None));
+        (1..=2).for_each(|second| timeline.add(at(second), &Tally::default(), (0, 0), Sample::default(), None));
         let outcomes = [outcome(&[(99, 9.0, 9.0, 9.0), (100, 1.0, 20.0, 30.0)]), outcome(&[(100, 2.0, 10.0, 40.0), (105, 9.0, 9.0, 9.0)])];
         let seconds = timeline.with_latency(&outcomes, 100);
         assert_eq!((seconds[0].latency_p50_us, seconds[0].latency_p99_us, seconds[0].latency_p999_us), (Some(2.0), Some(20.0), Some(40.0)));

@@ -2,7 +2,8 @@
 //!
 //! Owns `DATA/keys/signing.key`. Knows no HTTP beyond the text of a header, and never logs a token.
 
-use aws_lc_rs::{digest, rand};
+use crate::ids;
+use aws_lc_rs::{digest, hmac, rand};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
@@ -85,6 +86,12 @@ impl SigningKey {
         let id = hex(digest::digest(&digest::SHA256, &bytes).as_ref().get(..8).unwrap_or_default());
         SigningKey { bytes, id }
     }
+
+    /// A key for something else, that gives nothing of this one away.
+    pub fn derive(&self, purpose: &str) -> [u8; KEY_BYTES] {
+        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.bytes), purpose.as_bytes());
+        tag.as_ref().first_chunk::<KEY_BYTES>().copied().unwrap_or_default()
+    }
 }
 
 impl fmt::Debug for SigningKey {
@@ -140,8 +147,10 @@ pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
 pub enum Role {
     Publish,
     View,
-    /// Publish and view.
+    /// Publish and view, and everything else in its room.
     Admin,
+    /// The API of the whole node, and no room's media.
+    Node,
 }
 
 impl Role {
@@ -156,6 +165,7 @@ impl Role {
             Role::Publish => "publish",
             Role::View => "view",
             Role::Admin => "admin",
+            Role::Node => "node",
         }
     }
 }
@@ -167,7 +177,8 @@ impl std::str::FromStr for Role {
             "publish" => Ok(Role::Publish),
             "view" => Ok(Role::View),
             "admin" => Ok(Role::Admin),
-            other => Err(format!("\"{other}\" is no role: publish, view or admin")),
+            "node" => Ok(Role::Node),
+            other => Err(format!("\"{other}\" is no role: publish, view, admin or node")),
         }
     }
 }
@@ -193,6 +204,7 @@ pub struct Claims {
     #[serde(default)]
     pub acct: String,
     pub aud: String,
+    #[serde(default)]
     pub room: String,
     pub role: Role,
     #[serde(default)]
@@ -205,6 +217,8 @@ pub struct Claims {
 /// Why a token opens nothing. The first group is a 401, `WrongRoom` and `WrongRole` are a 403.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
 pub enum AuthError {
+    #[error("the key is unknown: it was revoked or rotated, or is damaged")]
+    Key,
     #[error("no token: send `Authorization: Bearer TOKEN` (make one with: spillway token --room ROOM --role ROLE)")]
     Missing,
     #[error("the token is no JWT of Spillway: {0}")]
@@ -276,7 +290,8 @@ pub fn verify(key: &SigningKey, token: &str, now: u64) -> Result<Claims, AuthErr
     if claims.exp <= now {
         return Err(AuthError::Expired(now - claims.exp));
     }
-    if !is_room_name(&claims.room) {
+    // The node's role names no room, every other role names one.
+    if (claims.role == Role::Node) != claims.room.is_empty() || !claims.room.is_empty() && !is_room_name(&claims.room) {
         return Err(AuthError::Malformed("its room is no room name ([A-Za-z0-9_-], 1 to 64 characters)".to_owned()));
     }
     Ok(Claims { acct: if claims.acct.is_empty() { key.id.clone() } else { claims.acct }, ..claims })
@@ -286,11 +301,61 @@ fn names_hs256(token: &str) -> bool {
     jsonwebtoken::decode_header(token).is_ok_and(|header| header.alg == Algorithm::HS256)
 }
 
+/// A key of the API or of a stream, as its holder has it: `spk_`, its id, its secret.
+///
+/// ```text
+///    spk_01k9qz4n6v8w3x5y7a9b1c2d3e_<40 characters, 200 bits>
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct KeyText {
+    /// As the API names it: `key_...`.
+    pub id: String,
+    pub hash: [u8; 32],
+}
+
+const KEY_PREFIX: &str = "spk_";
+const KEY_SECRET_CHARS: usize = 40;
+
+impl KeyText {
+    /// None: this is no key, perhaps a token.
+    pub fn parse(text: &str) -> Option<KeyText> {
+        let (id, secret) = text.strip_prefix(KEY_PREFIX)?.split_once('_')?;
+        ids::decode(id)?;
+        (secret.len() == KEY_SECRET_CHARS).then(|| KeyText { id: format!("key_{id}"), hash: hash_of(text) })
+    }
+
+    /// A new secret for the key of this id; None: the system gives no random bytes.
+    pub fn fresh(id: &str) -> Option<(String, [u8; 32])> {
+        let mut random = [0; 32];
+        rand::fill(&mut random).ok()?;
+        let (first, second) = random.split_at(16);
+        let text = |half: &[u8]| half.first_chunk::<16>().map(|bytes| ids::encode(*bytes));
+        // Of each half the lower digits: the first of 26 is never above 7.
+        let secret: String = [text(first)?, text(second)?].iter().map(|half| half.get(6..).unwrap_or_default()).collect();
+        let text = format!("{KEY_PREFIX}{}_{secret}", id.strip_prefix("key_")?);
+        let hash = hash_of(&text);
+        Some((text, hash))
+    }
+}
+
+/// SHA-256: a key has 200 random bits, there is nothing to guess that a slow hash would hinder.
+fn hash_of(text: &str) -> [u8; 32] {
+    let hash = digest::digest(&digest::SHA256, text.as_bytes());
+    hash.as_ref().first_chunk::<32>().copied().unwrap_or_default()
+}
+
+/// Compares without telling by the time where they differ.
+pub fn is_same(left: &[u8; 32], right: &[u8; 32]) -> bool {
+    aws_lc_rs::constant_time::verify_slices_are_equal(left, right).is_ok()
+}
+
 /// The token of a request: `Authorization: Bearer TOKEN`, the bare header value (some players send it
 /// so), or `?token=` (RFC 9725 section 4.7 allows it in the URL).
 pub fn token_of<'a>(authorization: Option<&'a str>, query: Option<&'a str>) -> Option<&'a str> {
     let from_header = authorization.map(str::trim).map(|value| match value.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
+        // The scheme alone, of a client whose token is empty.
+        None if value.eq_ignore_ascii_case("bearer") => "",
         _ => value,
     });
     let from_query = || query?.split('&').find_map(|pair| pair.strip_prefix("token="));
@@ -403,6 +468,32 @@ mod tests {
     }
 
     #[test]
+    fn a_token_of_the_node_names_no_room_and_all_others_name_one() {
+        let node = Claims { role: Role::Node, room: String::new(), ..claims() };
+        assert_eq!(verify(&key(), &signed(Algorithm::HS256, &node), NOW), Ok(node.clone()));
+        assert!(!node.role.may_publish() && !node.role.may_view());
+        for wrong in [Claims { room: "demo".into(), ..node }, Claims { room: String::new(), ..claims() }] {
+            assert!(matches!(verify(&key(), &signed(Algorithm::HS256, &wrong), NOW), Err(AuthError::Malformed(_))));
+        }
+    }
+
+    #[test]
+    fn keys_are_told_from_tokens_and_from_damaged_keys() {
+        let id = ids::fresh("key", 1_800_000_000_000).unwrap();
+        let (text, hash) = KeyText::fresh(&id).unwrap();
+        let (other, _) = KeyText::fresh(&id).unwrap();
+        assert_ne!(text, other);
+        let parsed = KeyText::parse(&text).unwrap();
+        assert_eq!(parsed.id, id);
+        assert!(is_same(&parsed.hash, &hash) && !is_same(&KeyText::parse(&other).unwrap().hash, &hash));
+        for wrong in ["", "spk_", &text[..text.len() - 1], &text.replace("spk_", "spx_"), "a.b.c"] {
+            assert!(KeyText::parse(wrong).is_none(), "{wrong}");
+        }
+        assert_ne!(super::KeyText::parse(&text).unwrap().hash, key().derive("x"));
+        assert_ne!(key().derive("x"), key().derive("y"));
+    }
+
+    #[test]
     fn tokens_are_found_in_three_places() {
         assert_eq!(token_of(Some("Bearer abc"), None), Some("abc"));
         assert_eq!(token_of(Some("bearer  abc "), None), Some("abc"));
@@ -410,6 +501,7 @@ mod tests {
         assert_eq!(token_of(None, Some("a=b&token=abc")), Some("abc"));
         assert_eq!(token_of(Some("Bearer abc"), Some("token=other")), Some("abc"));
         assert_eq!(token_of(Some(""), Some("token=abc")), Some("abc"));
+        assert_eq!(token_of(Some("Bearer "), None), None);
         assert_eq!(token_of(None, Some("token=")), None);
         assert_eq!(token_of(None, None), None);
     }

@@ -6,6 +6,7 @@
 use crate::api;
 use crate::auth::{KeyError, SigningKey};
 use crate::cli::ControlArgs;
+use crate::config::{Settings, SettingsError};
 use crate::engine_link::EngineLink;
 use crate::policy::candidates::candidates;
 use crate::service::Service;
@@ -37,6 +38,10 @@ enum StartError {
     Key(#[from] KeyError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error("{0}")]
+    Told(String),
     #[error(transparent)]
     Shm(#[from] ShmError),
     #[error("cannot {0}: {1}")]
@@ -88,9 +93,13 @@ fn start(args: &ControlArgs) -> Result<(), StartError> {
         // Taken and not looked at: Ctrl-C is for the supervisor, which then asks us by SIGTERM.
         let _interrupt = signal(SignalKind::interrupt()).map_err(system("take the signals"))?;
         let mut terminate = signal(SignalKind::terminate()).map_err(system("take the signals"))?;
+        // Before the settings are read: what is written from now on is heard of.
+        let mut hangup = signal(SignalKind::hangup()).map_err(system("take the signals"))?;
+        let settings = Settings::read(&args.data.data)?;
         let listener = tokio::net::TcpListener::from_std(http).map_err(system("use the HTTP socket"))?;
         let wake = control_wake.watch().map_err(system("watch the engine's eventfd"))?;
-        let service = Service::new(key, store, EngineLink::attach(link, shard_wakes), candidates);
+        let service = Service::new(key, store, EngineLink::attach(link, shard_wakes), candidates, settings.clone());
+        service.begin(settings).await.map_err(StartError::Told)?;
         let pump = tokio::spawn(service.clone().run(wake));
         // Whoever comes while a new control takes stock waits in the listener's queue and is refused nothing.
         let stocked = service.clone();
@@ -99,7 +108,17 @@ fn start(args: &ControlArgs) -> Result<(), StartError> {
             axum::serve(api::Bounded::new(listener), api::router(service.clone())).await
         };
         let tell = tokio::spawn(tell_ready(service.clone(), ready));
+        let reload = async {
+            while hangup.recv().await.is_some() {
+                match Settings::read(&args.data.data).map_err(|error| error.to_string()) {
+                    Ok(settings) => service.set_settings(settings),
+                    Err(error) => Err(error),
+                }
+                .unwrap_or_else(|error| eprintln!("the settings stay as they were: {error}"));
+            }
+        };
         let ended = tokio::select! {
+            () = reload => Ok(()),
             _ = terminate.recv() => Ok(()),
             ended = serve => ended.map_err(system("serve HTTP")),
             // Only a panic ends it: without it nobody would hear the engine.

@@ -7,7 +7,7 @@
 use crate::shm::Wake;
 use spillway_proto::limits::{FEEDS_MAX, SESSIONS_MAX, TRACKS_MAX};
 use spillway_proto::link::command::{Answer, Command, DumpEntry, Status};
-use spillway_proto::link::counters::TrackStats;
+use spillway_proto::link::counters::{CounterId, TrackStats};
 use spillway_proto::link::event::Event;
 use spillway_proto::link::layout::{EngineFacts, Link};
 use spillway_proto::link::park;
@@ -119,6 +119,15 @@ impl EngineLink {
     /// The engine that takes commands, if there is one.
     pub fn engine(&self) -> Option<(u64, EngineFacts)> {
         self.link.engine_facts()
+    }
+
+    /// A counter over all shards.
+    pub fn counter_sum(&self, id: CounterId) -> u64 {
+        self.link.counter_sum(id)
+    }
+
+    pub fn counter(&self, shard: usize, id: CounterId) -> u64 {
+        self.link.counters(shard).get(id)
     }
 
     pub fn track_stats(&self, index: u32) -> &'static TrackStats {

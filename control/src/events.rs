@@ -16,6 +16,7 @@ pub struct TrackTotals {
     pub bytes: u64,
     pub lost: u64,
     pub expected: u64,
+    pub frames: u64,
     pub keyframe_interval_ms: u64,
 }
 
@@ -164,7 +165,7 @@ mod tests {
     fn rates_are_what_grew_within_a_second() {
         let mut meter = Meter::default();
         let start = Instant::now();
-        let totals = |bytes, lost, expected| move |_| Some(TrackTotals { bytes, lost, expected, keyframe_interval_ms: 2_000 });
+        let totals = |bytes, lost, expected| move |_| Some(TrackTotals { bytes, lost, expected, frames: 0, keyframe_interval_ms: 2_000 });
         meter.measure(start, &state(true).tracks, totals(1_000_000, 10, 100));
         assert_eq!(meter.received.bitrate_bps, 0, "nothing to compare with yet");
         meter.measure(start + Duration::from_secs(2), &state(true).tracks, totals(1_500_000, 15, 200));

@@ -5,12 +5,17 @@
 mod api;
 mod auth;
 pub mod cli;
+mod config;
 pub mod control;
 mod data_dir;
 mod engine_link;
 mod events;
+mod ids;
+mod meters;
 pub mod policy;
+mod process;
 mod service;
 mod shm;
 mod store;
 pub mod supervisor;
+mod turn;

@@ -13,6 +13,8 @@ fn main() -> ExitCode {
     match cli.command {
         None => supervisor::run(cli.serve),
         Some(Command::Serve(args)) => supervisor::run(args),
+        Some(Command::Config(args)) => cli::config::run(args),
+        Some(Command::Check(args)) => cli::check::run(&args),
         Some(Command::Token(args)) => cli::token::run(args),
         Some(Command::Publish(args)) => cli::publish::run(args),
         Some(Command::Play(args)) => cli::play::run(args),

@@ -9,17 +9,22 @@
 //!
 //! A join runs in a task of its own: a client that hangs up leaves no half-made session behind.
 
-use crate::auth::{Claims, SigningKey};
+use crate::auth::{self, AuthError, Claims, KeyText, Role, SigningKey};
+use crate::config::Settings;
 use crate::engine_link::{EngineLink, LinkFailure};
 use crate::events::{Events, Snapshot, TrackTotals};
-use crate::policy::rooms::{JoinRequest, Order, PublishPlan, Rooms, RoomState, ViewPlan};
+use crate::meters::{Meters, Rates};
+use crate::policy::limits::Limits;
+use crate::policy::rooms::{JoinRequest, Order, PublishPlan, Rooms, RoomState, ViewPlan, Who};
 use crate::policy::{Refusal, ResourceId, SessionNote, admission};
 use crate::shm::{Wake, monotonic_now};
 use crate::store::{SessionRow, Store, StoreError};
+use crate::turn::IceServers;
 use aws_lc_rs::{digest, rand};
 use spillway_proto::id::{SessionId, Side, TrackId};
 use spillway_proto::limits::{ICE_PWD_CHARS, UFRAG_RANDOM_CHARS};
 use spillway_proto::link::command::{Answer, Command, DtlsRole, Fingerprint, Status};
+use spillway_proto::link::counters::CounterId;
 use spillway_proto::link::event::Event;
 use spillway_proto::sdp::Setup;
 use spillway_proto::sdp::answer::{AnswerFacts, MediaText};
@@ -30,9 +35,14 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
+
+mod operations;
+
+pub use crate::store::{Changed, Found, KeyRow, Record, RoomChange, RoomRow, Rotated};
+pub use operations::{Applied, KeyRole, Refused};
 
 /// How long control sleeps at most: a wake may be lost with a killed engine.
 const PUMP_INTERVAL: Duration = Duration::from_millis(50);
@@ -65,6 +75,21 @@ pub struct Service {
     resync: Mutex<Resync>,
     /// Whether this process has ever known an engine's state.
     synced: watch::Sender<bool>,
+    meters: Mutex<Meters>,
+    settings: Mutex<Told>,
+    /// When this control began: monotonic, and Unix milliseconds.
+    began: (Instant, u64),
+    /// Requests with an Idempotency-Key that are being answered.
+    pub pending: Mutex<std::collections::HashSet<[u8; 32]>>,
+}
+
+/// What the operator told us that may change while we run.
+#[derive(Clone, Debug)]
+struct Told {
+    settings: Settings,
+    ice: IceServers,
+    /// What the API has set, and which version of it.
+    overrides: crate::store::Overrides,
 }
 
 #[derive(Default)]
@@ -116,8 +141,15 @@ impl From<StoreError> for Refusal {
 }
 
 impl Service {
-    pub fn new(key: SigningKey, store: Store, link: EngineLink, candidates: Vec<SocketAddr>) -> Arc<Service> {
+    pub fn new(
+        key: SigningKey,
+        store: Store,
+        link: EngineLink,
+        candidates: Vec<SocketAddr>,
+        settings: Settings,
+    ) -> Arc<Service> {
         let rooms = Mutex::new(Rooms::new(link.shards()));
+        let told = Told { settings, ice: IceServers::default(), overrides: Default::default() };
         Arc::new(Service {
             key,
             store,
@@ -130,6 +162,10 @@ impl Service {
             engine_epoch: AtomicU64::new(0),
             resync: Mutex::new(Resync::default()),
             synced: watch::channel(false).0,
+            meters: Mutex::new(Meters::default()),
+            settings: Mutex::new(told),
+            began: (Instant::now(), now_ms()),
+            pending: Mutex::default(),
         })
     }
 
@@ -171,12 +207,13 @@ impl Service {
 
     async fn publish_whole(self: &Arc<Self>, claims: &Claims, offer: &OfferFacts) -> Result<Joined, Refusal> {
         let _join = self.joins.read().await;
-        let room = self.store.room_number(&claims.room).await?;
+        let (room, _) = self.store.join_room(&claims.room).await?;
         let one_at_a_time = self.publish_lock(room);
         let _one = one_at_a_time.lock().await;
         let generation = self.store.stream_generation().await?;
         let resource = new_resource()?;
-        let request = join_request(room, claims, resource, offer);
+        let who = who_of(claims);
+        let request = join_request(room, claims, &who, resource, offer, None);
         let plan = lock(&self.rooms).admit_publish(&request, generation)?;
         let mut made = Made::default();
         match self.make_publisher(claims, offer, &plan, &mut made).await {
@@ -232,9 +269,11 @@ impl Service {
 
     async fn view_whole(self: &Arc<Self>, claims: &Claims, offer: &OfferFacts) -> Result<Joined, Refusal> {
         let _join = self.joins.read().await;
-        let room = self.store.room_number(&claims.room).await?;
+        let (room, viewers_max) = self.store.join_room(&claims.room).await?;
         let resource = new_resource()?;
-        let plan = lock(&self.rooms).admit_view(&join_request(room, claims, resource, offer))?;
+        let who = who_of(claims);
+        let request = join_request(room, claims, &who, resource, offer, viewers_max);
+        let plan = lock(&self.rooms).admit_view(&request)?;
         let mut made = Made::default();
         match self.make_viewer(claims, offer, &plan, &mut made).await {
             Ok(joined) => Ok(joined),
@@ -290,6 +329,7 @@ impl Service {
                 sub: claims.sub.clone(),
                 remote_ufrag: offer.ice_ufrag.clone(),
                 expiry: claims.exp,
+                account: claims.acct.clone(),
             })
             .await?;
         let dtls_role = dtls_role(offer.setup);
@@ -556,12 +596,14 @@ impl Service {
             bytes: stats.bytes.load(Ordering::Relaxed),
             lost: stats.lost.load(Ordering::Relaxed),
             expected: stats.expected.load(Ordering::Relaxed),
+            frames: stats.frames.load(Ordering::Relaxed),
             keyframe_interval_ms: stats.keyframe_interval_ms.load(Ordering::Relaxed),
         })
     }
 
     fn tell_second(&self) {
         self.events.on_second(Instant::now(), |room| self.state(room), |track| self.totals(track));
+        self.measure();
         lock(&self.publishing).retain(|_, one| one.strong_count() > 0);
     }
 
@@ -592,13 +634,35 @@ fn sent_of(plan: &PublishPlan) -> Vec<admission::SentTrack> {
     plan.tracks.iter().map(|planned| planned.sent.clone()).collect()
 }
 
+fn who_of(claims: &Claims) -> Who {
+    Who { sub: claims.sub.clone(), account: claims.acct.clone() }
+}
+
 fn join_request<'a>(
     room: u32,
     claims: &'a Claims,
+    who: &'a Who,
     resource: ResourceId,
     offer: &'a OfferFacts,
+    viewers_max: Option<u32>,
 ) -> JoinRequest<'a> {
-    JoinRequest { room, room_name: &claims.room, resource, sub: hash_of(&claims.sub), expiry: claims.exp, offer }
+    JoinRequest {
+        room,
+        room_name: &claims.room,
+        resource,
+        sub: hash_of(&claims.sub),
+        who,
+        expiry: claims.exp,
+        offer,
+        viewers_max,
+        now: monotonic_now(),
+        at_ms: now_ms(),
+    }
+}
+
+/// Unix milliseconds.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// The beginning of the SHA-256: equal subs are the same publisher.
@@ -617,9 +681,9 @@ fn dtls_role(offered: Setup) -> DtlsRole {
 }
 
 fn new_resource() -> Result<ResourceId, Refusal> {
-    let mut bytes = [0; 16];
+    let mut bytes = [0; 10];
     rand::fill(&mut bytes).map_err(|_| Refusal::NodeFull("random bytes"))?;
-    Ok(ResourceId(bytes))
+    Ok(ResourceId::new(now_ms(), bytes))
 }
 
 fn ice_chars<const N: usize>() -> Result<[u8; N], Refusal> {

@@ -156,7 +156,7 @@ export function explain(problem, kind) {
   if (code === "engine_restarting") {
     return { state: "reconnecting", title: "Server is restarting", text: "It will be back in a moment.", wait: retryAfter ?? 1 };
   }
-  if (status === 429 || (status === 503 && retryAfter !== null)) {
+  if (status === 429 || code === "room_full" || (status === 503 && retryAfter !== null)) {
     return { state: "reconnecting", title: title || "The server is full", text: detail || "Trying again by itself.", wait: retryAfter ?? 5 };
   }
   if (status >= 500) {

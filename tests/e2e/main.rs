@@ -3,6 +3,7 @@
 //! camera, and the clients of others: Firefox, ffmpeg, GStreamer. Conditions are polled against a deadline; nothing sleeps for a fixed time.
 
 mod answers;
+mod api;
 mod bench;
 mod bench_lab;
 mod browser;

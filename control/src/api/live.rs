@@ -2,7 +2,7 @@
 
 use super::problem::Problem;
 use super::{Right, claims_of, options, require, require_room_name};
-use crate::auth::unix_now;
+use crate::auth::{Role, unix_now};
 use crate::service::Service;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
@@ -28,10 +28,10 @@ pub async fn events(
         Method::OPTIONS => return Ok(options(METHODS, false)),
         other => return Err(Problem::method(METHODS, &other)),
     }
-    let claims = claims_of(&service, &headers, query.as_deref())?;
+    let claims = claims_of(&service, &headers, query.as_deref()).await?;
     require(&claims, &room, Right::Any)?;
     service.first_sync().await;
-    let publishes = claims.role.may_publish();
+    let publishes = claims.role.may_publish() || claims.role == Role::Node;
     let expiry = claims.exp;
     let receiver = service.listen(&room);
     let stream = WatchStream::new(receiver)

@@ -6,14 +6,15 @@ mod listener;
 mod live;
 mod pages;
 mod problem;
+mod rest;
 mod session;
 mod whep;
 mod whip;
 
 pub use listener::Bounded;
 
-use crate::auth::{self, AuthError, Claims};
-use crate::service::Service;
+use crate::auth::{self, AuthError, Claims, Role};
+use crate::service::{Joined, Service};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
@@ -34,6 +35,7 @@ const BODY_WAIT: Duration = Duration::from_secs(8);
 /// All routes.
 pub fn router(service: Arc<Service>) -> Router {
     Router::new()
+        .merge(rest::router())
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
         .route("/whip", any(whip::endpoint_without_room))
@@ -59,7 +61,7 @@ async fn cross_origin(request: Request, next: Next) -> Response {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     headers.insert(
         header::ACCESS_CONTROL_EXPOSE_HEADERS,
-        HeaderValue::from_static("Location, Link, ETag, Retry-After"),
+        HeaderValue::from_static("Location, Link, ETag, Retry-After, Idempotent-Replayed"),
     );
     response
 }
@@ -72,7 +74,7 @@ fn options(methods: &'static str, accept_post: bool) -> Response {
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
     headers.insert(
         header::ACCESS_CONTROL_ALLOW_HEADERS,
-        HeaderValue::from_static("Authorization, Content-Type, If-Match"),
+        HeaderValue::from_static("Authorization, Content-Type, If-Match, Idempotency-Key"),
     );
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("3600"));
     if accept_post {
@@ -82,10 +84,10 @@ fn options(methods: &'static str, accept_post: bool) -> Response {
 }
 
 /// What the request's token says, if it is valid.
-fn claims_of(service: &Service, headers: &HeaderMap, query: Option<&str>) -> Result<Claims, Problem> {
+async fn claims_of(service: &Service, headers: &HeaderMap, query: Option<&str>) -> Result<Claims, Problem> {
     let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = auth::token_of(authorization, query).ok_or(AuthError::Missing)?;
-    Ok(auth::verify(&service.key, token, auth::unix_now())?)
+    Ok(service.claims(token).await?)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -96,6 +98,13 @@ enum Right {
 }
 
 fn require(claims: &Claims, room: &str, right: Right) -> Result<(), Problem> {
+    // A node's token opens every room's events, and no room's media.
+    if claims.role == Role::Node && right == Right::Any {
+        return Ok(());
+    }
+    if claims.role == Role::Node {
+        return Err(AuthError::WrongRole(claims.role.name(), "publish, view or admin").into());
+    }
     if claims.room != room {
         return Err(AuthError::WrongRoom { token: claims.room.clone(), asked: room.to_owned() }.into());
     }
@@ -145,7 +154,7 @@ async fn offer_of(headers: &HeaderMap, body: Body) -> Result<OfferFacts, Problem
 }
 
 /// 201 with the answer, and the session's URL as a path: OBS drops the query of a relative one.
-fn created(protocol: &str, room: &str, joined: crate::service::Joined) -> Result<Response, Problem> {
+fn created(protocol: &str, room: &str, joined: Joined, links: Vec<String>) -> Result<Response, Problem> {
     let location = HeaderValue::try_from(format!("/{protocol}/{room}/{}", joined.resource))
         .map_err(|_| Problem::not_found())?;
     let mut response = (StatusCode::CREATED, joined.answer).into_response();
@@ -153,6 +162,10 @@ fn created(protocol: &str, room: &str, joined: crate::service::Joined) -> Result
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(SDP_TYPE));
     headers.insert(header::LOCATION, location);
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    for link in links {
+        // One that is no header value was refused with the configuration.
+        headers.extend(HeaderValue::try_from(link).ok().map(|link| (header::LINK, link)));
+    }
     Ok(response)
 }
 
@@ -165,5 +178,7 @@ fn is_read(method: &Method) -> bool {
     *method == Method::GET || *method == Method::HEAD
 }
 
+#[cfg(test)]
+mod test_node;
 #[cfg(test)]
 mod tests;

@@ -26,9 +26,11 @@ macro_rules! file {
 static HOME: File = file!("index.html", "text/html; charset=utf-8");
 static PUBLISH: File = file!("publish.html", "text/html; charset=utf-8");
 static WATCH: File = file!("watch.html", "text/html; charset=utf-8");
-static ASSETS: [File; 8] = [
+static DOCS: File = file!("docs.html", "text/html; charset=utf-8");
+static ASSETS: [File; 9] = [
     file!("app.css", "text/css; charset=utf-8"),
     file!("common.js", "text/javascript; charset=utf-8"),
+    file!("docs.js", "text/javascript; charset=utf-8"),
     file!("home.js", "text/javascript; charset=utf-8"),
     file!("latency.js", "text/javascript; charset=utf-8"),
     file!("publish.js", "text/javascript; charset=utf-8"),
@@ -39,6 +41,10 @@ static ASSETS: [File; 8] = [
 
 pub async fn home(headers: HeaderMap) -> Response {
     serve(&HOME, &headers)
+}
+
+pub fn docs(headers: &HeaderMap) -> Response {
+    serve(&DOCS, headers)
 }
 
 pub async fn publish(Path(room): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {

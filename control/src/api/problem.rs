@@ -2,10 +2,52 @@
 
 use crate::auth::{AuthError, hex};
 use crate::policy::Refusal;
+use crate::service::Refused;
 use aws_lc_rs::rand;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+
+/// Every code there is, with what to do. README.md has the same table, and a test compares them.
+pub const CODES: &[(&str, &str)] = &[
+    ("token_missing", "send a token"),
+    ("token_expired", "make a new one; `--ttl`"),
+    ("token_invalid", "it was signed with another key (another node, another `--data`), is damaged, or not for Spillway"),
+    ("key_invalid", "the key was revoked or rotated, or is damaged: make a new one"),
+    ("wrong_room", "make one for this room"),
+    ("wrong_role", "make one for this role"),
+    ("bad_sdp", "the detail names the line of the offer"),
+    ("bad_body", "the body is no UTF-8, or no JSON"),
+    ("bad_request", "the detail names the field, and what it may be"),
+    ("not_found", "look at the path; a room's name may have only the characters above"),
+    ("session_not_found", "it has ended; POST anew"),
+    ("room_not_found", "nobody declared it and nobody is in it"),
+    ("stream_not_found", "it has ended; GET /v1/streams"),
+    ("viewer_not_found", "it has gone; GET /v1/viewers"),
+    ("key_not_found", "it was revoked; GET /v1/keys"),
+    ("method_not_allowed", "see the header Allow"),
+    ("request_timeout", "the body did not come within 8 s; send it again"),
+    ("stream_not_live", "nobody publishes; wait 2 s and try again (pages do)"),
+    ("room_busy", "another publisher is live: use its `sub`, or end it"),
+    ("room_exists", "it is declared already; PATCH it"),
+    ("room_full", "as many watch as the room may have; wait, or raise `viewers_max`"),
+    ("idempotency_mismatch", "the key was used for another request; take a new one"),
+    ("idempotency_pending", "the same request is being answered; wait a second"),
+    ("version_mismatch", "somebody else changed it; GET, then PATCH anew"),
+    ("body_too_large", "64 KiB are allowed"),
+    ("unsupported_media_type", "`application/sdp`, for PATCH `application/trickle-ice-sdpfrag`; JSON for `/v1`"),
+    ("no_common_codec", "the detail names both lists; H264, H265, VP8, VP9, AV1 and Opus are forwarded"),
+    ("too_many_tracks", "one audio and one video"),
+    ("ice_restart_unsupported", "DELETE, then POST"),
+    ("account_full", "the account has as many publishers or viewers as it may have"),
+    ("join_rate", "more viewers come per second than may; wait a second"),
+    ("egress_full", "one more viewer would need more than may go out; wait, or another node"),
+    ("engine_restarting", "wait a second"),
+    ("engine_busy", "many are joining; wait a second"),
+    ("node_full", "a table or a limit is full (the detail names it): another node, or later"),
+    ("store_unavailable", "the database cannot be written: look at the disk"),
+    ("engine_timeout", "wait a second; if it stays, look at what `serve` prints"),
+];
 
 #[derive(Clone, PartialEq, Debug)]
 pub struct Problem {
@@ -75,6 +117,46 @@ impl Problem {
         Problem::new(StatusCode::BAD_REQUEST, "bad_body", "Body not readable", detail)
     }
 
+    pub fn bad_request(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::BAD_REQUEST, "bad_request", "Request not understood", detail)
+    }
+
+    /// A room, stream, viewer or key that is not there, or not for who asks.
+    pub fn missing(what: &'static str) -> Problem {
+        let (code, title) = match what {
+            "room" => ("room_not_found", "No such room"),
+            "stream" => ("stream_not_found", "No such stream"),
+            "viewer" => ("viewer_not_found", "No such viewer"),
+            _ => ("key_not_found", "No such key"),
+        };
+        let detail = format!("there is no such {what}; it has ended, or never was");
+        Problem::new(StatusCode::NOT_FOUND, code, title, detail)
+    }
+
+    pub fn room_exists(name: &str) -> Problem {
+        let detail = format!("{name} is declared already; PATCH changes it");
+        Problem::new(StatusCode::CONFLICT, "room_exists", "Room exists", detail)
+    }
+
+    pub fn version_mismatch(version: u64) -> Problem {
+        let detail = format!("somebody else changed it: it is at version \"{version}\"; GET it, then PATCH it anew");
+        Problem::new(StatusCode::PRECONDITION_FAILED, "version_mismatch", "Changed meanwhile", detail)
+    }
+
+    pub fn idempotency_mismatch() -> Problem {
+        let detail = "this Idempotency-Key was used within the last 24 h for another request; take a new key";
+        Problem::new(StatusCode::CONFLICT, "idempotency_mismatch", "Key used for something else", detail)
+    }
+
+    pub fn still_answering() -> Problem {
+        let detail = "a request with this Idempotency-Key is being answered; send it again in a second";
+        Problem::new(StatusCode::CONFLICT, "idempotency_pending", "Still being answered", detail).retry(1)
+    }
+
+    pub fn no_randomness() -> Problem {
+        Refusal::NodeFull("random bytes").into()
+    }
+
     pub fn too_slow() -> Problem {
         Problem::new(
             StatusCode::REQUEST_TIMEOUT,
@@ -93,10 +175,20 @@ impl From<AuthError> for Problem {
             AuthError::Malformed(_) | AuthError::Algorithm | AuthError::Signature | AuthError::Audience => {
                 (StatusCode::UNAUTHORIZED, "token_invalid", "Token invalid")
             }
+            AuthError::Key => (StatusCode::UNAUTHORIZED, "key_invalid", "Key invalid"),
             AuthError::WrongRoom { .. } => (StatusCode::FORBIDDEN, "wrong_room", "Token is for another room"),
             AuthError::WrongRole(..) => (StatusCode::FORBIDDEN, "wrong_role", "Token does not allow this"),
         };
         Problem::new(status, code, title, error.to_string())
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Problem {
+        match refused {
+            Refused::Auth(error) => error.into(),
+            Refused::Policy(refusal) => refusal.into(),
+        }
     }
 }
 
@@ -127,6 +219,14 @@ impl From<Refusal> for Problem {
                 problem(StatusCode::GATEWAY_TIMEOUT, "engine_timeout", "Media engine did not answer").retry(1)
             }
             Refusal::NodeFull(_) => problem(StatusCode::SERVICE_UNAVAILABLE, "node_full", "Node is full").retry(10),
+            Refusal::RoomFull { .. } => problem(StatusCode::CONFLICT, "room_full", "Room is full").retry(10),
+            Refusal::AccountFull { .. } => problem(StatusCode::FORBIDDEN, "account_full", "Account is full").retry(10),
+            Refusal::JoinRate { .. } => {
+                problem(StatusCode::TOO_MANY_REQUESTS, "join_rate", "Too many are joining").retry(1)
+            }
+            Refusal::EgressFull { .. } => {
+                problem(StatusCode::SERVICE_UNAVAILABLE, "egress_full", "Uplink is full").retry(10)
+            }
             Refusal::SessionNotFound => problem(StatusCode::NOT_FOUND, "session_not_found", "No such session"),
             Refusal::Store(_) => {
                 problem(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", "Database unavailable").retry(1)

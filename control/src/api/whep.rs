@@ -24,11 +24,12 @@ pub async fn endpoint(
     require_room_name(&room)?;
     match method {
         Method::POST => {
-            let claims = claims_of(&service, &headers, query.as_deref())?;
+            let claims = claims_of(&service, &headers, query.as_deref()).await?;
             require(&claims, &room, Right::View)?;
             service.require_engine()?;
             let offer = offer_of(&headers, body).await?;
-            created("whep", &room, service.view(claims, offer).await?)
+            let links = service.ice_links(&claims.sub);
+            created("whep", &room, service.view(claims, offer).await?, links)
         }
         Method::OPTIONS => Ok(options(METHODS, true)),
         // WHEP section 4.2: HEAD tells that this is a WHEP endpoint.

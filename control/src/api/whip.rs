@@ -44,12 +44,13 @@ async fn answer(
 ) -> Result<Response, Problem> {
     match method {
         Method::POST => {
-            let claims = claims_of(&service, &headers, query.as_deref())?;
+            let claims = claims_of(&service, &headers, query.as_deref()).await?;
             let room = room.unwrap_or_else(|| claims.room.clone());
             require(&claims, &room, Right::Publish)?;
             service.require_engine()?;
             let offer = offer_of(&headers, body).await?;
-            created("whip", &room, service.publish(claims, offer).await?)
+            let links = service.ice_links(&claims.sub);
+            created("whip", &room, service.publish(claims, offer).await?, links)
         }
         Method::OPTIONS => Ok(options(METHODS, true)),
         read if is_read(&read) => Ok(nothing()),

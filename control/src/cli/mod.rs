@@ -1,6 +1,8 @@
 //! The command line: what can be said, and what `--help` teaches. Each subcommand's work stands in its own
 //! file; `serve` is the supervisor's.
 
+pub mod check;
+pub mod config;
 pub mod play;
 pub mod publish;
 mod remote;
@@ -9,6 +11,7 @@ pub mod restart;
 pub mod stop;
 pub mod token;
 
+use crate::config::{Config, ConfigError, Given, Value};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use spillway_proto::limits::SHARDS_MAX;
@@ -24,7 +27,7 @@ pub enum Exit {
     Failed = 1,
     /// clap's own code for an argument it refuses.
     Usage = 2,
-    /// The data directory, a port.
+    /// The configuration, the data directory, a port.
     Config = 3,
     /// A token was refused, or none can be made.
     Auth = 4,
@@ -47,12 +50,13 @@ impl From<Exit> for ExitCode {
   spillway                                              serve on loopback; then press p for a synthetic publisher
   spillway token --room demo --role view                a token for one viewer
   spillway serve --http 0.0.0.0:7080 --media 0.0.0.0:7081 --announce 203.0.113.5
+  spillway config init > spillway.toml && spillway check --config spillway.toml && spillway serve --config spillway.toml
   spillway publish synthetic demo                       a publisher without a camera
   spillway play demo --seconds 5 --json                 a viewer without a screen
   spillway restart engine                               viewers see picture again by themselves
   spillway stop
 
-Exit codes: 0 ok, 1 failed, 2 usage, 3 config (data directory, port), 4 auth, 5 not found",
+Exit codes: 0 ok, 1 failed, 2 usage, 3 config (file, data directory, port), 4 auth, 5 not found",
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true
 )]
@@ -67,6 +71,10 @@ pub struct Cli {
 pub enum Command {
     /// Run a node: the supervisor, the forwarding engine and the control service
     Serve(ServeArgs),
+    /// Show the configuration, or write a file to begin with
+    Config(config::ConfigArgs),
+    /// Check configuration, data directory and ports before a start
+    Check(ServeArgs),
     /// Print a token for one room and role (works with no node running)
     Token(token::TokenArgs),
     /// Publish without a camera
@@ -105,18 +113,21 @@ One UDP port carries all media; open it in the firewall: nft add rule inet filte
 pub struct ServeArgs {
     #[command(flatten)]
     pub data: DataArgs,
-    /// Where pages, WHIP and WHEP listen (port 0: any free one)
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7080", value_parser = parse_address)]
-    pub http: SocketAddr,
-    /// Where media comes in and goes out, UDP; at most one address per family (port 0: any free one)
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7081", num_args = 1.., value_parser = parse_address)]
+    /// A TOML file [default: $SPILLWAY_CONFIG, else none]; flags go before it. See `spillway config --help`
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where pages, WHIP, WHEP and the API listen (port 0: any free one) [default: 127.0.0.1:7080]
+    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
+    pub http: Option<SocketAddr>,
+    /// Where media comes in and goes out, UDP; at most one address per family (port 0: any free one) [default: 127.0.0.1:7081]
+    #[arg(long, value_name = "ADDR", num_args = 1.., value_parser = parse_address)]
     pub media: Vec<SocketAddr>,
     /// The addresses remotes are told to send to, instead of those of the interfaces
     #[arg(long, value_name = "IP", num_args = 1..)]
     pub announce: Vec<IpAddr>,
-    /// How the engine talks to the kernel; auto: io_uring where it works, else plain sockets
-    #[arg(long, value_name = "IO", default_value = "auto", value_parser = io_parser())]
-    pub io: IoChoice,
+    /// How the engine talks to the kernel; auto: io_uring where it works, else plain sockets [default: auto]
+    #[arg(long, value_name = "IO", value_parser = io_parser())]
+    pub io: Option<IoChoice>,
     /// Forwarding threads, one per core [default: cores - 1 up to 8 cores, cores - 2 above]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=SHARDS_MAX as i64))]
     pub shards: Option<u32>,
@@ -131,6 +142,27 @@ pub struct ControlArgs {
     pub media: Vec<SocketAddr>,
     #[arg(long)]
     pub announce: Vec<IpAddr>,
+}
+
+impl ServeArgs {
+    /// What these flags, the file they name and the environment come to.
+    pub fn configuration(&self) -> Result<Config, ConfigError> {
+        let list = |items: Vec<String>| (!items.is_empty()).then_some(Value::List(items));
+        let given = [
+            ("--http", self.http.map(|address| Value::Text(address.to_string()))),
+            ("--media", list(self.media.iter().map(SocketAddr::to_string).collect())),
+            ("--announce", list(self.announce.iter().map(IpAddr::to_string).collect())),
+            ("--io", self.io.map(|io| Value::Text(io.name().to_owned()))),
+            ("--shards", self.shards.map(|shards| Value::Number(shards.into()))),
+        ];
+        let flags: Vec<Given> =
+            given.into_iter().filter_map(|(flag, value)| Some(Given { flag, value: value? })).collect();
+        let named = std::env::var_os("SPILLWAY_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let file = self.config.clone().or(named);
+        // Names and values that are no text cannot be ours.
+        let environment = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Config::load(file.as_deref(), environment, &flags)
+    }
 }
 
 fn io_parser() -> impl TypedValueParser<Value = IoChoice> {
@@ -156,7 +188,7 @@ mod tests {
     fn serve_is_the_default_and_takes_its_flags_without_its_name() {
         let cli = Cli::try_parse_from(["spillway", "--http", "127.0.0.1:0", "--io", "socket"]).unwrap();
         assert!(cli.command.is_none());
-        assert_eq!((cli.serve.http.port(), cli.serve.io), (0, IoChoice::Socket));
+        assert_eq!((cli.serve.http.map(|http| http.port()), cli.serve.io), (Some(0), Some(IoChoice::Socket)));
         let cli = Cli::try_parse_from(["spillway", "serve", "--shards", "2"]).unwrap();
         assert!(matches!(cli.command, Some(Command::Serve(ServeArgs { shards: Some(2), .. }))));
     }

@@ -12,12 +12,14 @@ use std::time::Duration;
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Examples:
   spillway token --room demo --role publish --ttl 12h
+  curl -H \"Authorization: Bearer $(spillway token --role node)\" http://127.0.0.1:7080/v1/streams
   curl -H \"Authorization: Bearer $(spillway token --room demo --role view)\" http://127.0.0.1:7080/v1/rooms/demo/live")]
 pub struct TokenArgs {
     /// The room it opens; a room exists as soon as a valid token names it
     #[arg(long, value_name = "ROOM", value_parser = parse_room)]
-    pub room: String,
-    /// What its bearer may do: publish, view, or admin (both)
+    pub room: Option<String>,
+    /// What its bearer may do: publish, view, admin (both, and the room's part of the API), or node (the whole API;
+    /// such a token names no room)
     #[arg(long, value_name = "ROLE")]
     pub role: Role,
     /// How long it is valid: 90s, 15m, 1h, 7d, 1h30m
@@ -32,6 +34,18 @@ pub struct TokenArgs {
 }
 
 pub fn run(args: TokenArgs) -> ExitCode {
+    let room = match (args.role, args.room) {
+        (Role::Node, None) => String::new(),
+        (Role::Node, Some(_)) => {
+            complain("a token of the role node names no room: leave --room out, or take --role admin".to_owned());
+            return Exit::Usage.into();
+        }
+        (_, Some(room)) => room,
+        (_, None) => {
+            complain("name the room with --room ROOM".to_owned());
+            return Exit::Usage.into();
+        }
+    };
     let data = match DataDir::open(&args.data.data) {
         Ok(data) => data,
         Err(error) => {
@@ -47,7 +61,7 @@ pub fn run(args: TokenArgs) -> ExitCode {
         }
     };
     let sub = args.sub.unwrap_or_else(|| new_sub(args.role));
-    println!("{}", auth::mint(&key, Grant { room: args.room, role: args.role, sub, acct: None, ttl: args.ttl }));
+    println!("{}", auth::mint(&key, Grant { room, role: args.role, sub, acct: None, ttl: args.ttl }));
     ExitCode::SUCCESS
 }
 

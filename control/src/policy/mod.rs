@@ -4,10 +4,13 @@
 
 pub mod admission;
 pub mod candidates;
+pub mod limits;
 pub mod placement;
 pub mod rooms;
+pub mod warnings;
 
 use crate::auth::{hex, unhex};
+use aws_lc_rs::digest;
 use spillway_proto::id::{Codec, Side};
 use spillway_proto::limits::NOTE_BYTES;
 use spillway_proto::link::command::Note;
@@ -38,6 +41,37 @@ impl fmt::Debug for ResourceId {
     }
 }
 
+impl ResourceId {
+    /// Begins with the time, so that names made from it sort by age; the rest (80 bits) is the caller's chance.
+    pub fn new(at_ms: u64, random: [u8; 10]) -> ResourceId {
+        let mut bytes = [0; 16];
+        let (time, rest) = bytes.split_at_mut(6);
+        time.copy_from_slice(at_ms.to_be_bytes().get(2..).unwrap_or(&[0; 6]));
+        rest.copy_from_slice(&random);
+        ResourceId(bytes)
+    }
+
+    /// Unix milliseconds.
+    pub fn at_ms(&self) -> u64 {
+        self.0.iter().take(6).fold(0, |time, byte| time << 8 | u64::from(*byte))
+    }
+}
+
+/// A session's name for everybody who may know of it: sorts by age, and does not give its URL away.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct PublicId(pub [u8; 16]);
+
+impl PublicId {
+    pub fn of(resource: ResourceId) -> PublicId {
+        let hash = digest::digest(&digest::SHA256, &resource.0);
+        let mut bytes = resource.0;
+        for (byte, other) in bytes.iter_mut().skip(6).zip(hash.as_ref()) {
+            *byte = *other;
+        }
+        PublicId(bytes)
+    }
+}
+
 /// Why something is not possible, as a value; `api::problem` makes a status of it.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
 pub enum Refusal {
@@ -61,6 +95,14 @@ pub enum Refusal {
     EngineTimeout,
     #[error("the node is full ({0}); try again later or use another node")]
     NodeFull(&'static str),
+    #[error("this room may have {max} viewers, and has them; try again in a while")]
+    RoomFull { max: u32 },
+    #[error("the account may have {max} {what}, and has them; end one, or have the limit raised")]
+    AccountFull { what: &'static str, max: u32 },
+    #[error("more than {max} viewers join per second; try again in a second")]
+    JoinRate { max: u32 },
+    #[error("one more viewer of this stream would need more than the {max} Mbit/s that may go out; try again in a while")]
+    EgressFull { max: u32 },
     #[error("there is no such session in this room; it has ended, or never was")]
     SessionNotFound,
     #[error("the node cannot write its database: {0}")]
@@ -140,11 +182,14 @@ impl SessionNote {
     }
 }
 
-/// What control must know of a track: version, kind, H264 profile or 0, then the room as above.
+/// What control must know of a track: version, kind, H264 profile or 0, then the room as above, then when its stream
+/// began (8 bytes).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TrackNote {
     pub profile: Option<H264Profile>,
     pub room: u32,
+    /// Unix milliseconds.
+    pub began_ms: u64,
 }
 
 impl TrackNote {
@@ -152,12 +197,17 @@ impl TrackNote {
         let mut note = [0; NOTE_BYTES];
         note[..3].copy_from_slice(&[NOTE_VERSION, NOTE_TRACK, self.profile.map_or(0, |profile| profile as u8)]);
         note[4..8].copy_from_slice(&self.room.to_le_bytes());
+        note[8..16].copy_from_slice(&self.began_ms.to_le_bytes());
         note
     }
 
     pub fn read(note: &Note) -> Option<TrackNote> {
         let [NOTE_VERSION, NOTE_TRACK, profile] = *note.first_chunk::<3>()? else { return None };
-        Some(TrackNote { profile: H264Profile::from_u8(profile), room: u32::from_le_bytes(chunk(note, 4)?) })
+        Some(TrackNote {
+            profile: H264Profile::from_u8(profile),
+            room: u32::from_le_bytes(chunk(note, 4)?),
+            began_ms: u64::from_le_bytes(chunk(note, 8)?),
+        })
     }
 }
 
@@ -180,12 +230,22 @@ mod tests {
             expiry: 1 << 40,
         };
         assert_eq!(SessionNote::read(&session.write()), Some(session));
-        let track = TrackNote { profile: Some(H264Profile::High), room: 7 };
+        let track = TrackNote { profile: Some(H264Profile::High), room: 7, began_ms: 1 << 41 };
         assert_eq!(TrackNote::read(&track.write()), Some(track));
         assert_eq!(TrackNote::read(&session.write()), None);
         assert_eq!(SessionNote::read(&[0; NOTE_BYTES]), None);
         assert_eq!(SessionNote::read(&[0xff; NOTE_BYTES]), None);
         assert!(session.codecs.contains(Codec::Opus) && !session.codecs.contains(Codec::Vp8));
+    }
+
+    #[test]
+    fn a_public_name_sorts_by_age_and_gives_nothing_away() {
+        let (older, newer) = (ResourceId::new(1_700_000_000_000, [9; 10]), ResourceId::new(1_700_000_000_001, [0; 10]));
+        assert_eq!(newer.at_ms(), 1_700_000_000_001);
+        let (a, b) = (PublicId::of(older), PublicId::of(newer));
+        assert!(a < b);
+        assert_ne!(a.0[6..], older.0[6..]);
+        assert_ne!(PublicId::of(ResourceId::new(1_700_000_000_000, [8; 10])), a);
     }
 
     #[test]

@@ -13,15 +13,21 @@
 //! the stream, but has no name in the engine yet.
 
 use super::admission::{self, LiveTrack, ReceivedTrack, SentTrack};
+use super::limits::{Counts, Gate, Limits, Room as RoomCounts};
 use super::placement::{self, Load};
-use super::{CodecSet, Refusal, ResourceId, SessionNote, TrackNote};
+use super::{CodecSet, PublicId, Refusal, ResourceId, SessionNote, TrackNote};
 use spillway_proto::id::{Codec, SessionId, Side, StreamId, TrackId};
 use spillway_proto::limits::{PUBLISHERS_MAX, SESSIONS_MAX, TRACKS_PER_STREAM_MAX};
 use spillway_proto::link::command::{Command, DumpEntry, SessionState};
 use spillway_proto::link::event::Event;
 use spillway_proto::sdp::codec::H264Profile;
 use spillway_proto::sdp::offer::OfferFacts;
+use spillway_proto::time::Time;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+mod views;
+
+pub use views::{SessionView, StreamView, TrackView, Usage};
 
 /// Something that has to be done because of a decision.
 #[derive(Clone, PartialEq, Debug)]
@@ -39,9 +45,24 @@ pub struct JoinRequest<'a> {
     pub resource: ResourceId,
     /// A hash of the token's `sub`.
     pub sub: u64,
+    /// Who publishes or watches, as the token has it, and who pays.
+    pub who: &'a Who,
     /// Unix seconds.
     pub expiry: u64,
     pub offer: &'a OfferFacts,
+    /// How many viewers this room may have; None: what the node allows each room.
+    pub viewers_max: Option<u32>,
+    /// For rates.
+    pub now: Time,
+    /// Unix milliseconds: when a stream began.
+    pub at_ms: u64,
+}
+
+/// The person behind a session, by the token's `sub` and `acct`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Who {
+    pub sub: String,
+    pub account: String,
 }
 
 /// What a publisher's POST leads to: first `note` with its session on `shard`, then its tracks.
@@ -99,6 +120,10 @@ struct Stream {
     shard: usize,
     publisher: Option<ResourceId>,
     tracks: Vec<Track>,
+    /// Unix milliseconds.
+    began_ms: u64,
+    /// As it was measured last.
+    bitrate_bps: u64,
 }
 
 #[derive(Debug)]
@@ -116,6 +141,8 @@ struct Session {
     /// `NONE` while joining.
     id: SessionId,
     connected: bool,
+    who: Who,
+    public: PublicId,
 }
 
 /// What the store knows of a session; without it the engine's copy is not ours.
@@ -124,6 +151,7 @@ pub struct KnownSession {
     pub resource: ResourceId,
     pub room: u32,
     pub engine_epoch: u64,
+    pub who: Who,
 }
 
 #[derive(Debug)]
@@ -139,6 +167,9 @@ pub struct Rooms {
     /// Streams take places in turn, so that one is not used again while its last tracks are still detached.
     stream_next: u32,
     changed: BTreeSet<String>,
+    /// Sessions by the name others may know.
+    by_public: BTreeMap<PublicId, ResourceId>,
+    gate: Gate,
 }
 
 impl Rooms {
@@ -153,7 +184,22 @@ impl Rooms {
             streams_used: BTreeSet::new(),
             stream_next: 0,
             changed: BTreeSet::new(),
+            by_public: BTreeMap::new(),
+            gate: Gate::default(),
         }
+    }
+
+    /// From the next join on; nobody who is there is sent away.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.gate.limits = limits;
+    }
+
+    /// What was measured: each stream's bitrate, and all that goes out to viewers.
+    pub fn measure(&mut self, bitrates: &HashMap<StreamId, u64>, egress_bps: u64) {
+        for stream in self.rooms.values_mut().filter_map(|room| room.stream.as_mut()) {
+            stream.bitrate_bps = bitrates.get(&stream.id).copied().unwrap_or(0);
+        }
+        self.gate.egress_bps = egress_bps;
     }
 
     pub fn engine_epoch(&self) -> u64 {
@@ -181,6 +227,11 @@ impl Rooms {
         if publisher.is_some_and(|publisher| publisher.note.sub != request.sub) {
             return Err(Refusal::RoomBusy);
         }
+        // Who takes over from itself has its place already.
+        if publisher.is_none() {
+            self.gate.admit_publisher(&self.counts(request, None))?;
+        }
+        let began_ms = stream.map_or(request.at_ms, |stream| stream.began_ms);
         let (id, shard) = match stream {
             Some(stream) => (stream.id, stream.shard),
             None => (StreamId::NONE, placement::publisher_shard(&loads)),
@@ -192,7 +243,7 @@ impl Rooms {
                 let kept = stream.and_then(|stream| stream.tracks.iter().find(|track| track.codec.kind() == kind));
                 PlannedTrack {
                     track: kept.map_or(TrackId::NONE, |track| track.id),
-                    note: TrackNote { profile: sent.profile, room: request.room },
+                    note: TrackNote { profile: sent.profile, room: request.room, began_ms },
                     sent,
                 }
             })
@@ -206,7 +257,7 @@ impl Rooms {
             match self.take_stream_place() {
                 Some(index) => StreamId::new(index, generation.max(1)),
                 None => {
-                    self.sessions.remove(&request.resource);
+                    self.drop_session(request.resource);
                     return Err(Refusal::NodeFull("streams"));
                 }
             }
@@ -243,6 +294,8 @@ impl Rooms {
             shard: plan.shard,
             publisher: None,
             tracks: Vec::new(),
+            began_ms: plan.tracks.first().map_or(0, |planned| planned.note.began_ms),
+            bitrate_bps: 0,
         });
         // `live` of tracks stays what the engine last said: it speaks again only when that changes.
         let replaced = stream.publisher.replace(plan.resource);
@@ -281,6 +334,8 @@ impl Rooms {
             .map(|track| LiveTrack { track: track.id, codec: track.codec, profile: track.profile })
             .collect();
         let feeds = admission::choose_received(request.offer, &tracks)?;
+        let counts = self.counts(request, Some(stream.bitrate_bps));
+        self.gate.admit_viewer(&counts, request.viewers_max, request.now)?;
         let shard = placement::viewer_shard(&self.loads());
         let note = self.join(request, Side::Viewer, admission::codecs_of(&feeds), shard)?;
         self.room(request.room, request.room_name).viewers.insert(request.resource);
@@ -316,7 +371,7 @@ impl Rooms {
         let command = |command| Order::Command { shard, command };
         orders.extend(session.map(|session| command(Command::RemoveSession { session })));
         orders.extend(tracks.iter().map(|track| command(Command::DetachTrack { track: *track })));
-        let Some(left) = self.sessions.remove(&resource) else { return orders };
+        let Some(left) = self.drop_session(resource) else { return orders };
         self.by_id.retain(|_, other| *other != resource);
         let number = left.note.room;
         let mut robbed = None;
@@ -341,6 +396,28 @@ impl Rooms {
     pub fn end(&mut self, room: &str, side: Side, resource: ResourceId) -> Result<Vec<Order>, Refusal> {
         self.find(room, side, resource)?;
         Ok(self.remove(resource))
+    }
+
+    /// Sends everybody of a stream away, viewers first: they are not to wait for another publisher. None: it is gone.
+    pub fn end_stream(&mut self, stream: StreamId) -> Option<Vec<Order>> {
+        let here = |room: &&Room| room.stream.as_ref().is_some_and(|here| here.id == stream);
+        let name = self.rooms.values().find(here)?.name.clone();
+        self.end_room(&name)
+    }
+
+    /// The same for all that a room holds.
+    pub fn end_room(&mut self, name: &str) -> Option<Vec<Order>> {
+        let room = self.rooms.get(self.names.get(name)?)?;
+        let publisher = room.stream.as_ref().and_then(|stream| stream.publisher);
+        let all: Vec<ResourceId> = room.viewers.iter().copied().chain(publisher).collect();
+        Some(all.into_iter().flat_map(|resource| self.remove(resource)).collect())
+    }
+
+    /// Sends one viewer away. None: it has gone.
+    pub fn kick(&mut self, viewer: PublicId) -> Option<Vec<Order>> {
+        let resource = *self.by_public.get(&viewer)?;
+        let session = self.sessions.get(&resource)?;
+        (session.note.side == Side::Viewer).then(|| self.remove(resource))
     }
 
     /// Whether the URL names a session.
@@ -398,9 +475,9 @@ impl Rooms {
     ) -> Vec<Order> {
         self.clear(engine_epoch);
         let mut orders = Vec::new();
-        let known_here: HashMap<ResourceId, u32> = (known.iter())
+        let known_here: HashMap<ResourceId, &KnownSession> = (known.iter())
             .filter(|session| session.engine_epoch == engine_epoch)
-            .map(|session| (session.resource, session.room))
+            .map(|session| (session.resource, session))
             .collect();
         let fed: HashSet<SessionId> = dump
             .iter()
@@ -413,16 +490,19 @@ impl Rooms {
         for (shard, entry) in dump {
             let DumpEntry::Session { session, state, note, .. } = entry else { continue };
             let note = SessionNote::read(note);
-            let ours = note.filter(|note| known_here.get(&note.resource) == Some(&note.room));
-            let name = ours.and_then(|note| names.get(&note.room));
+            let ours = note.and_then(|note| {
+                let known = known_here.get(&note.resource).filter(|known| known.room == note.room)?;
+                Some((note, known.who.clone()))
+            });
+            let name = ours.as_ref().and_then(|(note, _)| names.get(&note.room));
             match (ours, name) {
-                (Some(note), Some(name)) if fed.contains(session) => {
+                (Some((note, who)), Some(name)) if fed.contains(session) => {
                     if note.side == Side::Viewer {
                         self.room(note.room, name).viewers.insert(note.resource);
                     }
                     let connected = *state == SessionState::Connected;
                     self.by_id.insert(*session, note.resource);
-                    self.sessions.insert(note.resource, Session { note, shard: *shard, id: *session, connected });
+                    self.keep_session(note, *shard, *session, connected, who);
                 }
                 _ => orders.push(Order::Command { shard: *shard, command: Command::RemoveSession { session: *session } }),
             }
@@ -437,19 +517,19 @@ impl Rooms {
             let publisher = self.by_id.get(session).copied();
             let live = publisher.is_some() && is_fed(*track);
             let room = self.room(note.room, name);
-            let kept = room.stream.get_or_insert_with(|| Stream {
+            let new = || Stream {
                 id: *stream,
                 shard: *shard,
                 publisher: None,
                 tracks: Vec::new(),
-            });
+                began_ms: note.began_ms,
+                bitrate_bps: 0,
+            };
+            let kept = room.stream.get_or_insert_with(new);
             if kept.id != *stream {
                 // Two streams of one room: control was killed between ending one and opening the next.
                 let older = if kept.id.generation < stream.generation {
-                    std::mem::replace(
-                        kept,
-                        Stream { id: *stream, shard: *shard, publisher: None, tracks: Vec::new() },
-                    )
+                    std::mem::replace(kept, new())
                 } else {
                     orders.push(detach(*shard, *track));
                     continue;
@@ -509,8 +589,47 @@ impl Rooms {
         }
         let JoinRequest { room, resource, sub, expiry, .. } = *request;
         let note = SessionNote { side, codecs, room, resource, sub, expiry };
-        self.sessions.insert(resource, Session { note, shard, id: SessionId::NONE, connected: false });
+        self.keep_session(note, shard, SessionId::NONE, false, request.who.clone());
         Ok(note)
+    }
+
+    fn keep_session(&mut self, note: SessionNote, shard: usize, id: SessionId, connected: bool, who: Who) {
+        let public = PublicId::of(note.resource);
+        self.by_public.insert(public, note.resource);
+        self.sessions.insert(note.resource, Session { note, shard, id, connected, who, public });
+    }
+
+    fn drop_session(&mut self, resource: ResourceId) -> Option<Session> {
+        let session = self.sessions.remove(&resource)?;
+        self.by_public.remove(&session.public);
+        Some(session)
+    }
+
+    /// How full everything is that one more of `request` would fill; `bitrate_bps` of the stream a viewer wants.
+    fn counts(&self, request: &JoinRequest<'_>, bitrate_bps: Option<u64>) -> Counts {
+        let mut counts = Counts { wanted_bps: bitrate_bps.unwrap_or(0), ..Counts::default() };
+        // A publisher that is being taken over from is there twice: rooms count, not sessions.
+        for (number, room) in &self.rooms {
+            let publisher = room.joining.or(room.stream.as_ref().and_then(|stream| stream.publisher));
+            counts.add(&RoomCounts {
+                is_wanted: *number == request.room,
+                has_publisher: publisher.is_some(),
+                is_of_account: publisher.is_some_and(|resource| self.is_of(resource, &request.who.account)),
+                viewers: room.viewers.len(),
+                bitrate_bps: room.stream.as_ref().map_or(0, |stream| stream.bitrate_bps),
+            });
+        }
+        if self.gate.limits.viewers_per_account_max > 0 {
+            let of_account = |session: &&Session| {
+                session.note.side == Side::Viewer && session.who.account == request.who.account
+            };
+            counts.viewers_of_account = self.sessions.values().filter(of_account).count();
+        }
+        counts
+    }
+
+    fn is_of(&self, resource: ResourceId, account: &str) -> bool {
+        self.sessions.get(&resource).is_some_and(|session| session.who.account == account)
     }
 
     /// False if the session was ended while it was joining.
@@ -576,7 +695,7 @@ impl Rooms {
 
     /// A session is gone, or goes.
     fn leave(&mut self, resource: ResourceId) -> Vec<Order> {
-        let Some(session) = self.sessions.remove(&resource) else { return Vec::new() };
+        let Some(session) = self.drop_session(resource) else { return Vec::new() };
         self.by_id.remove(&session.id);
         let number = session.note.room;
         if let Some(room) = self.rooms.get_mut(&number) {
@@ -635,6 +754,7 @@ impl Rooms {
         self.names.clear();
         self.sessions.clear();
         self.by_id.clear();
+        self.by_public.clear();
         self.streams_used.clear();
     }
 }

@@ -7,7 +7,7 @@ mod children;
 mod greeting;
 mod hold;
 pub mod lock;
-mod media;
+pub mod media;
 pub mod node_json;
 mod notify;
 mod placement;
@@ -19,6 +19,7 @@ mod words;
 
 use crate::auth::{KeyError, SigningKey};
 use crate::cli::{Exit, ServeArgs};
+use crate::config::{Config, ConfigError, SettingsError};
 use crate::data_dir::{DataDir, DataDirError};
 use children::{Child, Death, Plan, describe};
 use greeting::Greeting;
@@ -49,8 +50,10 @@ const KEYS_GONE: &str = "the terminal is gone";
 
 #[derive(Debug, thiserror::Error)]
 enum StartError {
-    #[error("--media was given twice for one family; give at most one IPv4 and one IPv6 address")]
-    MediaFamilies,
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     #[error(transparent)]
     DataDir(#[from] DataDirError),
     #[error(transparent)]
@@ -68,7 +71,7 @@ enum StartError {
 impl StartError {
     fn exit(&self) -> Exit {
         match self {
-            StartError::MediaFamilies => Exit::Usage,
+            StartError::Config(_) | StartError::Settings(_) => Exit::Config,
             StartError::DataDir(_) | StartError::Lock(_) | StartError::Bind(_) => Exit::Config,
             StartError::Key(_) => Exit::Auth,
             StartError::Hold(_) | StartError::System(..) => Exit::Failed,
@@ -89,6 +92,8 @@ pub fn run(args: ServeArgs) -> ExitCode {
 
 struct Supervisor {
     args: ServeArgs,
+    /// What is in force.
+    config: Config,
     data: DataDir,
     key: SigningKey,
     hold: Hold,
@@ -100,6 +105,8 @@ struct Supervisor {
     synthetic: Child,
     /// What the engine that was ready last said.
     engine_ready: Ready,
+    /// The settings changed while control was starting.
+    owes_hangup: bool,
     /// Both were ready once: node.json stands there.
     node: Option<NodeJson>,
     stop: Option<Stop>,
@@ -124,34 +131,33 @@ struct Stop {
 impl Supervisor {
     fn start(args: ServeArgs) -> Result<Supervisor, StartError> {
         let system = |what| move |error| StartError::System(what, error);
-        let is_v4 = |address: &&SocketAddr| address.is_ipv4();
-        let v4 = args.media.iter().filter(is_v4).count();
-        if v4 > 1 || args.media.len() - v4 > 1 {
-            return Err(StartError::MediaFamilies);
-        }
+        let config = args.configuration()?;
+        let settings = config.settings();
+        config.warnings.iter().for_each(|warning| warn(warning.clone()));
         let data = DataDir::open(&args.data.data)?;
         let lock = Lock::take(&data)?;
         // What a supervisor that was killed left behind.
         NodeJson::remove(&data);
         let key = SigningKey::load_or_create(data.path())?;
         let cores = sys::cores().map_err(system("read the affinity mask"))?;
-        let placement = place(&cores, args.shards.map(|shards| shards as usize));
+        let placement = place(&cores, settings.shards.map(|shards| shards as usize));
         let shards = placement.shards.len();
 
-        let http = media::bind_http(args.http)?;
+        let http = media::bind_http(settings.http)?;
         let media =
-            args.media.iter().map(|address| MediaGroup::bind(*address, shards)).collect::<Result<Vec<_>, _>>()?;
+            settings.media.iter().map(|address| MediaGroup::bind(*address, shards)).collect::<Result<Vec<_>, _>>()?;
         if let Some(advice) = media.iter().map(|group| group.buffer_bytes).min().and_then(media::buffer_advice) {
             warn(advice);
         }
-        if !args.http.ip().is_loopback() {
+        if !settings.http.ip().is_loopback() {
             warn(format!(
                 "http://{} is open to the network without TLS: tokens travel readable, and browsers give no camera; \
                  put a TLS proxy in front",
-                args.http
+                settings.http
             ));
         }
         let http_address = http.local_addr().map_err(system("read the HTTP port"))?;
+        settings.write(&data)?;
         let hold = Hold::new(http, media, shards)?;
         let signals = Signals::take(&SIGNALS).map_err(system("take the signals"))?;
 
@@ -164,7 +170,7 @@ impl Supervisor {
         for address in hold.media.iter().map(|group| group.address) {
             arguments.extend(["--media".into(), address.to_string().into()]);
         }
-        for ip in &args.announce {
+        for ip in &settings.announce {
             arguments.extend(["--announce".into(), ip.to_string().into()]);
         }
         let mut control = child("control", arguments, placement.control.clone())?;
@@ -175,9 +181,9 @@ impl Supervisor {
         let give = |child: &mut Child, handover: Handover| {
             child.hand_over(HANDOVER_VARIABLE, handover.to_text(), descriptors(&handover));
         };
-        let handover = hold.for_engine(engine.ready_fd(), args.io, &placement);
+        let handover = hold.for_engine(engine.ready_fd(), settings.io(), &placement);
         give(&mut engine, handover);
-        let handover = hold.for_control(control.ready_fd(), args.io, &placement);
+        let handover = hold.for_control(control.ready_fd(), settings.io(), &placement);
         give(&mut control, handover);
 
         let notify = Notify::from_environment();
@@ -187,6 +193,7 @@ impl Supervisor {
         Ok(Supervisor {
             alive_at: notify.watchdog_interval.map(|_| now),
             args,
+            config,
             data,
             key,
             hold,
@@ -196,6 +203,7 @@ impl Supervisor {
             engine,
             synthetic,
             engine_ready: Ready::default(),
+            owes_hangup: false,
             node: None,
             stop: None,
             signals,
@@ -262,7 +270,7 @@ impl Supervisor {
     fn on_signals(&mut self) {
         while let Some(signal) = self.signals.next() {
             match signal {
-                libc::SIGHUP => warn("SIGHUP: there is no configuration to read again, nothing changes"),
+                libc::SIGHUP => self.reload(),
                 libc::SIGCONT => {
                     self.keys.as_ref().map(Keys::apply);
                 }
@@ -272,6 +280,41 @@ impl Supervisor {
                 libc::SIGTERM => self.quit("SIGTERM"),
                 _ => self.quit("Ctrl-C"),
             }
+        }
+    }
+
+    /// SIGHUP: applies what can be applied while running, says what cannot; a file with faults changes nothing.
+    fn reload(&mut self) {
+        let newer = match self.args.configuration() {
+            Ok(newer) => newer,
+            Err(error) => {
+                complain(format!("SIGHUP: nothing changes, because:\n{error}"));
+                return;
+            }
+        };
+        newer.warnings.iter().for_each(|warning| warn(warning.clone()));
+        let changes = self.config.changes(&newer);
+        if changes.is_empty() {
+            say("SIGHUP: the configuration is what it was");
+        }
+        for (key, old, new) in &changes {
+            match key.is_live {
+                true => say(format!("SIGHUP: {} = {new} (was {old})", key.path())),
+                false => warn(format!("SIGHUP: {} = {new} waits for a restart; {old} goes on", key.path())),
+            }
+        }
+        let applied = self.config.with_live_of(&newer);
+        match applied.settings().write(&self.data) {
+            Ok(()) => {
+                self.config = applied;
+                // Also when nothing changed here: the files that hold secrets may have. One that is only starting
+                // may not know the signal yet, which would end it: it is told when it is ready.
+                match self.control.ready_pid() {
+                    Some(_) => self.control.signal(libc::SIGHUP),
+                    None => self.owes_hangup = true,
+                }
+            }
+            Err(error) => complain(format!("SIGHUP: nothing changes: {error}")),
         }
     }
 
@@ -377,6 +420,9 @@ impl Supervisor {
         }
         if let Some(ready) = self.control.on_ready() {
             self.on_ready(Process::Control, &ready);
+            if std::mem::take(&mut self.owes_hangup) {
+                self.control.signal(libc::SIGHUP);
+            }
         }
         self.synthetic.on_ready();
         self.update_node();
@@ -482,7 +528,7 @@ impl Supervisor {
             let greeting = Greeting {
                 http: self.http,
                 media: &addresses,
-                announce: &self.args.announce,
+                announce: &self.config.settings().announce,
                 shards: self.shards,
                 engine: &self.engine_ready,
                 data: &self.args.data.data,

@@ -125,6 +125,7 @@ test("refusals: who waits, who tries again, who stops", () => {
   assert.deepEqual(of(422, "no_common_codec"), ["failed", null]);
   assert.deepEqual(of(503, "engine_restarting", 1), ["reconnecting", 1]);
   assert.deepEqual(of(503, "node_full", 7), ["reconnecting", 7]);
+  assert.deepEqual(of(409, "room_full", 10), ["reconnecting", 10]);
   assert.deepEqual(of(504), ["reconnecting", "backoff"]);
   assert.deepEqual(of(413), ["failed", null]);
   assert.notEqual(explain(new Problem({ status: 403 }), "whip").text, explain(new Problem({ status: 403 }), "whep").text);

@@ -5,7 +5,7 @@
 //! between any two steps.
 
 use super::violation::{Invariant, Violation};
-use spillway::policy::rooms::{JoinRequest, KnownSession, Order, PublishPlan, Rooms, ViewPlan};
+use spillway::policy::rooms::{JoinRequest, KnownSession, Order, PublishPlan, Rooms, ViewPlan, Who};
 use spillway::policy::{Refusal, ResourceId, SessionNote};
 use spillway_engine::shard::world::World;
 use spillway_proto::id::{Codec, SessionId, Side, TrackId};
@@ -310,8 +310,12 @@ impl Control {
             room_name: &name,
             resource,
             sub: post.sub,
+            who: &Who::default(),
             expiry: u64::MAX,
             offer: &post.offer,
+            viewers_max: None,
+            now: Time::ZERO,
+            at_ms: 0,
         };
         let plan = match post.side {
             Side::Publisher => {
@@ -328,7 +332,7 @@ impl Control {
             Plan::Publish(plan) => (plan.note, plan.engine_epoch, plan.shard),
             Plan::View(plan) => (plan.note, plan.engine_epoch, plan.shard),
         };
-        self.store.sessions.insert(resource, KnownSession { resource, room: post.room, engine_epoch });
+        self.store.sessions.insert(resource, KnownSession { resource, room: post.room, engine_epoch, who: Who::default() });
         let (mut ufrag_random, mut pwd) = ([0; UFRAG_RANDOM_CHARS], [0; ICE_PWD_CHARS]);
         ufrag_random.iter_mut().chain(&mut pwd).for_each(|byte| *byte = b'a' + self.rng.below(26) as u8);
         let command = Command::AddSession {

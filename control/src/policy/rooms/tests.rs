@@ -10,6 +10,24 @@ const VIEW: &str = include_str!("../../../../proto/src/sdp/fixtures/chromium_vie
 const EPOCH: u64 = 5;
 const ROOM: u32 = 1;
 
+static NOBODY: Who = Who { sub: String::new(), account: String::new() };
+
+/// The rest of a request that most tests do not care for.
+fn request(offer: &OfferFacts) -> JoinRequest<'_> {
+    JoinRequest {
+        room: ROOM,
+        room_name: "demo",
+        resource: ResourceId([0; 16]),
+        sub: 0,
+        who: &NOBODY,
+        expiry: 9,
+        offer,
+        viewers_max: None,
+        now: Time::ZERO,
+        at_ms: 1_000,
+    }
+}
+
 struct World {
     rooms: Rooms,
     resources: u8,
@@ -48,7 +66,7 @@ impl World {
 
     fn publish(&mut self, sub: u64, offer: &str) -> Result<(ResourceId, SessionId, Vec<Order>), Refusal> {
         let (resource, offer) = (self.resource(), OfferFacts::parse(offer).unwrap());
-        let request = JoinRequest { room: ROOM, room_name: "demo", resource, sub, expiry: 9, offer: &offer };
+        let request = JoinRequest { room: ROOM, room_name: "demo", resource, sub, expiry: 9, offer: &offer, ..request(&offer) };
         self.generation += 1;
         let plan = self.rooms.admit_publish(&request, self.generation)?;
         let session = SessionId::new(self.index(), 1);
@@ -74,7 +92,7 @@ impl World {
 
     fn view(&mut self, offer: &str) -> Result<(ResourceId, SessionId, ViewPlan), Refusal> {
         let (resource, offer) = (self.resource(), OfferFacts::parse(offer).unwrap());
-        let request = JoinRequest { room: ROOM, room_name: "demo", resource, sub: 0, expiry: 9, offer: &offer };
+        let request = JoinRequest { room: ROOM, room_name: "demo", resource, sub: 0, expiry: 9, offer: &offer, ..request(&offer) };
         let plan = self.rooms.admit_view(&request)?;
         let session = SessionId::new(self.index(), 1);
         self.sessions.push((plan.shard, session, Side::Viewer, plan.note.write()));
@@ -121,7 +139,7 @@ impl World {
 
     fn known(&self) -> Vec<KnownSession> {
         (1..=self.resources)
-            .map(|number| KnownSession { resource: ResourceId([number; 16]), room: ROOM, engine_epoch: EPOCH })
+            .map(|number| KnownSession { resource: ResourceId([number; 16]), room: ROOM, engine_epoch: EPOCH, who: Who::default() })
             .collect()
     }
 
@@ -276,7 +294,7 @@ fn a_join_that_fails_half_way_leaves_nothing() {
     let mut world = World::new();
     let offer = OfferFacts::parse(PUBLISH).unwrap();
     let resource = world.resource();
-    let request = JoinRequest { room: ROOM, room_name: "demo", resource, sub: 1, expiry: 9, offer: &offer };
+    let request = JoinRequest { room: ROOM, room_name: "demo", resource, sub: 1, expiry: 9, offer: &offer, ..request(&offer) };
     let plan = world.rooms.admit_publish(&request, 1).unwrap();
     let second = JoinRequest { resource: ResourceId([99; 16]), ..request.clone() };
     assert_eq!(world.rooms.admit_publish(&second, 2).unwrap_err(), Refusal::RoomBusy, "one at a time");
@@ -296,7 +314,7 @@ fn a_takeover_that_fails_after_it_took_a_track_ends_the_old_publisher_too() {
     world.view(VIEW).unwrap();
     let offer = OfferFacts::parse(PUBLISH).unwrap();
     let resource = world.resource();
-    let request = JoinRequest { room: ROOM, room_name: "demo", resource, sub: 1, expiry: 9, offer: &offer };
+    let request = JoinRequest { room: ROOM, room_name: "demo", resource, sub: 1, expiry: 9, offer: &offer, ..request(&offer) };
     let plan = world.rooms.admit_publish(&request, 9).unwrap();
     let new = SessionId::new(77, 1);
     let orders = world.rooms.abandon(resource, plan.shard, EPOCH, Some(new), &[], true);
@@ -425,7 +443,8 @@ fn a_new_engine_forgets_everything_live_and_changes_the_epoch() {
             resource: ResourceId([9; 16]),
             sub: 0,
             expiry: 9,
-            offer: &offer
+            offer: &offer,
+            ..request(&offer)
         }).unwrap_err(),
         Refusal::StreamNotLive
     );
@@ -446,8 +465,99 @@ fn the_streams_of_a_node_are_bounded() {
             sub: 1,
             expiry: 9,
             offer: &offer,
+            ..request(&offer)
         };
         let plan = rooms.admit_publish(&request, number + 1);
         assert_eq!(plan.is_ok(), number < PUBLISHERS_MAX as u32);
     }
+}
+
+// ---- limits ----
+
+/// Each place taken is seen by the next that asks, whether or not its join has come to an end.
+#[test]
+fn joins_under_way_have_their_places() {
+    let mut world = World::new();
+    world.rooms.set_limits(Limits { viewers_per_room_max: 2, ..Limits::default() });
+    let (_, session, _) = world.publish(1, PUBLISH).unwrap();
+    world.live(session);
+    let offer = OfferFacts::parse(VIEW).unwrap();
+    let mut plans = Vec::new();
+    for number in 100..102 {
+        let request = JoinRequest { resource: ResourceId([number; 16]), ..request(&offer) };
+        plans.push(world.rooms.admit_view(&request).unwrap());
+    }
+    assert_eq!(world.view(VIEW).unwrap_err(), Refusal::RoomFull { max: 2 });
+    // One fails half-way: its place is free.
+    let plan = plans.pop().unwrap();
+    world.rooms.abandon(plan.resource, plan.shard, EPOCH, None, &[], false);
+    assert!(world.view(VIEW).is_ok());
+    assert_eq!(world.view(VIEW).unwrap_err(), Refusal::RoomFull { max: 2 });
+}
+
+#[test]
+fn who_takes_over_from_itself_needs_no_place_and_accounts_count_apart() {
+    let mut world = World::new();
+    world.rooms.set_limits(Limits { publishers_max: 1, publishers_per_account_max: 1, ..Limits::default() });
+    world.publish(1, PUBLISH).unwrap();
+    world.publish(1, PUBLISH).unwrap();
+    let offer = OfferFacts::parse(PUBLISH).unwrap();
+    let other_room = JoinRequest { room: 2, room_name: "two", resource: ResourceId([88; 16]), ..request(&offer) };
+    assert_eq!(world.rooms.admit_publish(&other_room, 99).unwrap_err(), Refusal::NodeFull("publishers, by its limit"));
+    world.rooms.set_limits(Limits { publishers_per_account_max: 1, ..Limits::default() });
+    let refusal = world.rooms.admit_publish(&other_room, 99).unwrap_err();
+    assert_eq!(refusal, Refusal::AccountFull { what: "publishers", max: 1 });
+    let payer = Who { account: "other".into(), ..Who::default() };
+    assert!(world.rooms.admit_publish(&JoinRequest { who: &payer, ..other_room }, 99).is_ok());
+}
+
+#[test]
+fn a_viewer_whose_stream_does_not_fit_the_uplink_is_refused() {
+    let mut world = World::new();
+    world.rooms.set_limits(Limits { egress_mbps_max: 5, ..Limits::default() });
+    let (_, session, _) = world.publish(1, PUBLISH).unwrap();
+    world.live(session);
+    let stream = world.rooms.streams()[0].id;
+    world.rooms.measure(&HashMap::from([(stream, 2_000_000)]), 0);
+    assert!(world.view(VIEW).is_ok() && world.view(VIEW).is_ok());
+    assert_eq!(world.view(VIEW).unwrap_err(), Refusal::EgressFull { max: 5 });
+    assert_eq!(world.rooms.usage(None).egress_bps, 4_000_000);
+}
+
+#[test]
+fn what_is_shown_of_streams_and_viewers_is_the_same_after_a_rebuild() {
+    let mut world = World::new();
+    let (_, session, _) = world.publish(1, PUBLISH).unwrap();
+    world.live(session);
+    for _ in 0..3 {
+        world.view(VIEW).unwrap();
+    }
+    let (streams, viewers) = (world.rooms.streams(), world.rooms.viewers(None, None, 99));
+    assert_eq!((streams.len(), streams[0].viewers, streams[0].began_ms, viewers.len()), (1, 3, 1_000, 3));
+    assert!(viewers.is_sorted_by_key(|viewer| viewer.id));
+    assert_eq!(world.rooms.viewers(Some("demo"), Some(viewers[0].id), 1), viewers[1..2]);
+    assert!(world.rooms.viewers(Some("other"), None, 99).is_empty());
+    let (dump, known) = (world.dump(), world.known());
+    let orders = world.rooms.rebuild(EPOCH, &dump, &known, &HashMap::from([(ROOM, "demo".to_owned())]), |_| true);
+    assert!(orders.is_empty(), "{orders:?}");
+    assert_eq!((world.rooms.streams(), world.rooms.viewers(None, None, 99)), (streams, viewers));
+}
+
+#[test]
+fn a_kick_and_an_end_leave_nothing() {
+    let mut world = World::new();
+    let (_, session, _) = world.publish(1, PUBLISH).unwrap();
+    world.live(session);
+    world.view(VIEW).unwrap();
+    world.view(VIEW).unwrap();
+    let viewers = world.rooms.viewers(None, None, 9);
+    let orders = world.rooms.kick(viewers[0].id).unwrap();
+    world.obey(&orders);
+    assert_eq!(world.rooms.kick(viewers[0].id), None);
+    assert_eq!((world.sessions.len(), world.rooms.viewers(None, None, 9)), (2, viewers[1..].to_vec()));
+    let stream = world.rooms.streams()[0].id;
+    let orders = world.rooms.end_stream(stream).unwrap();
+    world.obey(&orders);
+    assert!(world.sessions.is_empty() && world.tracks.is_empty() && world.rooms.streams().is_empty());
+    assert_eq!(world.rooms.end_stream(stream), None);
 }

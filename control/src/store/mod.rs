@@ -1,11 +1,19 @@
-//! What survives a restart of control: rooms' numbers and the sessions it has given URLs to. SQLite in
-//! `DATA/spillway.db`, touched by one thread of its own; callers wait for it without blocking theirs.
+//! What survives a restart of control: rooms, keys, limits, answers to repeat, and the sessions it has given URLs
+//! to. SQLite in `DATA/spillway.db`, touched by one thread of its own; callers wait for it without blocking theirs.
 //!
 //! The truth about live sessions is the engine's; a row here only says "this one is ours". It is written
 //! before the engine is asked to make the session, so that a killed control never loses one.
+//!
+//! Nobody is answered before what he asked for is on the disk. What waits is done in one transaction, so that a join
+//! storm costs a few writes to the disk and not one per join:
+//!
+//! ```text
+//!    begin; savepoint, work, release (or rollback to it); savepoint, work, ...; commit = fsync; answers
+//! ```
 
 use crate::auth::unhex;
-use crate::policy::{ResourceId, rooms::KnownSession};
+use crate::policy::ResourceId;
+use crate::policy::rooms::{KnownSession, Who};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,13 +21,25 @@ use std::sync::mpsc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
+mod idempotency;
+mod keys;
+mod limits;
+mod rooms;
+
+pub use idempotency::{Found, Record};
+pub use keys::{KeyRow, Rotated};
+pub use limits::Overrides;
+pub use rooms::{Changed, RoomChange, RoomRow};
+
+/// What one commit carries at most: a bound for how long the first waits for the last.
+const BATCH_MAX: usize = 256;
 /// Requests that may wait for the thread: a join storm's worth.
 const REQUESTS_MAX: usize = 4_096;
 /// How long another process (a backup) may hold the database.
 const BUSY_WAIT: Duration = Duration::from_secs(2);
 
 /// Each step once, in order; `user_version` counts those that were taken.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = ["
     CREATE TABLE rooms (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
         name   TEXT NOT NULL UNIQUE
@@ -38,6 +58,38 @@ const MIGRATIONS: [&str; 1] = ["
         value INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
     INSERT INTO counters VALUES ('stream_generation', 0);
+", "
+    ALTER TABLE sessions ADD COLUMN account TEXT NOT NULL DEFAULT '';
+    ALTER TABLE rooms ADD COLUMN declared INTEGER NOT NULL DEFAULT 0;    -- made by the API, not by a token alone
+    ALTER TABLE rooms ADD COLUMN created_ms INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE rooms ADD COLUMN version INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE rooms ADD COLUMN viewers_max INTEGER;                    -- NULL: what the node allows
+    CREATE TABLE keys (
+        id           TEXT PRIMARY KEY,
+        role         TEXT NOT NULL,
+        name         TEXT NOT NULL,
+        room         TEXT,                      -- of a stream key
+        account      TEXT NOT NULL,
+        hash         BLOB NOT NULL,             -- SHA-256 of the secret, which is nowhere
+        former_hash  BLOB,                      -- of the secret before the last rotation
+        former_until INTEGER NOT NULL DEFAULT 0,-- Unix milliseconds
+        created_ms   INTEGER NOT NULL,
+        rotated_ms   INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE idempotency (
+        key         BLOB PRIMARY KEY,           -- SHA-256 of who asked and the key he sent
+        fingerprint BLOB NOT NULL,              -- SHA-256 of what he asked for
+        status      INTEGER NOT NULL,
+        headers     TEXT NOT NULL,
+        body        BLOB NOT NULL,              -- sealed: it may hold a secret that is shown once
+        created_ms  INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX idempotency_by_age ON idempotency (created_ms);
+    CREATE TABLE limits (
+        name  TEXT PRIMARY KEY,                 -- set by the API; goes before the configuration
+        value INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO counters VALUES ('limits_version', 0);
 "];
 
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +102,8 @@ pub enum StoreError {
     TooNew { path: PathBuf, found: i64, known: i64 },
     #[error("the database refused: {0}")]
     Query(#[from] rusqlite::Error),
+    #[error("the database could not write: {0}")]
+    Commit(String),
     #[error("the database does not keep up; try again in a second")]
     Busy,
     #[error("the database's thread has ended")]
@@ -66,6 +120,7 @@ pub struct SessionRow {
     pub sub: String,
     pub remote_ufrag: String,
     pub expiry: u64,
+    pub account: String,
 }
 
 /// Everything that `Rooms::rebuild` asks for.
@@ -75,7 +130,9 @@ pub struct Known {
     pub names: HashMap<u32, String>,
 }
 
-type Task = Box<dyn FnOnce(&mut Connection) + Send>;
+/// Tells whoever asked, once the commit is done or has failed.
+type Told = Box<dyn FnOnce(Result<(), String>) + Send>;
+type Task = Box<dyn FnOnce(&Connection) -> Told + Send>;
 
 /// A handle on the database's thread, which ends with the last handle.
 #[derive(Clone)]
@@ -85,51 +142,40 @@ pub struct Store {
 
 impl Store {
     pub fn open(data: &Path) -> Result<Store, StoreError> {
-        let mut connection = open(&data.join("spillway.db"))?;
+        let connection = open(&data.join("spillway.db"))?;
         let (tasks, queue) = mpsc::sync_channel::<Task>(REQUESTS_MAX);
         std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || {
-                while let Ok(task) = queue.recv() {
-                    task(&mut connection);
+                while let Ok(first) = queue.recv() {
+                    batch(&connection, std::iter::once(first).chain(queue.try_iter()).take(BATCH_MAX));
                 }
             })
             .map_err(|_| StoreError::Gone)?;
         Ok(Store { tasks })
     }
 
+    /// Does `work` and comes back when it is on the disk. What `work` refuses leaves nothing behind.
     async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (answer, wait) = oneshot::channel();
         let task: Task = Box::new(move |connection| {
-            // Whoever asked may have gone; the work is done all the same.
-            let _ = answer.send(work(connection));
+            let result = whole(connection, work);
+            Box::new(move |committed| {
+                // Whoever asked may have gone; the work is done all the same.
+                let _ = answer.send(match committed {
+                    Ok(()) => result.map_err(StoreError::Query),
+                    Err(reason) => Err(StoreError::Commit(reason)),
+                });
+            })
         });
         self.tasks.try_send(task).map_err(|error| match error {
             mpsc::TrySendError::Full(_) => StoreError::Busy,
             mpsc::TrySendError::Disconnected(_) => StoreError::Gone,
         })?;
-        Ok(wait.await.map_err(|_| StoreError::Gone)??)
-    }
-
-    /// The number of a room; a name that is new gets one.
-    pub async fn room_number(&self, name: &str) -> Result<u32, StoreError> {
-        let name = name.to_owned();
-        self.run(move |db| {
-            let known = db
-                .prepare_cached("SELECT number FROM rooms WHERE name = ?1")?
-                .query_row([&name], |row| row.get(0))
-                .optional()?;
-            match known {
-                Some(number) => Ok(number),
-                None => db
-                    .prepare_cached("INSERT INTO rooms (name) VALUES (?1) RETURNING number")?
-                    .query_row([&name], |row| row.get(0)),
-            }
-        })
-        .await
+        wait.await.map_err(|_| StoreError::Gone)?
     }
 
     /// A number that no stream had before.
@@ -143,14 +189,15 @@ impl Store {
 
     pub async fn add_session(&self, row: SessionRow) -> Result<(), StoreError> {
         self.run(move |db| {
-            db.prepare_cached("INSERT INTO sessions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?.execute(params![
+            db.prepare_cached("INSERT INTO sessions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?.execute(params![
                 row.resource.to_string(),
                 row.room,
                 row.side,
                 row.engine_epoch as i64,
                 row.sub,
                 row.remote_ufrag,
-                row.expiry as i64
+                row.expiry as i64,
+                row.account
             ])?;
             Ok(())
         })
@@ -159,14 +206,11 @@ impl Store {
 
     pub async fn forget_sessions(&self, resources: Vec<ResourceId>) -> Result<(), StoreError> {
         self.run(move |db| {
-            let transaction = db.transaction()?;
-            {
-                let mut delete = transaction.prepare_cached("DELETE FROM sessions WHERE resource = ?1")?;
-                for resource in resources {
-                    delete.execute([resource.to_string()])?;
-                }
+            let mut delete = db.prepare_cached("DELETE FROM sessions WHERE resource = ?1")?;
+            for resource in resources {
+                delete.execute([resource.to_string()])?;
             }
-            transaction.commit()
+            Ok(())
         })
         .await
     }
@@ -184,13 +228,14 @@ impl Store {
     pub async fn known(&self) -> Result<Known, StoreError> {
         self.run(|db| {
             let mut known = Known::default();
-            let mut rows = db.prepare_cached("SELECT resource, room, engine_epoch FROM sessions")?;
+            let mut rows = db.prepare_cached("SELECT resource, room, engine_epoch, sub, account FROM sessions")?;
             let mut rows = rows.query([])?;
             while let Some(row) = rows.next()? {
                 let resource: String = row.get(0)?;
                 if let Some(resource) = unhex(&resource).map(ResourceId) {
                     let engine_epoch = row.get::<_, i64>(2)? as u64;
-                    known.sessions.push(KnownSession { resource, room: row.get(1)?, engine_epoch });
+                    let who = Who { sub: row.get(3)?, account: row.get(4)? };
+                    known.sessions.push(KnownSession { resource, room: row.get(1)?, engine_epoch, who });
                 }
             }
             let mut rows = db.prepare_cached("SELECT number, name FROM rooms")?;
@@ -204,6 +249,31 @@ impl Store {
     }
 }
 
+/// One transaction for all of them; whoever's work failed has his part taken back alone.
+fn batch(connection: &Connection, tasks: impl Iterator<Item = Task>) {
+    let begun = connection.execute_batch("BEGIN IMMEDIATE");
+    let told: Vec<Told> = tasks.map(|task| task(connection)).collect();
+    let committed = begun.and_then(|()| connection.execute_batch("COMMIT")).map_err(|error| error.to_string());
+    if committed.is_err() {
+        // Fails where the commit has rolled back by itself.
+        let _ = connection.execute_batch("ROLLBACK");
+    }
+    for tell in told {
+        tell(committed.clone());
+    }
+}
+
+/// All of `work` or nothing of it.
+fn whole<T>(connection: &Connection, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    connection.execute_batch("SAVEPOINT one")?;
+    let result = work(connection);
+    if result.is_err() {
+        connection.execute_batch("ROLLBACK TO one")?;
+    }
+    connection.execute_batch("RELEASE one")?;
+    result
+}
+
 fn open(path: &Path) -> Result<Connection, StoreError> {
     let at = |source: rusqlite::Error| match source.sqlite_error_code() {
         Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
@@ -214,10 +284,10 @@ fn open(path: &Path) -> Result<Connection, StoreError> {
     let mut connection = Connection::open(path).map_err(at)?;
     connection.busy_timeout(BUSY_WAIT).map_err(at)?;
     connection.pragma_update(None, "journal_mode", "wal").map_err(at)?;
-    // With WAL a crash of the process loses nothing; a loss of power loses the last joins, which are over then.
-    connection.pragma_update(None, "synchronous", "normal").map_err(at)?;
+    // Each commit waits for the disk: an answer of the API outlives a loss of power. Joins share their commits.
+    connection.pragma_update(None, "synchronous", "full").map_err(at)?;
     connection.pragma_update(None, "foreign_keys", "on").map_err(at)?;
-    let check: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(at)?;
+    let check: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(at)?;
     if check != "ok" {
         return Err(StoreError::Damaged { path: path.to_owned(), reason: check });
     }
@@ -264,6 +334,7 @@ mod tests {
             sub: "ann".into(),
             remote_ufrag: "abcd".into(),
             expiry: 9,
+            account: "a1".into(),
         }
     }
 
@@ -271,9 +342,9 @@ mod tests {
     async fn what_was_written_is_there_after_a_restart() {
         let data = Scratch::new("restart");
         let store = Store::open(&data.0).unwrap();
-        assert_eq!(store.room_number("demo").await.unwrap(), 1);
-        assert_eq!(store.room_number("other").await.unwrap(), 2);
-        assert_eq!(store.room_number("demo").await.unwrap(), 1);
+        assert_eq!(store.join_room("demo").await.unwrap(), (1, None));
+        assert_eq!(store.join_room("other").await.unwrap(), (2, None));
+        assert_eq!(store.join_room("demo").await.unwrap(), (1, None));
         assert_eq!(store.stream_generation().await.unwrap(), 1);
         store.add_session(row(1)).await.unwrap();
         store.add_session(row(2)).await.unwrap();
@@ -281,12 +352,60 @@ mod tests {
         drop(store);
         let store = Store::open(&data.0).unwrap();
         let known = store.known().await.unwrap();
-        assert_eq!(known.sessions, [KnownSession { resource: ResourceId([1; 16]), room: 1, engine_epoch: 3 }]);
+        let who = Who { sub: "ann".into(), account: "a1".into() };
+        assert_eq!(known.sessions, [KnownSession { resource: ResourceId([1; 16]), room: 1, engine_epoch: 3, who }]);
         assert_eq!(known.names.get(&2).map(String::as_str), Some("other"));
         assert_eq!(store.stream_generation().await.unwrap(), 2);
         assert_eq!(store.remote_ufrag(ResourceId([1; 16])).await.unwrap().as_deref(), Some("abcd"));
         assert_eq!(store.remote_ufrag(ResourceId([2; 16])).await.unwrap(), None);
         assert!(store.add_session(row(1)).await.is_err(), "a resource is given once");
+    }
+
+    #[tokio::test]
+    async fn one_that_is_refused_takes_nothing_of_its_neighbours_with_it() {
+        let data = Scratch::new("batch");
+        let store = Store::open(&data.0).unwrap();
+        store.join_room("demo").await.unwrap();
+        // All in one batch or in several: the same.
+        let (first, same, second) =
+            tokio::join!(store.add_session(row(1)), store.add_session(row(1)), store.add_session(row(2)));
+        assert!(first.is_ok() && same.is_err() && second.is_ok());
+        // Half of the work is taken back with the other half.
+        let half = store.run(|db| {
+            db.execute("DELETE FROM sessions", [])?;
+            db.execute("INSERT INTO no_table VALUES (1)", [])
+        });
+        assert!(half.await.is_err());
+        assert_eq!(store.known().await.unwrap().sessions.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_told_to_everybody_and_ends_with_it() {
+        let data = Scratch::new("full");
+        let store = Store::open(&data.0).unwrap();
+        store.join_room("demo").await.unwrap();
+        // SQLite's own bound stands for the disk: not a page more than there are.
+        store.run(|db| db.query_row("PRAGMA max_page_count = 1", [], |row| row.get::<_, i64>(0))).await.unwrap();
+        let large = |number: u8| SessionRow { sub: "x".repeat(100_000), ..row(number) };
+        let (a, b) = tokio::join!(store.add_session(large(1)), store.add_session(large(2)));
+        assert!(a.is_err() && b.is_err(), "{a:?} {b:?}");
+        store.run(|db| db.query_row("PRAGMA max_page_count = 100000", [], |row| row.get::<_, i64>(0))).await.unwrap();
+        store.add_session(large(3)).await.unwrap();
+        assert_eq!(store.known().await.unwrap().sessions.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_database_of_the_first_version_is_taken_along() {
+        let data = Scratch::new("migrate");
+        let old = Connection::open(data.0.join("spillway.db")).unwrap();
+        old.execute_batch(MIGRATIONS[0]).unwrap();
+        old.execute_batch("INSERT INTO rooms (name) VALUES ('demo'); PRAGMA user_version = 1;").unwrap();
+        old.execute("INSERT INTO sessions VALUES (?1, 1, 2, 3, 'ann', 'abcd', 9)", [ResourceId([5; 16]).to_string()]).unwrap();
+        drop(old);
+        let store = Store::open(&data.0).unwrap();
+        assert_eq!(store.known().await.unwrap().sessions[0].who, Who { sub: "ann".into(), account: String::new() });
+        assert_eq!(store.join_room("demo").await.unwrap(), (1, None));
+        assert_eq!(store.room("demo").await.unwrap(), None, "a token made it, nobody declared it");
     }
 
     #[test]

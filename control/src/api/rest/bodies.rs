@@ -1,0 +1,199 @@
+//! What the API's bodies hold. The comment of a field is its description in the OpenAPI document.
+
+use super::schema::body;
+
+body!(request NewRoom: "a room to be declared" {
+    id: String = "its name: 1 to 64 characters of A-Z a-z 0-9 _ -",
+    viewers_max: Option<u32> = "how many may watch at once; null: what the node allows each room, 0: no limit",
+});
+
+body!(request RoomPatch: "what is to be changed of a room (merge patch: null puts a setting back)" {
+    viewers_max: Option<u32> = "how many may watch at once; null: what the node allows each room, 0: no limit",
+});
+
+body!(answer Room: "a room" {
+    id: String = "its name",
+    declared: bool = "whether the API made it; other rooms are there as long as somebody is in them",
+    created_at: Option<String> = "when it was declared, RFC 3339",
+    viewers_max: Option<u32> = "its own limit; null: what the node allows each room",
+    live: bool = "somebody publishes, and packets come",
+    stream: Option<String> = "the stream's id, if there is one",
+    viewers: u64 = "viewers that are connected",
+});
+
+body!(answer Track: "one audio or video of a stream" {
+    kind: String = "audio or video",
+    codec: String = "as SDP names it",
+    live: bool = "packets come",
+    bitrate_bps: u64 = "over the last second",
+    frames_per_second: f64 = "over the last second",
+    loss_ratio: f64 = "what the publisher's path lost of the last second's packets, 0 to 1",
+    keyframe_interval_ms: u64 = "between the last two keyframes; 0: not known yet",
+});
+
+body!(answer Warning: "something about a stream that viewers will notice" {
+    code: String = "no_audio, no_video, keyframe_interval_long, uplink_loss or codec_not_everywhere",
+    detail: String = "what it means and what to do",
+});
+
+body!(answer Publisher: "who sends a stream" {
+    sub: String = "as its token has it",
+    account: String = "who pays",
+    connected: bool = "the handshake is complete",
+});
+
+body!(answer Stream: "one publisher's output" {
+    id: String = "sorts by age",
+    room: String = "where it is seen",
+    live: bool = "packets come; else its viewers wait for a publisher",
+    started_at: String = "RFC 3339",
+    publisher: Option<Publisher> = "null: gone, its viewers wait",
+    viewers: u64 = "of this stream, those that are joining included",
+    bitrate_bps: u64 = "all tracks together, over the last second",
+    tracks: Vec<Track> = "at most one audio and one video",
+    warnings: Vec<Warning> = "what to put right at the publisher",
+});
+
+body!(answer Viewer: "who watches" {
+    id: String = "sorts by age; it is not the session's URL",
+    room: String = "where",
+    sub: String = "as its token has it",
+    account: String = "who pays",
+    joined_at: String = "RFC 3339",
+    connected: bool = "the handshake is complete",
+    protocol: String = "whep",
+    codecs: Vec<String> = "what it can show",
+});
+
+body!(answer Ended: "what was ended" {
+    id: String = "its id or name",
+    ended: bool = "true",
+});
+
+body!(request NewToken: "a token to be minted" {
+    room: String = "the room it opens",
+    role: String = "publish, view, or admin (both, and the room's part of this API)",
+    ttl_seconds: Option<u64> = "how long it is valid, up to a year; an hour if left out",
+    sub: Option<String> = "who bears it: publishers of one name take over from each other; a name of its own if left out",
+    account: Option<String> = "who pays; the caller's if left out",
+});
+
+body!(answer TokenUrls: "ready links; null where the role does not allow it" {
+    whip: Option<String> = "where to publish (WHIP); send the token as Bearer",
+    whep: Option<String> = "where to watch (WHEP); send the token as Bearer",
+    publish: Option<String> = "a page to publish, with the token",
+    watch: Option<String> = "a page to watch, with the token",
+});
+
+body!(answer Token: "a token" {
+    token: String = "a JWT, HS256",
+    room: String = "the room it opens",
+    role: String = "publish, view or admin",
+    sub: String = "who bears it",
+    expires_at: String = "RFC 3339",
+    urls: TokenUrls = "ready links",
+});
+
+body!(request NewKey: "a key to be made" {
+    role: String = "admin (everything), read (everything that changes nothing), or stream (publish in its room, for OBS and cameras)",
+    name: Option<String> = "for people, up to 100 characters",
+    room: Option<String> = "of a stream key: its room",
+    account: Option<String> = "who pays; the caller's if left out",
+});
+
+body!(request Rotation: "how a key is to be rotated" {
+    grace_seconds: Option<u64> = "how long the secret before opens, up to a week; not at all if left out",
+});
+
+body!(answer Key: "a key without its secret" {
+    id: String = "sorts by age",
+    role: String = "admin, read or stream",
+    name: String = "for people",
+    room: Option<String> = "of a stream key: its room",
+    account: String = "who pays",
+    created_at: String = "RFC 3339",
+    rotated_at: String = "RFC 3339: when its secret was made",
+});
+
+body!(answer KeyWithSecret: "a key with its secret, which is shown this once" {
+    id: String = "sorts by age",
+    role: String = "admin, read or stream",
+    name: String = "for people",
+    room: Option<String> = "of a stream key: its room",
+    account: String = "who pays",
+    created_at: String = "RFC 3339",
+    rotated_at: String = "RFC 3339: when its secret was made",
+    secret: String = "send it as Bearer; only its SHA-256 is kept",
+});
+
+body!(request LimitsPatch: "limits to be set (merge patch: null puts one back to the configuration); 0 is no limit" {
+    publishers_max: Option<u32> = "publishers of this node",
+    publishers_per_account_max: Option<u32> = "publishers of one account",
+    viewers_max: Option<u32> = "viewers of this node",
+    viewers_per_room_max: Option<u32> = "viewers of one room that has no limit of its own",
+    viewers_per_account_max: Option<u32> = "viewers of one account",
+    joins_per_second_max: Option<u32> = "viewers that may join per second",
+    egress_mbps_max: Option<u32> = "Mbit/s that go out to viewers",
+});
+
+body!(answer Usage: "what there is now" {
+    publishers: u64 = "that are there or joining",
+    viewers: u64 = "that are there or joining",
+    egress_bps: u64 = "what these viewers are sent, by their streams' bitrate",
+});
+
+body!(answer Limits: "the limits in force; 0 is no limit" {
+    publishers_max: u32 = "publishers of this node",
+    publishers_per_account_max: u32 = "publishers of one account",
+    viewers_max: u32 = "viewers of this node",
+    viewers_per_room_max: u32 = "viewers of one room that has no limit of its own",
+    viewers_per_account_max: u32 = "viewers of one account",
+    joins_per_second_max: u32 = "viewers that may join per second",
+    egress_mbps_max: u32 = "Mbit/s that go out to viewers",
+    set_here: Vec<String> = "those that this API has set; the others are the configuration's",
+    used: Usage = "what of it is used",
+});
+
+body!(answer Shard: "a forwarding thread" {
+    sessions: u64 = "publishers and viewers it carries",
+    packets_sent: u64 = "since the supervisor was started",
+});
+
+body!(answer Node: "this node" {
+    id: String = "its name",
+    version: String = "of Spillway",
+    started_at: String = "RFC 3339: when its control service was started",
+    uptime_seconds: u64 = "of its control service",
+    engine: Option<String> = "how it talks to the kernel, uring or socket; null: there is none just now",
+    shards: Vec<Shard> = "its forwarding threads",
+    candidates: Vec<String> = "addresses that clients are told to send media to",
+    streams: u64 = "that are live",
+    used: Usage = "publishers and viewers, all accounts together",
+    egress_bps: u64 = "all that went out in the last second, with headers and what was sent twice",
+    memory_bytes: u64 = "of its processes",
+});
+
+body!(answer HealthMemory: "in MB" {
+    used: u64 = "by this node's processes",
+    total: u64 = "of the machine",
+});
+
+body!(answer HealthCpu: "in microseconds, of this node's processes since they were started" {
+    user: u64 = "in their own code",
+    system: u64 = "in the kernel",
+});
+
+#[allow(non_snake_case, reason = "a name that others gave it")]
+mod health {
+    use super::{HealthCpu, HealthMemory, body};
+
+    body!(answer Health: "whether this node works; 503 with the same fields if it does not" {
+        status: String = "ok, or unavailable while there is no engine",
+        activeStreams: u64 = "streams that are live",
+        memory: HealthMemory = "in MB",
+        cpu: HealthCpu = "in microseconds",
+        uptime: f64 = "seconds",
+    });
+}
+
+pub use health::Health;

@@ -1,0 +1,227 @@
+//! Goal: every row of the OpenAPI document is kept, its errors included.
+//! Method: a story in which everything succeeds once, then every mistake at every row; each answer is held against the
+//! document, and at the end nothing the document says may be unseen.
+
+use super::{Client, Node, ROWS, Reply, Role, Row, json, openapi, operator, with};
+use crate::auth::{Grant, KeyText, mint_at, unix_now};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+struct Witness {
+    document: Value,
+    /// Row, and the code of a problem or the status of a success.
+    seen: BTreeSet<(&'static str, String)>,
+}
+
+impl Witness {
+    /// Holds an answer against the document.
+    fn saw(&mut self, row: &'static Row, reply: &Reply) {
+        let operation = &self.document["paths"][row.path][row.method.to_lowercase()];
+        let response = &operation["responses"][reply.status().to_string()];
+        assert!(response.is_object(), "{}: {} is not documented: {}", row.id, reply.status(), reply.body);
+        let kind = reply.header("content-type");
+        let Some(content) = response["content"].as_object() else {
+            assert!(reply.body.is_empty(), "{}: {}", row.id, reply.body);
+            self.seen.insert((row.id, reply.status().to_string()));
+            return;
+        };
+        let schema = &content.get(kind).unwrap_or_else(|| panic!("{}: {kind} is not documented", row.id))["schema"];
+        let value = reply.json();
+        check(schema, &self.document, &value, row.id);
+        let what = if kind == "application/json" { reply.status().to_string() } else { value["code"].as_str().unwrap().to_owned() };
+        self.seen.insert((row.id, what));
+    }
+}
+
+/// What of JSON Schema the document uses.
+fn check(schema: &Value, document: &Value, value: &Value, at: &str) {
+    if let Some(name) = schema["$ref"].as_str() {
+        let name = name.rsplit('/').next().unwrap();
+        return check(&document["components"]["schemas"][name], document, value, &format!("{at}/{name}"));
+    }
+    if let Some(all) = schema["allOf"].as_array() {
+        return all.iter().for_each(|schema| check(schema, document, value, at));
+    }
+    if let Some(any) = schema["anyOf"].as_array() {
+        if value.is_null() {
+            assert!(any.iter().any(|schema| schema["type"] == "null"), "{at}: null");
+        } else {
+            check(&any[0], document, value, at);
+        }
+        return;
+    }
+    if let Some(words) = schema["enum"].as_array() {
+        assert!(words.contains(value), "{at}: {value} is none of {words:?}");
+    }
+    match schema["type"].as_str() {
+        Some("string") => assert!(value.is_string(), "{at}: {value}"),
+        Some("boolean") => assert!(value.is_boolean(), "{at}: {value}"),
+        Some("integer") => assert!(value.is_u64(), "{at}: {value}"),
+        Some("number") => assert!(value.is_number(), "{at}: {value}"),
+        Some("array") => {
+            for item in value.as_array().unwrap_or_else(|| panic!("{at}: {value}")) {
+                check(&schema["items"], document, item, at);
+            }
+        }
+        Some("object") => {
+            let object = value.as_object().unwrap_or_else(|| panic!("{at}: {value}"));
+            for name in schema["required"].as_array().into_iter().flatten() {
+                assert!(object.contains_key(name.as_str().unwrap()), "{at}: {name} is missing in {value}");
+            }
+            for (name, value) in object {
+                match schema["properties"].get(name) {
+                    Some(property) => check(property, document, value, &format!("{at}.{name}")),
+                    None => assert_ne!(schema["additionalProperties"], false, "{at}: {name} is not documented"),
+                }
+            }
+        }
+        // `properties` beside `allOf`, without a type.
+        None => {
+            for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+                check(property, document, &value[name], &format!("{at}.{name}"));
+            }
+        }
+        Some(other) => panic!("{at}: the test does not know {other}"),
+    }
+}
+
+fn row(id: &str) -> &'static Row {
+    ROWS.iter().find(|row| row.id == id).unwrap_or_else(|| panic!("no row {id}"))
+}
+
+/// The row's path with names put in.
+fn path(row: &Row, names: &[(&str, &str)]) -> String {
+    names.iter().fold(row.path.to_owned(), |path, (name, value)| path.replace(&format!("{{{name}}}"), value))
+}
+
+#[test]
+fn every_row_of_the_document_is_kept() {
+    let node = Node::new();
+    let mut witness = Witness { document: openapi::document(), seen: BTreeSet::new() };
+    let operator = operator(&node);
+    node.live();
+    node.view();
+    node.view();
+    node.until(|node| node.service().state("demo").viewers == 2);
+    let stream = operator.get("/v1/streams").json()["data"][0]["id"].as_str().unwrap().to_owned();
+    let viewer = operator.get("/v1/viewers").json()["data"][0]["id"].as_str().unwrap().to_owned();
+    let key = operator.key(json!({ "role": "read" }))["id"].as_str().unwrap().to_owned();
+    let doomed = operator.key(json!({ "role": "read" }))["id"].as_str().unwrap().to_owned();
+    let names = [("room", "demo"), ("stream", &*stream), ("viewer", &*viewer), ("key", &*key), ("account", "acme")];
+    let body_of = |row: &Row| match row.id {
+        "createRoom" => json!({ "id": "demo" }),
+        "updateRoom" => json!({ "viewers_max": 100 }),
+        "createToken" => json!({ "room": "demo", "role": "view" }),
+        "createKey" => json!({ "role": "stream", "room": "demo" }),
+        "updateLimits" => json!({ "viewers_max": 1_000 }),
+        "rotateKey" => json!({ "grace_seconds": 0 }),
+        _ => Value::Null,
+    };
+    let text = |body: &Value| if body.is_null() { String::new() } else { body.to_string() };
+
+    // Everything succeeds once; ends come last.
+    let order = |row: &&Row| match row.id {
+        "createRoom" => 0,
+        "kickViewer" => 2,
+        "endStream" | "endStreamUnversioned" => 3,
+        "endRoom" => 4,
+        "deleteRoom" | "revokeKey" => 5,
+        _ => 1,
+    };
+    let mut rows: Vec<&'static Row> = ROWS.iter().collect();
+    rows.sort_by_key(order);
+    for row in &rows {
+        let mut names = names;
+        if row.id == "revokeKey" {
+            names[3].1 = &doomed;
+        }
+        if row.id == "endStreamUnversioned" {
+            // The first one was ended by the row before.
+            node.live();
+        }
+        let again = operator.get("/v1/streams").json()["data"][0]["id"].as_str().unwrap_or("").to_owned();
+        if row.id == "endStreamUnversioned" {
+            names[1].1 = &again;
+        }
+        let key = format!("once-{}", row.id);
+        let reply = operator.ask(row.method, &path(row, &names), &[("Idempotency-Key", &key)], &text(&body_of(row)));
+        assert_eq!(reply.status(), row.status, "{}: {}", row.id, reply.body);
+        witness.saw(row, &reply);
+    }
+    // The health of a node with an engine was seen; the same fields come with 503.
+
+    let expired = {
+        let grant = Grant { room: String::new(), role: Role::Node, sub: "x".into(), acct: None, ttl: Duration::from_secs(1) };
+        mint_at(&node.key, grant, unix_now() - 100)
+    };
+    let unknown = KeyText::fresh(&crate::ids::fresh("key", 1).unwrap()).unwrap().0;
+    let large = json!({ "name": "x".repeat(70_000) }).to_string();
+    for row in ROWS.iter() {
+        let (good, body) = (path(row, &names), text(&body_of(row)));
+        let mut ask = |client: &Client<'_>, path: &str, headers: &[(&str, &str)], body: &str| {
+            let reply = client.ask(row.method, path, headers, body);
+            witness.saw(row, &reply);
+        };
+        for bearer in ["", "a.b.c", &expired, &unknown, &node.token("demo", Role::View, "v"), &node.token("other", Role::Admin, "a")] {
+            ask(&with(&node, bearer), &good, &[], &body);
+        }
+        ask(&operator, &format!("{good}?what=1"), &[], &body);
+        if row.path.contains("{room}") {
+            ask(&operator, &row.path.replace("{room}", "no%20name"), &[], &body);
+        }
+        if row.takes_body() {
+            ask(&operator, &good, &[], "{");
+            ask(&operator, &good, &[], &large);
+            ask(&operator, &good, &[("Content-Type", "application/sdp")], "v=0");
+        }
+        if row.method == "POST" {
+            // The key it succeeded with, for something else.
+            let others = [("room", "demo2"), ("stream", "st_other"), ("viewer", "vw_other"), ("key", "key_other")];
+            let key = format!("once-{}", row.id);
+            let other = if row.takes_body() { json!({ "id": "other" }).to_string() } else { String::new() };
+            ask(&operator, &path(row, &others), &[("Idempotency-Key", &key)], &other);
+        }
+    }
+    // What only one row can be told.
+    let nothing = [("room", "nobody"), ("stream", "st_0"), ("viewer", "vw_0"), ("key", "key_0")];
+    for row in ROWS.iter().filter(|row| row.errors.iter().any(|(status, _)| *status == 404)) {
+        let reply = operator.ask(row.method, &path(row, &nothing), &[], &text(&body_of(row)));
+        witness.saw(row, &reply);
+    }
+    assert_eq!(operator.post("/v1/rooms", &json!({ "id": "twice" })).status(), 201);
+    witness.saw(row("createRoom"), &operator.post("/v1/rooms", &json!({ "id": "twice" })));
+    for (id, path) in [("updateRoom", "/v1/rooms/twice"), ("updateLimits", "/v1/limits")] {
+        witness.saw(row(id), &operator.ask("PATCH", path, &[("If-Match", "\"999\"")], "{}"));
+    }
+    let admin = with(&node, node.token("demo", Role::Admin, "a"));
+    witness.saw(row("createToken"), &admin.post("/v1/tokens", &json!({ "room": "other", "role": "view" })));
+
+    let mut unseen = Vec::new();
+    for row in ROWS.iter() {
+        let success = (row.id, row.status.to_string());
+        let all = row.problems().into_iter().map(|(_, code)| (row.id, code.to_owned()));
+        unseen.extend(all.chain([success]).filter(|what| !witness.seen.contains(what)));
+    }
+    assert!(unseen.is_empty(), "documented and never seen: {unseen:#?}");
+}
+
+#[test]
+fn other_methods_are_refused_with_what_is_allowed_and_options_are_answered() {
+    let node = Node::new();
+    let operator = operator(&node);
+    for row in ROWS.iter() {
+        let path = path(row, &[("room", "demo"), ("stream", "x"), ("viewer", "x"), ("key", "x"), ("account", "x")]);
+        let refused = operator.ask("PUT", &path, &[], "");
+        refused.is(405, "method_not_allowed");
+        let allow = refused.header("allow").to_owned();
+        for other in ROWS.iter().filter(|other| other.path == row.path) {
+            assert!(allow.split(", ").any(|method| method == other.method), "{path}: {allow}");
+        }
+        let count = ROWS.iter().filter(|other| other.path == row.path).count();
+        let plain = allow.split(", ").filter(|method| !["HEAD", "OPTIONS"].contains(method)).count();
+        assert_eq!(plain, count, "{path}: {allow}");
+        let options = node.request("OPTIONS", &path, &[("Origin", "http://x")], "");
+        assert_eq!((options.status(), options.header("access-control-allow-methods")), (200, allow.as_str()));
+    }
+}

@@ -1,0 +1,71 @@
+//! Names that the API gives: a prefix that says of what, then 128 bits in Crockford's base 32, time first, so that
+//! names sort by age.
+
+use crate::policy::PublicId;
+use aws_lc_rs::rand;
+use spillway_proto::id::StreamId;
+
+const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+/// 26 times 5 bits, the first two of them always zero.
+pub const CHARS: usize = 26;
+
+pub fn encode(bytes: [u8; 16]) -> String {
+    let number = u128::from_be_bytes(bytes);
+    let digit = |place: usize| DIGITS.get((number >> (5 * place) & 31) as usize).map_or('0', |digit| char::from(*digit));
+    (0..CHARS).rev().map(digit).collect()
+}
+
+/// None unless it is exactly what `encode` writes.
+pub fn decode(text: &str) -> Option<[u8; 16]> {
+    if text.len() != CHARS || text.as_bytes().first()? > &b'7' {
+        return None;
+    }
+    let digit = |byte| DIGITS.iter().position(|digit| *digit == byte);
+    let number = text.bytes().try_fold(0u128, |number, byte| Some(number << 5 | digit(byte)? as u128))?;
+    Some(number.to_be_bytes())
+}
+
+/// A new name; None: the system gives no random bytes.
+pub fn fresh(prefix: &str, now_ms: u64) -> Option<String> {
+    let mut bytes = [0; 16];
+    rand::fill(&mut bytes).ok()?;
+    for (byte, time) in bytes.iter_mut().zip(now_ms.to_be_bytes().into_iter().skip(2)) {
+        *byte = time;
+    }
+    Some(format!("{prefix}_{}", encode(bytes)))
+}
+
+pub fn viewer(id: PublicId) -> String {
+    format!("vw_{}", encode(id.0))
+}
+
+pub fn parse_viewer(text: &str) -> Option<PublicId> {
+    text.strip_prefix("vw_").and_then(decode).map(PublicId)
+}
+
+/// A stream's name is made from what its tracks' notes hold, so that a new control gives it the same.
+pub fn stream(id: StreamId, began_ms: u64) -> String {
+    let number = u128::from(began_ms & 0xffff_ffff_ffff) << 80 | u128::from(id.generation) << 48 | u128::from(id.index) << 16;
+    format!("st_{}", encode(number.to_be_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_back_sort_by_age_and_nothing_else_is_one() {
+        for bytes in [[0; 16], [255; 16], *b"0123456789abcdef"] {
+            assert_eq!(decode(&encode(bytes)), Some(bytes));
+        }
+        let (older, newer) = (fresh("key", 1_700_000_000_000).unwrap(), fresh("key", 1_700_000_000_001).unwrap());
+        assert!(older < newer && older.starts_with("key_") && older.len() == 4 + CHARS);
+        let early = stream(StreamId::new(900, 1), 1_700_000_000_000);
+        assert!(early < stream(StreamId::new(1, 2), 1_700_000_000_000) && early < stream(StreamId::new(0, 1), 1_700_000_000_001));
+        let public = PublicId([7; 16]);
+        assert_eq!(parse_viewer(&viewer(public)), Some(public));
+        for wrong in ["", "vw_", "st_00000000000000000000000000", "vw_8zzzzzzzzzzzzzzzzzzzzzzzzz", "vw_0000000000000000000000000l"] {
+            assert_eq!(parse_viewer(wrong), None, "{wrong}");
+        }
+    }
+}

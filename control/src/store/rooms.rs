@@ -1,0 +1,133 @@
+//! Rooms in the store: a number for each name, and the settings of those that the API declared.
+
+use super::{Record, Store, StoreError, idempotency};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+/// A room that was declared.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RoomRow {
+    pub name: String,
+    /// Unix milliseconds.
+    pub created_ms: u64,
+    /// Grows with each change: the ETag.
+    pub version: u64,
+    pub viewers_max: Option<u32>,
+}
+
+/// What a PATCH says; None leaves a setting as it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RoomChange {
+    pub viewers_max: Option<Option<u32>>,
+}
+
+/// What became of a change.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Changed<T> {
+    Done(T),
+    /// It has this version, another one was expected.
+    OtherVersion(u64),
+    NotFound,
+}
+
+const COLUMNS: &str = "name, created_ms, version, viewers_max";
+
+fn row(row: &Row<'_>) -> rusqlite::Result<RoomRow> {
+    Ok(RoomRow {
+        name: row.get(0)?,
+        created_ms: row.get::<_, i64>(1)?.unsigned_abs(),
+        version: row.get::<_, i64>(2)?.unsigned_abs(),
+        viewers_max: row.get(3)?,
+    })
+}
+
+fn find(db: &Connection, name: &str) -> rusqlite::Result<Option<RoomRow>> {
+    db.prepare_cached(&format!("SELECT {COLUMNS} FROM rooms WHERE name = ?1 AND declared = 1"))?
+        .query_row([name], row)
+        .optional()
+}
+
+impl Store {
+    /// The number of a room, and how many viewers it may have; a name that is new gets a number.
+    pub async fn join_room(&self, name: &str) -> Result<(u32, Option<u32>), StoreError> {
+        let name = name.to_owned();
+        self.run(move |db| {
+            let known = db
+                .prepare_cached("SELECT number, viewers_max FROM rooms WHERE name = ?1")?
+                .query_row([&name], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            match known {
+                Some(known) => Ok(known),
+                None => db
+                    .prepare_cached("INSERT INTO rooms (name) VALUES (?1) RETURNING number")?
+                    .query_row([&name], |row| Ok((row.get(0)?, None))),
+            }
+        })
+        .await
+    }
+
+    /// Declares a room; false if it was declared already.
+    pub async fn create_room(&self, room: RoomRow, record: Option<Record>) -> Result<bool, StoreError> {
+        self.run(move |db| {
+            let sql = "INSERT INTO rooms (name, declared, created_ms, version, viewers_max) VALUES (?1, 1, ?2, ?3, ?4)
+                       ON CONFLICT (name) DO UPDATE SET declared = 1, created_ms = ?2, version = ?3, viewers_max = ?4
+                       WHERE declared = 0";
+            let made = db.prepare_cached(sql)?.execute(params![
+                room.name,
+                room.created_ms as i64,
+                room.version as i64,
+                room.viewers_max
+            ])?;
+            if made == 1 {
+                idempotency::save(db, record)?;
+            }
+            Ok(made == 1)
+        })
+        .await
+    }
+
+    pub async fn room(&self, name: &str) -> Result<Option<RoomRow>, StoreError> {
+        let name = name.to_owned();
+        self.run(move |db| find(db, &name)).await
+    }
+
+    /// Declared rooms after a name, by name.
+    pub async fn rooms_after(&self, after: &str, count: usize) -> Result<Vec<RoomRow>, StoreError> {
+        let after = after.to_owned();
+        self.run(move |db| {
+            let sql = format!("SELECT {COLUMNS} FROM rooms WHERE declared = 1 AND name > ?1 ORDER BY name LIMIT ?2");
+            db.prepare_cached(&sql)?.query_map(params![after, count as i64], row)?.collect()
+        })
+        .await
+    }
+
+    pub async fn change_room(
+        &self,
+        name: &str,
+        expected: Option<u64>,
+        change: RoomChange,
+    ) -> Result<Changed<RoomRow>, StoreError> {
+        let name = name.to_owned();
+        self.run(move |db| {
+            let Some(mut room) = find(db, &name)? else { return Ok(Changed::NotFound) };
+            if expected.is_some_and(|expected| expected != room.version) {
+                return Ok(Changed::OtherVersion(room.version));
+            }
+            room.viewers_max = change.viewers_max.unwrap_or(room.viewers_max);
+            room.version += 1;
+            db.prepare_cached("UPDATE rooms SET viewers_max = ?2, version = ?3 WHERE name = ?1")?
+                .execute(params![room.name, room.viewers_max, room.version as i64])?;
+            Ok(Changed::Done(room))
+        })
+        .await
+    }
+
+    /// The declaration and its settings go; the number stays, because live sessions know it. False: there was none.
+    pub async fn delete_room(&self, name: &str) -> Result<bool, StoreError> {
+        let name = name.to_owned();
+        self.run(move |db| {
+            let sql = "UPDATE rooms SET declared = 0, viewers_max = NULL WHERE name = ?1 AND declared = 1";
+            Ok(db.prepare_cached(sql)?.execute([&name])? == 1)
+        })
+        .await
+    }
+}
