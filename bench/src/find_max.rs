@@ -16,6 +16,8 @@ const AIM: f64 = 0.9;
 const DELIVERED_MIN: f64 = 0.995;
 const LOSS_MAX: f64 = 0.001;
 const LATENCY_MAX_US: f64 = 250_000.0;
+/// With so many numbers of viewers in a row the generator gave up: fewer still will not help it.
+const UNDECIDED_MAX: u32 = 3;
 /// Of a null NIC packets are counted from outside, to a frame or keyframe at either end of the hold.
 const NULL_EDGE: f64 = 0.03;
 /// A process that used so much of a core has no more to give, if it has one thread for media.
@@ -162,7 +164,9 @@ pub fn find(args: &FindMaxArgs, publisher_at: Option<&Elsewhere>) -> Result<Foun
     let mut largest: Option<Summary> = None;
     let (mut held, mut broke_at) = (0_u64, None);
     let mut growth = GROWTH;
+    let mut undecided = 0;
     while let Some(viewers) = next(held, broke_at, args.run.viewers, args.search.precision, growth)
+        && undecided < UNDECIDED_MAX
         && !sys::is_interrupted()
     {
         let (mut step, mut summary) = self::step(&args.run, publisher_at, viewers)?;
@@ -171,6 +175,7 @@ pub fn find(args: &FindMaxArgs, publisher_at: Option<&Elsewhere>) -> Result<Foun
             steps.push(step);
             (step, summary) = self::step(&args.run, publisher_at, viewers)?;
         }
+        undecided = if step.is_undecided() { undecided + 1 } else { 0 };
         if step.held {
             held = viewers;
             growth = step.server_cpu.map_or(GROWTH, growth_from);
