@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Settings {
     pub http: SocketAddr,
+    /// An address of its own for monitoring.
+    pub metrics: Option<SocketAddr>,
     /// Without a slash at its end; None: links begin with the address of the request.
     pub public_url: Option<String>,
     pub node_id: Option<String>,
@@ -111,6 +113,7 @@ impl Config {
         Settings {
             // Checked when it was taken.
             http: text("server.http").parse().unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], 7080))),
+            metrics: text("server.metrics").parse().ok(),
             public_url: some(text("server.public_url").trim_end_matches('/').to_owned()),
             node_id: some(text("node.id")),
             media: list("media.listen").iter().filter_map(|item| item.parse().ok()).collect(),

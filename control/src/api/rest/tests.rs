@@ -3,6 +3,7 @@
 //! OpenAPI document, and every row's every problem must have been seen.
 
 mod admission;
+mod events;
 mod matrix;
 mod rows;
 
@@ -22,7 +23,7 @@ pub struct Client<'a> {
 impl Client<'_> {
     pub fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
         let authorization = format!("Bearer {}", self.bearer);
-        let mut all = vec![("Authorization", authorization.as_str())];
+        let mut all = vec![("Authorization", authorization.as_str()), ("Accept", "application/json")];
         all.extend_from_slice(headers);
         self.node.request(method, path, &all, body)
     }
@@ -352,7 +353,7 @@ fn ice_servers_are_told_with_every_session() {
 fn every_code_stands_in_the_readme_with_the_same_words() {
     let readme = include_str!("../../../README.md");
     for (code, words) in CODES {
-        let line = readme.lines().find(|line| line.starts_with('|') && line.contains(&format!("`{code}`")));
+        let line = readme.lines().find(|line| line.starts_with(&format!("| `{code}` | ")));
         let line = line.unwrap_or_else(|| panic!("{code} is in no table of README.md"));
         assert!(line.contains(words), "{code}: README.md says\n{line}\nand the code says\n{words}");
     }
@@ -369,7 +370,7 @@ fn rfc3339_is_right_over_leap_years_and_centuries() {
         (1_798_761_599_999, "2026-12-31T23:59:59.999Z"),
         (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
     ] {
-        assert_eq!(super::handlers::rfc3339(ms), text);
+        assert_eq!(crate::ids::rfc3339(ms), text);
     }
 }
 
