@@ -68,6 +68,9 @@ pub enum Command {
     /// The same in a network of its own on this machine: Spillway on core 0, viewers on core 1 (root)
     #[command(mut_args(of_lab))]
     Lab(LabArgs),
+    /// The lab with a NIC that drops: viewers join over the cable, then all packets end in the server's network (root)
+    #[command(mut_args(of_lab))]
+    Null(NullArgs),
     /// Measures what bench/SPECIFICATION.md promises, one line per promise (root); exit code 1: a row could not be measured
     Spec(SpecArgs),
 }
@@ -85,7 +88,7 @@ impl Cli {
     /// The later of two words about the same counts, so that a scenario's can be overridden.
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
         let last_counts = |command: clap::Command| command.args_override_self(true);
-        let command = Cli::command().mut_subcommand("run", last_counts).mut_subcommand("find-max", last_counts).mut_subcommand("lab", last_counts);
+        let command = Cli::command().mut_subcommand("run", last_counts).mut_subcommand("find-max", last_counts).mut_subcommand("lab", last_counts).mut_subcommand("null", last_counts);
         Cli::from_arg_matches(&command.try_get_matches_from(words)?)
     }
 }
@@ -136,6 +139,23 @@ pub struct LabArgs {
     /// The way from the server carries no more, and 300 ms of it wait (a token bucket on the server's end)
     #[arg(long, value_name = "BPS", value_parser = bitrate)]
     pub link: Option<u64>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct NullArgs {
+    #[command(flatten)]
+    lab: LabArgs,
+    /// How long is measured, 20 at most: the same as --hold
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=20))]
+    seconds: Option<u64>,
+}
+
+impl NullArgs {
+    pub fn lab(&self) -> LabArgs {
+        let mut lab = self.lab.clone();
+        lab.run.hold = self.seconds.map(Duration::from_secs).or(lab.run.hold);
+        lab
+    }
 }
 
 #[derive(Args, Clone, Debug)]

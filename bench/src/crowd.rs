@@ -28,7 +28,8 @@ const SOCKET_BYTES: usize = 512 * 1_024;
 const TURN_MAX: Duration = Duration::from_millis(1);
 /// A viewer that has its picture is looked at so often, and not woken for. A wake for each packet would be work of
 /// whoever sends it (over veth the server's core, a seventh of it at 600 viewers), which no viewer elsewhere costs.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// So long, because a look costs half of what nine packets cost; longer would let the next keyframe overflow a call.
+const LOOK_INTERVAL: Duration = Duration::from_millis(30);
 /// The same where losses are of our own making: what is missing is asked for soon.
 const LOOK_INTERVAL_LOSSY: Duration = Duration::from_millis(4);
 /// Without a picture, as in a room with sound alone, it is woken for so long after its handshake.
@@ -72,6 +73,11 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Packets and bytes of media so far.
+    pub fn delivered(&self) -> (u64, u64) {
+        (self.packets.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+    }
+
     /// Has each of so many crowds empty all its sockets, so that what has arrived by now is counted, not what was
     /// found in sockets by chance. Waits for it, but not forever. Returns when that was, in UNIX nanoseconds.
     pub fn take_stock(&self, crowds: u64) -> u64 {
@@ -128,6 +134,7 @@ pub struct Arriving {
 }
 
 /// What a thread of the crowd leaves.
+#[derive(Default)]
 pub struct Outcome {
     pub totals: Totals,
     /// Those the server has to be told of.

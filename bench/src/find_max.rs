@@ -20,7 +20,7 @@ const LATENCY_MAX_US: f64 = 250_000.0;
 const BUSY: f64 = 0.85;
 
 /// One step.
-#[derive(Clone, Serialize, Debug)]
+#[derive(Clone, Serialize, Default, Debug)]
 pub struct Step {
     pub viewers: u64,
     pub held: bool,
@@ -43,7 +43,7 @@ pub struct Step {
     pub generator_reasons: Vec<String>,
 }
 
-#[derive(Clone, Serialize, Debug)]
+#[derive(Clone, Serialize, Default, Debug)]
 pub struct Found {
     pub schema: u32,
     pub target: String,
@@ -71,6 +71,13 @@ impl Found {
         let mut steps: Vec<&Step> = self.steps.iter().chain(&self.at_busy).collect();
         steps.sort_by_key(|step| step.viewers);
         steps
+    }
+}
+
+impl Step {
+    /// The generator gave up and the server did not.
+    fn is_undecided(&self) -> bool {
+        self.generator_saturated && self.broke.is_empty()
     }
 }
 
@@ -155,7 +162,12 @@ pub fn find(args: &FindMaxArgs, publisher_at: Option<&Elsewhere>) -> Result<Foun
     while let Some(viewers) = next(held, broke_at, args.run.viewers, args.search.precision, growth)
         && !sys::is_interrupted()
     {
-        let (step, summary) = step(&args.run, publisher_at, viewers)?;
+        let (mut step, mut summary) = self::step(&args.run, publisher_at, viewers)?;
+        if step.is_undecided() && !sys::is_interrupted() {
+            // Something else may have had its core for a moment: once is no proof.
+            steps.push(step);
+            (step, summary) = self::step(&args.run, publisher_at, viewers)?;
+        }
         if step.held {
             held = viewers;
             growth = step.server_cpu.map_or(GROWTH, growth_from);
@@ -168,9 +180,12 @@ pub fn find(args: &FindMaxArgs, publisher_at: Option<&Elsewhere>) -> Result<Foun
     let mut at_busy = None;
     if let (Some(viewers), false) = (args.search.busy.and_then(|busy| viewers_at(&steps, busy)), sys::is_interrupted()) {
         at_busy = Some(step(&args.run, publisher_at, viewers)?.0);
+        if at_busy.as_ref().is_some_and(Step::is_undecided) && !sys::is_interrupted() {
+            at_busy = Some(step(&args.run, publisher_at, viewers)?.0);
+        }
     }
-    let wall = broke_at.and_then(|at| steps.iter().find(|step| step.viewers == at));
-    let generator_was_limit = wall.is_some_and(|step| step.generator_saturated && step.broke.is_empty());
+    let wall = broke_at.and_then(|at| steps.iter().rfind(|step| step.viewers == at));
+    let generator_was_limit = wall.is_some_and(Step::is_undecided);
     let limit = match wall {
         Some(_) if generator_was_limit => "the generator".to_owned(),
         Some(step) => limit(step),
@@ -245,24 +260,7 @@ mod tests {
 
     #[test]
     fn the_step_at_a_share_of_a_core_lies_between_those_around_it() {
-        let step = |viewers: u64, cpu: f64, held: bool| Step {
-            viewers,
-            held,
-            broke: Vec::new(),
-            delivered_mbps: 0.0,
-            loss_ratio: 0.0,
-            delivered_ratio: 1.0,
-            latency_p99_us: None,
-            latency_frame_us: Latencies::default(),
-            latency_keyframe_us: Latencies::default(),
-            latency_spread_ratio: None,
-            ttff_p99_ms: None,
-            cpu_ns_per_packet: None,
-            server_cpu: Some(cpu),
-            generator_cpu: 0.0,
-            generator_saturated: false,
-            generator_reasons: Vec::new(),
-        };
+        let step = |viewers: u64, cpu: f64, held: bool| Step { viewers, held, server_cpu: Some(cpu), ..Step::default() };
         let steps = [step(400, 0.5, true), step(600, 0.9, true), step(200, 0.3, true), step(500, 0.71, false)];
         assert_eq!([0.7, 0.15, 0.95].map(|busy| viewers_at(&steps, busy)), [Some(500), Some(100), Some(600)]);
         assert_eq!(viewers_at(&steps[3..], 0.7), None, "nothing held");

@@ -9,6 +9,7 @@
 //! the end, also after Ctrl-C; what a killed run left is removed by the next.
 
 use crate::cli::{FindMaxArgs, LabArgs, Part, RunArgs};
+use crate::null::NullNic;
 use crate::run::{Elsewhere, RunError};
 use crate::sys;
 use std::fs::File;
@@ -27,13 +28,14 @@ pub struct Lab {
     names: [String; 2],
     server: Option<Child>,
     data: PathBuf,
+    null: bool,
 }
 
 fn failed(text: impl Into<String>) -> RunError {
     RunError::Failed(text.into())
 }
 
-fn command(program: &str, arguments: &[&str]) -> Result<(), RunError> {
+pub fn command(program: &str, arguments: &[&str]) -> Result<(), RunError> {
     let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
     let output = output.map_err(|error| failed(format!("{program}: {error}; install it: apt-get install iproute2 ethtool util-linux")))?;
     if output.status.success() {
@@ -65,7 +67,7 @@ fn pid_of(node: &Path, part: Part) -> Option<u64> {
 
 impl Lab {
     /// Makes the network, starts the server, and moves this thread (and all it will start) to the viewers' side.
-    pub fn open(args: &LabArgs) -> Result<Lab, RunError> {
+    pub fn open(args: &LabArgs, null: bool) -> Result<Lab, RunError> {
         if !sys::is_root() {
             return Err(failed("namespaces need root: sudo spillway-bench lab ..."));
         }
@@ -83,7 +85,7 @@ impl Lab {
         let pid = std::process::id();
         let names = [format!("{PREFIX}{pid}-s"), format!("{PREFIX}{pid}-v")];
         let data = std::env::temp_dir().join(format!("spillway-lab-{pid}"));
-        let mut lab = Lab { names, server: None, data };
+        let mut lab = Lab { names, server: None, data, null };
         lab.make_network()?;
         if let Some(bps) = args.link {
             // A queue of 300 ms is what home routers have and worse.
@@ -169,7 +171,9 @@ impl Lab {
             });
             kill
         });
-        Ok(Elsewhere { namespace: self.open_namespace(0)?, core: 0, deed })
+        let make = || NullNic::make(&self.names[0], self.open_namespace(0)?, VIEWERS);
+        let null = self.null.then(make).transpose()?;
+        Ok(Elsewhere { namespace: self.open_namespace(0)?, core: 0, deed, null })
     }
 
     pub fn run_args(&self, args: &LabArgs) -> RunArgs {

@@ -30,7 +30,8 @@ pub struct Ledger {
     sources: Vec<Source>,
     /// By the publisher's own numbers: audio, video.
     published: [Sequence; 2],
-    /// Resent packets that came in a stream of their own.
+    /// Packets that came in the stream for what is resent, and those of them that the network did not lose.
+    resent_arrivals: u64,
     resent: u64,
     has_picture: bool,
     /// Numbers passed over since `take_passed`.
@@ -80,12 +81,14 @@ pub struct Sums {
     /// Of those that a request brought back.
     pub recovered: u64,
     pub duplicates: u64,
+    /// Packets that came in the stream for what is resent.
+    pub resent: u64,
 }
 
 impl Ledger {
     pub fn new(video_pt: u8, drop_each: u64) -> Ledger {
         let published = [Sequence::new(), Sequence::new()];
-        Ledger { video_pt, drop_each, began_ns: 0, sources: Vec::new(), published, resent: 0, has_picture: false, passed: 0 }
+        Ledger { video_pt, drop_each, began_ns: 0, sources: Vec::new(), published, resent_arrivals: 0, resent: 0, has_picture: false, passed: 0 }
     }
 
     /// The first packet is there.
@@ -118,8 +121,8 @@ impl Ledger {
             return false;
         }
         if is_resent {
-            self.resent += 1;
-            return self.resent % each == 0;
+            self.resent_arrivals += 1;
+            return self.resent_arrivals % each == 0;
         }
         let Some(source) = self.source(entry.payload_type, entry.ssrc) else { return false };
         source.arrivals += 1;
@@ -164,6 +167,7 @@ impl Ledger {
         let source = self.sources.iter().rev().find(|source| source.payload_type == video_pt);
         // Nothing of video has come: whatever this is, nobody asked for it.
         let Some(ssrc) = source.map(|source| source.ssrc) else { return Heard::Nothing };
+        self.resent += 1;
         self.take(now, &Entry { payload_type: video_pt, ssrc, sequence: original, marker }, stamp)
     }
 
@@ -198,7 +202,7 @@ impl Ledger {
     }
 
     pub fn sums(&self) -> Sums {
-        let mut sums = Sums::default();
+        let mut sums = Sums { resent: self.resent, ..Sums::default() };
         let numbered = self.sources.iter().filter(|source| !source.is_stamped).map(|source| &source.sequence);
         for sequence in numbered.chain(&self.published) {
             sums.due += sequence.due();
@@ -290,7 +294,7 @@ mod tests {
     }
 
     fn sums(due: u64, received: u64, recovered: u64, duplicates: u64) -> Sums {
-        Sums { due, received, recovered, duplicates }
+        Sums { due, received, recovered, duplicates, resent: 0 }
     }
 
     fn take_all(ledger: &mut Ledger, numbers: &[u16]) {
@@ -377,10 +381,11 @@ mod tests {
                 } else {
                     ledger.take(at(2), &video(12), of(12).as_ref());
                 }
-                assert_eq!(ledger.sums(), sums(10, 10, 1, 0), "rtx {by_rtx}, stamps {stamped}");
+                let resent = u64::from(by_rtx);
+                assert_eq!(ledger.sums(), Sums { resent, ..sums(10, 10, 1, 0) }, "rtx {by_rtx}, stamps {stamped}");
                 assert!(!ledger.is_waiting());
                 ledger.take_resent(at(3), 12, false, of(12).as_ref());
-                assert_eq!(ledger.sums(), sums(10, 10, 1, 1), "a second copy is one too many");
+                assert_eq!(ledger.sums(), Sums { resent: resent + 1, ..sums(10, 10, 1, 1) }, "a second copy is one too many");
             }
         }
     }

@@ -7,14 +7,18 @@ mod histogram;
 pub mod lab;
 mod ledger;
 mod live;
+pub mod null;
 mod offer;
 pub mod page;
+mod plot;
 pub mod price;
 mod process;
 mod publishers;
 mod remote;
 pub mod run;
 pub mod scenario;
+#[cfg(test)]
+mod schema;
 mod seal;
 mod sequence;
 pub mod source;
@@ -24,6 +28,7 @@ pub mod sys;
 mod target;
 pub mod text;
 mod threshold;
+mod timeline;
 mod totals;
 mod witness;
 

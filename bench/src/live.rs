@@ -43,7 +43,8 @@ impl Live {
         self.shown_at.set(now);
         let text = text();
         if self.terminal {
-            eprint!("\r\x1b[K{text}");
+            // Without wrapping: a line that is too long for the window is cut, not spread over two.
+            eprint!("\r\x1b[?7l\x1b[K{text}\x1b[?7h");
             let _ = std::io::stderr().flush();
         } else {
             eprintln!("{text}");

@@ -28,7 +28,8 @@ fn main() -> ExitCode {
         Command::FindMax(args) => {
             find_max::find(&args, None).and_then(|found| tell_found(&found, &args.run.verdict))
         }
-        Command::Lab(args) => lab(&args),
+        Command::Lab(args) => lab(&args, false),
+        Command::Null(args) => lab(&args.lab(), true),
         Command::Spec(args) => return spec::main(&args),
     };
     match ended {
@@ -42,8 +43,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn lab(args: &LabArgs) -> Result<Exit, RunError> {
-    let lab = Lab::open(args)?;
+fn lab(args: &LabArgs, null: bool) -> Result<Exit, RunError> {
+    let lab = Lab::open(args, null)?;
     let place = lab.beside_server(args.kill)?;
     if args.find_max {
         let found = find_max::find(&lab.find_max_args(args), Some(&place))?;
@@ -57,6 +58,9 @@ fn tell(summary: &Summary, asked: &VerdictArgs) -> Result<Exit, RunError> {
     write(&text::write(summary), summary, asked.json.as_deref())?;
     if let Some(path) = &asked.report {
         put(path, &page::write(summary))?;
+    }
+    if summary.target_gone {
+        return Ok(Exit::Unreachable);
     }
     if summary.generator.saturated {
         return Ok(Exit::Saturated);

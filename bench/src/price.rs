@@ -9,7 +9,7 @@ const HEADER_BYTES: u64 = 28;
 const VIEWERS: f64 = 1_000.0;
 
 /// Of 1,000 viewer-hours.
-#[derive(Clone, PartialEq, Serialize, Debug)]
+#[derive(Clone, PartialEq, Serialize, Default, Debug)]
 pub struct Price {
     /// What was given.
     pub core_hour: Option<f64>,

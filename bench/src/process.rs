@@ -26,7 +26,7 @@ pub struct Sample {
 }
 
 /// What one process used between two samples.
-#[derive(Clone, Serialize, Debug)]
+#[derive(Clone, Serialize, Default, Debug)]
 pub struct Usage {
     pub pid: u32,
     pub name: String,
@@ -65,11 +65,38 @@ fn read(pid: u32, page_bytes: u64) -> Option<Process> {
     Some(Process { cpu: sys::cpu_time_of(pid), ..process })
 }
 
+/// The command's name and, where its first word is one, that word: three processes of one program are told apart.
+fn full_name(pid: u32, name: &str) -> String {
+    let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    with_first_word(name, &line)
+}
+
+fn with_first_word(name: &str, line: &str) -> String {
+    let word = line.split('\0').nth(1).filter(|word| !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c == '-'));
+    word.filter(|word| !word.starts_with('-')).map_or_else(|| name.to_owned(), |word| format!("{name} {word}"))
+}
+
+/// This process.
+pub fn own() -> Option<Process> {
+    read(std::process::id(), page_bytes())
+}
+
+fn page_bytes() -> u64 {
+    // JUSTIFICATION: std does not know the page that /proc counts in.
+    // SAFETY: the call takes a number and gives one.
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) }.max(1) as u64
+}
+
+impl Process {
+    #[cfg(test)]
+    pub fn of(name: &str, rss_bytes: u64, cpu: Duration) -> Process {
+        Process { name: name.to_owned(), parent: 1, user_ticks: 0, system_ticks: 0, cpu: Some(cpu), rss_bytes }
+    }
+}
+
 impl Sample {
     pub fn take(roots: &[u32]) -> Sample {
-        // JUSTIFICATION: std does not know the page that /proc counts in.
-        // SAFETY: the call takes a number and gives one.
-        let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) }.max(1) as u64;
+        let page_bytes = page_bytes();
         if roots.is_empty() {
             return Sample::default();
         }
@@ -80,7 +107,7 @@ impl Sample {
         let mut open = roots.to_vec();
         while let Some(pid) = open.pop() {
             if let Some(process) = all.get(&pid)
-                && chosen.insert(pid, process.clone()).is_none()
+                && chosen.insert(pid, Process { name: full_name(pid, &process.name), ..process.clone() }).is_none()
             {
                 open.extend(all.iter().filter(|(_, child)| child.parent == pid).map(|(child, _)| *child));
             }
@@ -179,6 +206,15 @@ mod tests {
         assert_eq!((process.user_ticks, process.system_ticks, process.rss_bytes), (250, 125, 321 * 4_096));
         assert_eq!(parse("", 4_096), None);
         assert_eq!(parse("1 (x) S", 4_096), None);
+    }
+
+    #[test]
+    fn processes_of_one_program_are_told_apart_by_their_first_word() {
+        let of = |line: &str| with_first_word("spillway", line);
+        assert_eq!(of("/usr/bin/spillway\0engine\0--x\0"), "spillway engine");
+        for other in ["spillway\0", "", "python3\0server.py\0", "x\0--data\0/tmp\0", "x\0\0"] {
+            assert_eq!(of(other), "spillway", "{other:?}");
+        }
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub struct Published {
     pub resent: AtomicU64,
     pub lost_sessions: AtomicU64,
     pub stop: AtomicBool,
+    /// Only keyframes, and a tenth of the sound.
+    pub thin: AtomicBool,
 }
 
 pub struct Publisher {
@@ -155,7 +157,11 @@ impl Publisher {
     /// Sends all that is due.
     fn step(&mut self, now: Duration, told: &Published, lag_us: &mut Histogram) -> Result<(), String> {
         self.remote.handle_timeout(now)?;
+        let thin = told.thin.load(Ordering::Relaxed);
         while self.audio_at <= now {
+            if thin {
+                self.audio_at += AUDIO_INTERVAL * 9;
+            }
             let mut payload = std::mem::take(&mut self.audio);
             self.send(StampKind::Audio, false, true, &mut payload, (self.numbers[0] * 960) as u32, told);
             self.audio = payload;
@@ -166,6 +172,12 @@ impl Publisher {
             let at = self.frame_at + self.plan.packet_interval(packets) * self.packet as u32;
             if at > now {
                 break;
+            }
+            if thin && self.place > 0 && self.packet == 0 {
+                self.frame += 1;
+                self.place = (self.place + 1) % self.plan.frames_per_gop();
+                self.frame_at += self.plan.frame_interval();
+                continue;
             }
             lag_us.add((now - at).as_micros() as u64);
             let size = self.plan.sizes_of(packets)[self.packet as usize];

@@ -4,14 +4,16 @@ use crate::cli::{Exit, RunArgs, Sink};
 use crate::crowd::{Arriving, Crowd, Manner, Outcome, Tally};
 use crate::histogram::Histogram;
 use crate::live::Live;
+use crate::null::{self, NullNic};
 use crate::offer::{self, Wish};
 use crate::price;
-use crate::process::{self, Cores, Sample};
+use crate::process::{Cores, Sample};
 use crate::publishers::{self, PublishError, Published, Publisher};
 use crate::remote::Identity;
-use crate::summary::{self, Generator, PublisherSummary, Second, Server, Slope, Summary, Window};
+use crate::summary::{self, Generator, PublisherSummary, Server, Slope, Summary, Window};
 use crate::sys;
 use crate::target::{Joined, Role, Target, TargetError};
+use crate::timeline::Timeline;
 use crate::witness;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -31,6 +33,8 @@ const JOIN_MAX: Duration = Duration::from_secs(20);
 const LIVE_MAX: Duration = Duration::from_secs(5);
 /// What was under way when the publishers stopped.
 const DRAIN: Duration = Duration::from_millis(500);
+/// From thin to full, and through what was on its way.
+const NULL_SETTLE: Duration = Duration::from_secs(2);
 /// Above it a thread of the generator has no time to spare, and what it sees says nothing of the server.
 const CPU_RATIO_MAX: f64 = 0.90;
 /// Of the cores it may run on, together: below it nobody gets a core when he needs one.
@@ -156,6 +160,8 @@ pub struct Elsewhere {
     pub namespace: File,
     pub core: usize,
     pub deed: Option<Box<dyn Fn()>>,
+    /// Where the server's packets end when all viewers are there.
+    pub null: Option<NullNic>,
 }
 
 pub fn run(args: &RunArgs) -> Result<Summary, RunError> {
@@ -178,8 +184,15 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     let run = (sys::unix_ns() / 1_000_000) as u16;
     let live = Live::new(args.viewers);
 
+    let null = publisher_at.and_then(|place| place.null.as_ref());
+    if null.is_some() && (args.hold() > null::HOLD_MAX || args.stay().is_some()) {
+        return Err(failed(format!("viewers of a null NIC stay, and not for longer than {} s: answers to their checks are lost", null::HOLD_MAX.as_secs())));
+    }
+
     // ---- publish
     let published = Arc::new(Published::default());
+    // Viewers join over the cable, which carries less than the null NIC: keyframes are enough for that.
+    published.thin.store(null.is_some(), Ordering::Relaxed);
     let mut publisher = None;
     if !args.no_publish {
         live.note(&format!("publishing {}", room_name(args, 0)));
@@ -273,13 +286,18 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     };
     while !settled(&tally, &joiners) && sys::monotonic() < expected + JOIN_MAX && !sys::is_interrupted() {
         thread::sleep(Duration::from_millis(20));
-        ramp.tick(&tally);
+        ramp.tick(&tally, tally.delivered());
         churn.turn();
         live.joining(&tally, &joiners.begun);
     }
 
     // ---- hold
-    let begun = Edge::take(&tally, args);
+    if let Some(null) = null {
+        null.divert()?;
+        published.thin.store(false, Ordering::Relaxed);
+        thread::sleep(NULL_SETTLE);
+    }
+    let begun = Edge::take(&tally, args, null);
     let from = begun.at;
     tally.window_from_ns.store(begun.unix_ns, Ordering::Relaxed);
     tally.window_to_ns.store(u64::MAX, Ordering::Relaxed);
@@ -288,14 +306,17 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     let mut timeline = Timeline::new(from, &args.server_pid, begun.server.clone(), (begun.packets, begun.bytes, begun.lost));
     while sys::monotonic() < from + args.hold() && !sys::is_interrupted() {
         thread::sleep(Duration::from_millis(50).min(args.hold()));
-        timeline.tick(&tally);
+        timeline.tick(&tally, null.map_or_else(|| tally.delivered(), NullNic::taken));
         if let Some(deed) = deed.take_if(|_| sys::monotonic() > from + args.hold() / 3) {
             deed();
         }
         churn.turn();
         live.holding(&tally, sys::monotonic() - from, args.hold());
     }
-    let ended = Edge::take(&tally, args);
+    let ended = Edge::take(&tally, args, null);
+    if let Some(null) = null {
+        null.restore()?;
+    }
     tally.window_to_ns.store(ended.unix_ns, Ordering::Relaxed);
     let memory_bytes = ended.server.memory_bytes();
     let (packets, bytes) = (ended.packets - begun.packets, ended.bytes - begun.bytes);
@@ -316,25 +337,30 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     tally.stop.store(true, Ordering::Relaxed);
     let outcomes: Vec<Outcome> = threads.into_iter().filter_map(|thread| thread.join().ok().flatten()).collect();
     live.note("leaving");
+    let target_gone = target.reach().is_err();
     goodbye(&target, &outcomes);
     live.end();
 
     // ---- add up
     let seconds = ((ended.unix_ns.saturating_sub(begun.unix_ns)) as f64 / 1e9).max(1e-3);
     let refused = joiners.refused.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let crowd = summary::crowd(&outcomes, &refused, plan.pps());
+    let mut crowd = summary::crowd(&outcomes, &refused, plan.pps());
+    if null.is_some() {
+        // Viewers saw nothing of it: what was due and not sent is what is missing.
+        let due = plan.pps() * seconds * crowd.joined.max(1) as f64;
+        crowd.loss_ratio = (1.0 - packets as f64 / due).max(0.0);
+        (crowd.loss_raw_ratio, crowd.duplicate_ratio) = (crowd.loss_ratio, 0.0);
+    }
     let busiest = busiest(&begun.threads, &ended.threads, seconds);
-    let generator = generator(args, &crowd, busiest, ended.cores.idle_since(&begun.cores), publisher_lag_ms);
+    let own = timeline.own_slope();
+    let generator = generator(args, &crowd, busiest, ended.cores.idle_since(&begun.cores), publisher_lag_ms, own);
     let server = (!args.server_pid.is_empty()).then(|| {
         let processes = ended.server.since(&begun.server);
         let used: f64 = processes.iter().map(|usage| usage.cpu_s).sum();
-        let joining: f64 = begun.server.since(&before_viewers).iter().map(|usage| usage.cpu_s).sum();
-        let joins = joining - used / packets.max(1) as f64 * begun.packets as f64;
         let grown = ended.server.rss_bytes() as f64 - before_viewers.rss_bytes() as f64;
         Server {
             cpu_ns_per_packet: if packets == 0 { 0.0 } else { used * 1e9 / packets as f64 },
             cpu_ratio: used / seconds,
-            cpu_us_per_join: (crowd.joined > 0 && packets > 0).then(|| joins * 1e6 / crowd.joined as f64),
             memory_bytes,
             rss_bytes: ended.server.rss_bytes(),
             slopes: timeline.slopes(),
@@ -347,7 +373,9 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     let witnesses = if all_witness { offered } else { offered.div_ceil(WITNESS_EACH) };
     let mut summary = Summary {
         schema: 1,
+        network: if null.is_some() { "null" } else { "real" }.into(),
         target: target.base().to_owned(),
+        target_gone,
         scenario: args.scenario.clone(),
         profile: args.profile.name().into(),
         rooms: args.rooms(),
@@ -366,6 +394,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
         loss_ratio: crowd.loss_ratio,
         loss_raw_ratio: crowd.loss_raw_ratio,
         duplicate_ratio: crowd.duplicate_ratio,
+        resent_packets: crowd.resent_packets,
         ttff_ms: crowd.ttff_ms,
         join_ms: crowd.join_ms,
         latency_us: crowd.latency_us,
@@ -478,92 +507,20 @@ struct Edge {
 }
 
 impl Edge {
-    fn take(tally: &Tally, args: &RunArgs) -> Edge {
+    fn take(tally: &Tally, args: &RunArgs, null: Option<&NullNic>) -> Edge {
         let unix_ns = tally.take_stock(args.threads);
+        let (packets, bytes) = null.map_or_else(|| tally.delivered(), NullNic::taken);
         Edge {
             at: sys::monotonic(),
             unix_ns,
-            packets: tally.packets.load(Ordering::Relaxed),
+            packets,
             others: tally.others.load(Ordering::Relaxed),
-            bytes: tally.bytes.load(Ordering::Relaxed),
+            bytes,
             lost: tally.lost.load(Ordering::Relaxed),
             server: Sample::take(&args.server_pid),
             threads: spent("crowd-"),
             cores: Cores::now(),
         }
-    }
-}
-
-/// A time, second by second.
-struct Timeline<'p> {
-    from: Duration,
-    pids: &'p [u32],
-    /// When, and packets, bytes and holes until then.
-    last: (Duration, Sample, (u64, u64, u64)),
-    seconds: Vec<Second>,
-    /// By process: its name, and (second, memory, open files).
-    resources: BTreeMap<u32, (String, Vec<(f64, f64, f64)>)>,
-}
-
-impl<'p> Timeline<'p> {
-    fn new(from: Duration, pids: &'p [u32], sample: Sample, packets: (u64, u64, u64)) -> Timeline<'p> {
-        Timeline { from, pids, last: (from, sample, packets), seconds: Vec::new(), resources: BTreeMap::new() }
-    }
-
-    fn tick(&mut self, tally: &Tally) {
-        let now = sys::monotonic();
-        let (then, sample, (packets, bytes, lost)) = &self.last;
-        let seconds = (now - *then).as_secs_f64();
-        if seconds < 1.0 {
-            return;
-        }
-        let new = Sample::take(self.pids);
-        let used: f64 = new.since(sample).iter().map(|usage| usage.cpu_s).sum();
-        let counts = (tally.packets.load(Ordering::Relaxed), tally.bytes.load(Ordering::Relaxed), tally.lost.load(Ordering::Relaxed));
-        self.seconds.push(Second {
-            at_s: (now - self.from).as_secs_f64(),
-            packets_per_s: (counts.0 - packets) as f64 / seconds,
-            mbps: (counts.1 - bytes) as f64 * 8e-6 / seconds,
-            lost_packets: counts.2 - lost,
-            viewers: tally.shown.load(Ordering::Relaxed),
-            server_cpu: (!self.pids.is_empty()).then_some(used / seconds),
-            ..Second::default()
-        });
-        for (pid, process) in &new.processes {
-            let (_, points) = self.resources.entry(*pid).or_insert_with(|| (process.name.clone(), Vec::new()));
-            points.push(((now - self.from).as_secs_f64(), process.rss_bytes as f64, process::open_files(*pid) as f64));
-        }
-        self.last = (now, new, counts);
-    }
-
-    /// What memory and open files of each process did over the hold.
-    fn slopes(&self) -> Vec<Slope> {
-        self.resources.iter().filter_map(|(pid, (name, points))| {
-            let line = |of: fn(&(f64, f64, f64)) -> f64| summary::slope(points.iter().map(|point| (point.0, of(point))));
-            let (rss, rss_error) = line(|point| point.1)?;
-            let (files, files_error) = line(|point| point.2)?;
-            Some(Slope {
-                pid: *pid,
-                name: name.clone(),
-                rss_bytes_per_hour: rss * 3_600.0,
-                rss_error: rss_error * 3_600.0,
-                files_per_hour: files * 3_600.0,
-                files_error: files_error * 3_600.0,
-            })
-        }).collect()
-    }
-
-    /// The worst of the crowd's threads in each second.
-    fn with_latency(mut self, outcomes: &[Outcome], unix_from: u64) -> Vec<Second> {
-        let worst = |old: Option<f64>, new: f64| Some(old.map_or(new, |old| old.max(new)));
-        for (unix, p50, p99, p999) in outcomes.iter().flat_map(|outcome| &outcome.seconds) {
-            let place = unix.checked_sub(unix_from).and_then(|at| self.seconds.get_mut(at as usize));
-            let Some(second) = place else { continue };
-            second.latency_p50_us = worst(second.latency_p50_us, *p50);
-            second.latency_p99_us = worst(second.latency_p99_us, *p99);
-            second.latency_p999_us = worst(second.latency_p999_us, *p999);
-        }
-        self.seconds
     }
 }
 
@@ -601,7 +558,7 @@ fn busiest(from: &BTreeMap<u64, Spent>, to: &BTreeMap<u64, Spent>, seconds: f64)
 }
 
 /// Whether the generator had time to spare; if not, why.
-fn generator(args: &RunArgs, crowd: &summary::Crowd, (cpu_ratio, waited_ratio): (f64, f64), idle_ratio: f64, publisher_lag_ms: f64) -> Generator {
+fn generator(args: &RunArgs, crowd: &summary::Crowd, (cpu_ratio, waited_ratio): (f64, f64), idle_ratio: f64, publisher_lag_ms: f64, own: Option<Slope>) -> Generator {
     let mut reasons = Vec::new();
     if idle_ratio < IDLE_RATIO_MIN && cpu_ratio < CPU_RATIO_MAX {
         reasons.push(format!("its cores were idle for {:.0} % of the time: something else runs there, which may be the server", idle_ratio * 100.0));
@@ -625,6 +582,7 @@ fn generator(args: &RunArgs, crowd: &summary::Crowd, (cpu_ratio, waited_ratio): 
         threads: args.threads,
         lag_ms_p99: crowd.lag_ms_p99,
         socket_drops: crowd.socket_drops,
+        slope: own,
         saturated: !reasons.is_empty(),
         reasons,
     }
@@ -653,6 +611,9 @@ fn goodbye(target: &Arc<Target>, outcomes: &[Outcome]) {
 
 /// The last line: what was seen, in words, and of whom it says nothing.
 fn verdict(summary: &Summary) -> String {
+    if summary.target_gone {
+        return format!("{} went away while it was measured", summary.target);
+    }
     if summary.generator.saturated {
         return format!("the generator was the limit, this says nothing about the server: {}", summary.generator.reasons.join("; "));
     }

@@ -99,7 +99,7 @@ pub fn load(name: &str) -> Result<Scenario, String> {
 pub fn expand(words: Vec<OsString>) -> Result<Vec<OsString>, String> {
     let text = |place: usize| words.get(place).and_then(|word| word.to_str()).unwrap_or_default();
     let command = text(1);
-    if !["run", "find-max", "lab"].contains(&command) {
+    if !["run", "find-max", "lab", "null"].contains(&command) {
         return Ok(words);
     }
     let mut asked = None;
@@ -114,7 +114,7 @@ pub fn expand(words: Vec<OsString>) -> Result<Vec<OsString>, String> {
     let asks_for_help = words.iter().any(|word| word == "--help" || word == "-h");
     let name = match asked {
         Some(name) => name,
-        None if command == "lab" && !asks_for_help => DEFAULT_OF_LAB.to_owned(),
+        None if ["lab", "null"].contains(&command) && !asks_for_help => DEFAULT_OF_LAB.to_owned(),
         None => return Ok(words),
     };
     let scenario = load(&name)?;
@@ -136,6 +136,7 @@ mod tests {
             Command::Run(args) => Ok(args),
             Command::FindMax(args) => Ok(args.run),
             Command::Lab(args) => Ok(args.run),
+            Command::Null(args) => Ok(args.lab().run),
             Command::Spec(_) => Err("no run".to_owned()),
         }
     }

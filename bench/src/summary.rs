@@ -9,10 +9,14 @@ use crate::totals::Totals;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-#[derive(Clone, Serialize, Debug)]
+#[derive(Clone, Serialize, Default, Debug)]
 pub struct Summary {
     pub schema: u32,
+    /// `real`, or `null`: packets ended in a device that drops them, and losses are what was not sent.
+    pub network: String,
     pub target: String,
+    /// At the end nobody listened there any more.
+    pub target_gone: bool,
     pub scenario: Option<String>,
     pub profile: String,
     pub rooms: u64,
@@ -35,6 +39,8 @@ pub struct Summary {
     pub loss_ratio: f64,
     pub loss_raw_ratio: f64,
     pub duplicate_ratio: f64,
+    /// What came again in the stream for that (RTX), over the viewers' whole time.
+    pub resent_packets: u64,
     pub ttff_ms: Percentiles,
     pub join_ms: JoinTimes,
     pub latency_us: Latencies,
@@ -94,14 +100,12 @@ pub struct Latencies {
     pub samples: u64,
 }
 
-#[derive(Clone, Serialize, Debug)]
+#[derive(Clone, Serialize, Default, Debug)]
 pub struct Server {
     /// CPU time of all its processes per packet that viewers got.
     pub cpu_ns_per_packet: f64,
     /// Of one core.
     pub cpu_ratio: f64,
-    /// CPU time of the ramp, less that of the packets sent in it (at the hold's price), by joins.
-    pub cpu_us_per_join: Option<f64>,
     /// What all its processes hold, shared pages once (proportional set size).
     pub memory_bytes: u64,
     pub rss_bytes: u64,
@@ -113,12 +117,15 @@ pub struct Server {
 }
 
 /// How memory and open files of a process went, as a line through a point a second, with the standard error.
-#[derive(Clone, Serialize, Debug)]
+#[derive(Clone, Serialize, Default, Debug)]
 pub struct Slope {
     pub pid: u32,
     pub name: String,
+    /// At the end.
+    pub rss_bytes: u64,
     pub rss_bytes_per_hour: f64,
     pub rss_error: f64,
+    pub files: u64,
     pub files_per_hour: f64,
     pub files_error: f64,
 }
@@ -138,7 +145,7 @@ pub fn slope(points: impl Iterator<Item = (f64, f64)> + Clone) -> Option<(f64, f
     (spread > 0.0).then(|| (slope, (rest / (count - 2.0) / spread).sqrt()))
 }
 
-#[derive(Clone, Serialize, Debug)]
+#[derive(Clone, Serialize, Default, Debug)]
 pub struct Generator {
     /// Of one core: the busiest thread of the crowd.
     pub cpu_ratio: f64,
@@ -149,6 +156,8 @@ pub struct Generator {
     pub threads: u64,
     pub lag_ms_p99: f64,
     pub socket_drops: u64,
+    /// Of this process: what grows here did not grow there. None of a hold of less than three seconds.
+    pub slope: Option<Slope>,
     pub saturated: bool,
     /// Why, in words.
     pub reasons: Vec<String>,
@@ -184,7 +193,7 @@ pub struct Second {
 }
 
 /// A threshold and what became of it.
-#[derive(Clone, Serialize, Debug)]
+#[derive(Clone, Serialize, Default, Debug)]
 pub struct Verdict {
     pub text: String,
     pub measured: Option<f64>,
@@ -217,6 +226,7 @@ pub struct Crowd {
     pub loss_ratio: f64,
     pub loss_raw_ratio: f64,
     pub duplicate_ratio: f64,
+    pub resent_packets: u64,
     pub ttff_ms: Percentiles,
     pub ttff_curve_ms: Vec<f64>,
     pub join_ms: JoinTimes,
@@ -253,6 +263,7 @@ pub fn crowd(outcomes: &[Outcome], refused: &BTreeMap<String, u64>, pps: f64) ->
         loss_ratio,
         loss_raw_ratio,
         duplicate_ratio,
+        resent_packets: totals.sums.resent,
         ttff_ms: milliseconds(&totals.ttff),
         ttff_curve_ms: curve(&totals.ttff),
         join_ms: JoinTimes {

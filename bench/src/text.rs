@@ -4,7 +4,7 @@ use crate::find_max::{self, Found};
 use crate::summary::{Latencies, Percentiles, Summary};
 use std::fmt::Write;
 
-fn time(milliseconds: Option<f64>) -> String {
+pub fn time(milliseconds: Option<f64>) -> String {
     match milliseconds {
         None => "-".into(),
         Some(value) if value < 1.0 => format!("{:.0} us", value * 1e3),
@@ -65,11 +65,8 @@ pub fn write(summary: &Summary) -> String {
             line("", format!("{} {}: {:.2} s user, {:.2} s system, {:.1} MB", usage.pid, usage.name, usage.user_s, usage.system_s, usage.rss_bytes as f64 / 1e6));
         }
     }
-    if let Some(us) = summary.server.as_ref().and_then(|server| server.cpu_us_per_join) {
-        line("", format!("{us:.0} us CPU per join, packets apart"));
-    }
     if let Some(server) = summary.server.as_ref().filter(|_| summary.duration_s >= 60.0) {
-        for slope in &server.slopes {
+        for slope in server.slopes.iter().chain(&summary.generator.slope) {
             line("", format!("{} {}: memory {:+.2} +- {:.2} MB/h, open files {:+.1} +- {:.1} /h", slope.pid, slope.name, slope.rss_bytes_per_hour / 1e6, slope.rss_error / 1e6, slope.files_per_hour, slope.files_error));
         }
     }

@@ -126,6 +126,7 @@ impl Totals {
         self.sums.received += sums.received;
         self.sums.recovered += sums.recovered;
         self.sums.duplicates += sums.duplicates;
+        self.sums.resent += sums.resent;
     }
 
     pub fn merge(&mut self, other: &Totals) {
@@ -176,7 +177,7 @@ mod tests {
             first_frame: first_packet.map(|first| at(first + 8)),
             live: first_packet.map(|first| at(first + 40)),
         };
-        let sums = Sums { due: 1_000, received: 990, recovered: 5, duplicates: 2 };
+        let sums = Sums { due: 1_000, received: 990, recovered: 5, duplicates: 2, resent: 6 };
         Account { phases, failure: None, profile: Some("AEAD_AES_256_GCM"), sums, latency_ns: (0, 0), silent: Duration::ZERO, socket_drops: 0 }
     }
 

@@ -15,6 +15,7 @@ pub mod proxy;
 pub mod publisher;
 pub mod remote;
 pub mod sim;
+pub mod slow_server;
 pub mod viewer;
 pub mod wait;
 

@@ -252,7 +252,7 @@ fn as_cells(line: &Line, date: &str) -> [String; 4] {
 
 /// The command as a process; its JSON.
 fn run_command(command: &[String]) -> Result<Value, String> {
-    if command.first().is_some_and(|word| word == "lab") && !sys::is_root() {
+    if command.first().is_some_and(|word| ["lab", "null"].contains(&word.as_str())) && !sys::is_root() {
         return Err("it needs root, for network namespaces: sudo bench/spec ...".to_owned());
     }
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
@@ -270,9 +270,15 @@ fn duration_of(command: &[String]) -> f64 {
     const STEPS: f64 = 7.0;
     const RAMP_S: f64 = 6.0;
     let words = std::iter::once("spillway-bench".into()).chain(command.iter().map(OsString::from)).collect();
-    match scenario::expand(words).ok().and_then(|words| Cli::read(words).ok()).map(|cli| cli.command) {
-        Some(Command::Lab(args)) if args.find_max => (RAMP_S + AROUND_S + args.run.hold().as_secs_f64()) * STEPS,
-        Some(Command::Lab(args)) => args.run.viewers as f64 / args.run.ramp() + args.run.hold().as_secs_f64() + AROUND_S,
+    let command = scenario::expand(words).ok().and_then(|words| Cli::read(words).ok()).map(|cli| cli.command);
+    let lab = match command {
+        Some(Command::Lab(args)) => Some(args),
+        Some(Command::Null(args)) => Some(args.lab()),
+        _ => None,
+    };
+    match lab {
+        Some(args) if args.find_max => (RAMP_S + AROUND_S + args.run.hold().as_secs_f64()) * STEPS,
+        Some(args) => args.run.viewers as f64 / args.run.ramp() + args.run.hold().as_secs_f64() + AROUND_S,
         _ => AROUND_S,
     }
 }
