@@ -79,6 +79,13 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+impl ConfigError {
+    /// The command line is wrong, and nothing else: its faults begin with a flag.
+    pub fn is_usage(&self) -> bool {
+        self.0.iter().all(|fault| fault.starts_with("--"))
+    }
+}
+
 /// Every key's value, in the order of the table.
 #[derive(Clone, Debug)]
 pub struct Config {

@@ -140,8 +140,11 @@ pub fn contradictions(config: &Config) -> (Vec<String>, Vec<String>) {
     let (mut faults, mut warnings) = (Vec::new(), Vec::new());
     let v4 = settings.media.iter().filter(|address| address.is_ipv4()).count();
     if v4 > 1 || settings.media.len() - v4 > 1 {
-        let origin = &config.at("media.listen").origin;
-        faults.push(format!("media.listen ({origin}): --media was given twice for one family; give at most one IPv4 and one IPv6 address"));
+        let most = "give at most one IPv4 and one IPv6 address";
+        faults.push(match &config.at("media.listen").origin {
+            super::Origin::Flag(flag) => format!("{flag} was given twice for one family; {most}"),
+            origin => format!("media.listen ({origin}) has two of one family; {most}"),
+        });
     }
     let is_loopback = settings.media.iter().all(|address| address.ip().is_loopback());
     if is_loopback && settings.announce.iter().any(|ip| !ip.is_loopback()) {
