@@ -127,6 +127,7 @@ struct Message {
 
 impl Message {
     fn new() -> Box<Message> {
+        // JUSTIFICATION: the kernel's structures have fields that libc does not name.
         // SAFETY: all of it is numbers and pointers, for which zero is a value.
         Box::new(unsafe { std::mem::zeroed() })
     }
@@ -161,6 +162,7 @@ fn by_sendmsg(name: &'static str, net: &Rc<Net>, work: Work, sizes: &'static [us
                     packet += 1;
                 }
                 let head = message.aim(to, &buffer[..length], segment);
+                // JUSTIFICATION: std cannot cut a send.
                 // SAFETY: what the message points to lives until the call returns.
                 let sent = unsafe { libc::sendmsg(net.socket.as_raw_fd(), head, libc::MSG_DONTWAIT) };
                 assert_eq!(sent, length as isize, "{}", io::Error::last_os_error());
@@ -178,6 +180,7 @@ fn by_sendmmsg(name: &'static str, net: &Rc<Net>) -> Row {
     row(name, move |first| {
         let mut heads: Vec<libc::mmsghdr> = Vec::with_capacity(BATCH);
         let flush = |heads: &mut Vec<libc::mmsghdr>| {
+            // JUSTIFICATION: std sends one datagram a call.
             // SAFETY: the heads and what they point to live until the call returns.
             let sent = unsafe { libc::sendmmsg(net.socket.as_raw_fd(), heads.as_mut_ptr(), heads.len() as u32, libc::MSG_DONTWAIT) };
             assert_eq!(sent, heads.len() as i32, "{}", io::Error::last_os_error());
@@ -219,6 +222,7 @@ fn by_uring(name: &'static str, net: &Rc<Net>, work: Work, zero_copy: bool) -> i
                 }
                 let head = messages[place].aim(to, &buffers[place][..length], length / FRAME.len());
                 let entry = if zero_copy { opcode::SendMsgZc::new(fd, head).build() } else { opcode::SendMsg::new(fd, head).build() };
+                // JUSTIFICATION: the ring is told of memory by address.
                 // SAFETY: what the entry points to lives until its last completion was seen, below.
                 unsafe { ring.submission().push(&entry) }.expect("room for a batch");
             }
@@ -263,6 +267,7 @@ fn by_tokio_uring(name: &'static str, net: &Rc<Net>) -> Row {
 
 /// A network of this thread's own with nothing but a device that frees what it gets.
 fn into_a_null_network() -> Result<(), String> {
+    // JUSTIFICATION: std has no namespaces.
     // SAFETY: the call takes a number; it fails or moves this thread.
     if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
         return Err("a network of its own needs root: run it with sudo, or with -- --test over loopback".into());
