@@ -99,14 +99,28 @@ fn start(args: &ControlArgs) -> Result<(), StartError> {
         let listener = tokio::net::TcpListener::from_std(http).map_err(system("use the HTTP socket"))?;
         let wake = control_wake.watch().map_err(system("watch the engine's eventfd"))?;
         let service = Service::new(key, store, EngineLink::attach(link, shard_wakes), candidates, settings.clone());
-        service.begin(settings).await.map_err(StartError::Told)?;
+        service.begin(settings.clone()).await.map_err(StartError::Told)?;
         let pump = tokio::spawn(service.clone().run(wake));
         // Whoever comes while a new control takes stock waits in the listener's queue and is refused nothing.
         let stocked = service.clone();
         let serve = async {
             stocked.first_sync().await;
-            axum::serve(api::Bounded::new(listener), api::router(service.clone())).await
+            axum::serve(api::Bounded::new(listener), api::app(service.clone())).await
         };
+        let metrics = settings.metrics;
+        let watched = service.clone();
+        let monitor = async move {
+            let Some(address) = metrics else { return std::future::pending().await };
+            match tokio::net::TcpListener::bind(address).await {
+                Ok(listener) => {
+                    let served = axum::serve(api::Bounded::new(listener), api::monitoring(watched)).await;
+                    eprintln!("metrics are not served any more: {served:?}");
+                }
+                // The node's work does not hang on who watches it.
+                Err(error) => eprintln!("metrics cannot be served on {address}: {error}"),
+            }
+        };
+        let monitor = tokio::spawn(monitor);
         let tell = tokio::spawn(tell_ready(service.clone(), ready));
         let reload = async {
             while hangup.recv().await.is_some() {
@@ -125,6 +139,7 @@ fn start(args: &ControlArgs) -> Result<(), StartError> {
             _ = pump => Err(StartError::System("go on", io::Error::other("the engine's reader has ended"))),
         };
         tell.abort();
+        monitor.abort();
         ended
     });
     runtime.shutdown_timeout(LAST_TASKS_WAIT);

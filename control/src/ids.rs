@@ -1,5 +1,5 @@
 //! Names that the API gives: a prefix that says of what, then 128 bits in Crockford's base 32, time first, so that
-//! names sort by age.
+//! names sort by age. And times, as the API writes them.
 
 use crate::policy::PublicId;
 use aws_lc_rs::rand;
@@ -47,6 +47,27 @@ pub fn parse_viewer(text: &str) -> Option<PublicId> {
 pub fn stream(id: StreamId, began_ms: u64) -> String {
     let number = u128::from(began_ms & 0xffff_ffff_ffff) << 80 | u128::from(id.generation) << 48 | u128::from(id.index) << 16;
     format!("st_{}", encode(number.to_be_bytes()))
+}
+
+/// `2026-11-21T17:29:41.123Z` of Unix milliseconds.
+pub fn rfc3339(ms: u64) -> String {
+    let (days, of_day) = (ms / 86_400_000, ms % 86_400_000);
+    // Days since 0000-03-01, so that the leap day is a year's last (a calendar of 400 years has 146,097 days).
+    let days = days + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let (seconds, millis) = (of_day / 1_000, of_day % 1_000);
+    format!(
+        "{:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{millis:03}Z",
+        era * 400 + year + carry,
+        seconds / 3_600,
+        seconds / 60 % 60,
+        seconds % 60
+    )
 }
 
 #[cfg(test)]

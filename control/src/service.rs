@@ -12,6 +12,7 @@
 use crate::auth::{self, AuthError, Claims, KeyText, Role, SigningKey};
 use crate::config::Settings;
 use crate::engine_link::{EngineLink, LinkFailure};
+use crate::event_log::EventLog;
 use crate::events::{Events, Snapshot, TrackTotals};
 use crate::meters::{Meters, Rates};
 use crate::policy::limits::Limits;
@@ -21,7 +22,7 @@ use crate::shm::{Wake, monotonic_now};
 use crate::store::{SessionRow, Store, StoreError};
 use crate::turn::IceServers;
 use aws_lc_rs::{digest, rand};
-use spillway_proto::id::{SessionId, Side, TrackId};
+use spillway_proto::id::{SessionId, Side, StreamId, TrackId};
 use spillway_proto::limits::{ICE_PWD_CHARS, UFRAG_RANDOM_CHARS};
 use spillway_proto::link::command::{Answer, Command, DtlsRole, Fingerprint, Status};
 use spillway_proto::link::counters::CounterId;
@@ -31,7 +32,7 @@ use spillway_proto::sdp::answer::{AnswerFacts, MediaText};
 use spillway_proto::sdp::offer::OfferFacts;
 use spillway_proto::session::ice::encode_ufrag;
 use spillway_proto::time::Time;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -65,6 +66,7 @@ pub struct Service {
     link: EngineLink,
     rooms: Mutex<Rooms>,
     pub events: Events,
+    pub log: EventLog,
     candidates: Vec<SocketAddr>,
     /// Joins hold it for reading, a rebuild for writing.
     joins: tokio::sync::RwLock<()>,
@@ -79,6 +81,10 @@ pub struct Service {
     settings: Mutex<Told>,
     /// When this control began: monotonic, and Unix milliseconds.
     began: (Instant, u64),
+    /// How joins ended, by the metric and by what became of them.
+    ended: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
+    /// Warnings that were told of streams that live.
+    warned: Mutex<HashMap<StreamId, Vec<&'static str>>>,
     /// Requests with an Idempotency-Key that are being answered.
     pub pending: Mutex<std::collections::HashSet<[u8; 32]>>,
 }
@@ -156,6 +162,7 @@ impl Service {
             link,
             rooms,
             events: Events::default(),
+            log: EventLog::default(),
             candidates,
             joins: tokio::sync::RwLock::new(()),
             publishing: Mutex::new(HashMap::new()),
@@ -165,6 +172,8 @@ impl Service {
             meters: Mutex::new(Meters::default()),
             settings: Mutex::new(told),
             began: (Instant::now(), now_ms()),
+            ended: Mutex::default(),
+            warned: Mutex::default(),
             pending: Mutex::default(),
         })
     }
@@ -196,13 +205,17 @@ impl Service {
     pub async fn publish(self: &Arc<Self>, claims: Claims, offer: OfferFacts) -> Result<Joined, Refusal> {
         let service = self.clone();
         let join = tokio::spawn(async move { service.publish_whole(&claims, &offer).await });
-        join.await.unwrap_or(Err(Refusal::EngineBusy))
+        let joined = join.await.unwrap_or(Err(Refusal::EngineBusy));
+        self.count_join(Side::Publisher, &joined);
+        joined
     }
 
     pub async fn view(self: &Arc<Self>, claims: Claims, offer: OfferFacts) -> Result<Joined, Refusal> {
         let service = self.clone();
         let join = tokio::spawn(async move { service.view_whole(&claims, &offer).await });
-        join.await.unwrap_or(Err(Refusal::EngineBusy))
+        let joined = join.await.unwrap_or(Err(Refusal::EngineBusy));
+        self.count_join(Side::Viewer, &joined);
+        joined
     }
 
     async fn publish_whole(self: &Arc<Self>, claims: &Claims, offer: &OfferFacts) -> Result<Joined, Refusal> {
@@ -467,6 +480,7 @@ impl Service {
     fn on_engine(self: &Arc<Self>, ready: u64) {
         if self.engine_epoch.swap(0, Ordering::AcqRel) != 0 {
             eprintln!("the engine is gone; waiting for the next");
+            self.log.push("node.engine_lost", None, now_ms(), &serde_json::json!({}));
         }
         let orders = lock(&self.rooms).engine_gone();
         self.obey_later(orders);
@@ -496,7 +510,9 @@ impl Service {
             let Some((epoch, _)) = self.link.engine() else { break };
             match self.rebuild(epoch).await {
                 Ok(()) => {
-                    self.engine_epoch.store(epoch, Ordering::Release);
+                    if self.engine_epoch.swap(epoch, Ordering::AcqRel) != epoch {
+                        self.log.push("node.engine_ready", None, now_ms(), &serde_json::json!({}));
+                    }
                     self.synced.send_replace(true);
                 }
                 Err(reason) => {
@@ -581,6 +597,10 @@ impl Service {
         let mut rooms = lock(&self.rooms);
         for name in rooms.take_changed() {
             self.events.on_change(&name, rooms.state(&name));
+        }
+        // Under the lock, so that events stand in the order in which things happened.
+        for happening in rooms.take_happened() {
+            self.tell(&happening);
         }
     }
 

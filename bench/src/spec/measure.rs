@@ -9,6 +9,8 @@ pub type Runs<'r> = &'r [Value];
 /// A run that loses more, or delivers less of what was offered, was not carried.
 const LOSS_MAX: f64 = 0.0001;
 const DELIVERED_MIN: f64 = 0.97;
+/// Of a null NIC packets are counted from outside: a keyframe more or less in the hold is no loss.
+const NULL_LOSS_MAX: f64 = 0.03;
 
 pub struct Measure {
     pub id: &'static str,
@@ -28,11 +30,13 @@ const fn failures(id: &'static str, unit: &'static str, value: fn(Runs<'_>) -> R
 }
 
 pub const MEASURES: &[Measure] = &[
-    row("cost-veth", "ns", |runs| at_busy(runs, "/cpu_ns_per_packet")),
-    row("viewers-core", "viewers", |runs| if runs[0]["generator_was_limit"] == true { Err(limit(runs)) } else { number(runs, 0, "/viewers") }),
-    row("latency-busy-frames", "ms", |runs| Ok(at_busy(runs, "/latency_frame_us/p99")? / 1e3)),
-    row("latency-busy-keyframes", "ms", |runs| Ok(at_busy(runs, "/latency_keyframe_us/p99")? / 1e3)),
-    row("latency-busy-spread", "%", |runs| Ok(at_busy(runs, "/latency_spread_ratio")? * 1e2)),
+    row("cost-veth", "ns", |runs| at_busy(runs, LOSS_MAX, "/cpu_ns_per_packet")),
+    row("viewers-core", "viewers", viewers),
+    row("cost-null", "ns", |runs| at_busy(runs, NULL_LOSS_MAX, "/cpu_ns_per_packet")),
+    row("viewers-null", "viewers", viewers),
+    row("latency-busy-frames", "ms", |runs| Ok(at_busy(runs, LOSS_MAX, "/latency_frame_us/p99")? / 1e3)),
+    row("latency-busy-keyframes", "ms", |runs| Ok(at_busy(runs, LOSS_MAX, "/latency_keyframe_us/p99")? / 1e3)),
+    row("latency-busy-spread", "%", |runs| Ok(at_busy(runs, LOSS_MAX, "/latency_spread_ratio")? * 1e2)),
     row("latency-100-p50", "us", |runs| number(runs, 0, "/latency_us/p50")),
     row("latency-100-p99", "us", |runs| number(runs, 0, "/latency_us/p99")),
     row("latency-100-p999", "us", |runs| number(runs, 0, "/latency_us/p999")),
@@ -62,6 +66,11 @@ fn number(runs: Runs<'_>, run: usize, pointer: &str) -> Result<f64, String> {
     value.ok_or_else(|| format!("the run measured no {}", pointer.trim_start_matches('/')))
 }
 
+/// What a search found, unless the generator gave up first.
+fn viewers(runs: Runs<'_>) -> Result<f64, String> {
+    if runs[0]["generator_was_limit"] == true { Err(limit(runs)) } else { number(runs, 0, "/viewers") }
+}
+
 fn limit(runs: Runs<'_>) -> String {
     let last = runs[0]["steps"].as_array().and_then(|steps| steps.iter().rev().find(|step| step["generator_saturated"] == true));
     let reasons: Vec<&str> = last.and_then(|step| step["generator_reasons"].as_array()).into_iter().flatten().filter_map(Value::as_str).collect();
@@ -69,7 +78,7 @@ fn limit(runs: Runs<'_>) -> String {
 }
 
 /// The step of a search that kept the server 70 % busy, if it did.
-fn at_busy(runs: Runs<'_>, pointer: &str) -> Result<f64, String> {
+fn at_busy(runs: Runs<'_>, loss_max: f64, pointer: &str) -> Result<f64, String> {
     let busy = number(runs, 0, "/at_busy/server_cpu").map_err(|_| "no step held, so that there was none at 70 % of a core".to_owned())?;
     let step = &runs[0]["at_busy"];
     if step["generator_saturated"] == true {
@@ -77,7 +86,7 @@ fn at_busy(runs: Runs<'_>, pointer: &str) -> Result<f64, String> {
     }
     // A join that failed makes the packets of the others neither cheaper nor dearer: it counts in `viewers-core`.
     let (loss, delivered) = (number(runs, 0, "/at_busy/loss_ratio")?, number(runs, 0, "/at_busy/delivered_ratio")?);
-    if loss > LOSS_MAX || delivered < DELIVERED_MIN {
+    if loss > loss_max || delivered < DELIVERED_MIN {
         return Err(format!("the step at {:.0} % of a core was not carried: {}", busy * 1e2, step["broke"]));
     }
     if !(0.6..=0.8).contains(&busy) {

@@ -4,6 +4,7 @@
 mod health;
 mod listener;
 mod live;
+mod metrics;
 mod pages;
 mod problem;
 mod rest;
@@ -11,13 +12,14 @@ mod session;
 mod whep;
 mod whip;
 
-pub use listener::Bounded;
+pub use listener::{Bounded, Peer};
 
 use crate::auth::{self, AuthError, Claims, Role};
 use crate::service::{Joined, Service};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
+use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -32,12 +34,37 @@ const SDP_TYPE: &str = "application/sdp";
 /// A body of 64 KiB at 64 kbit/s takes 8 s, which is also OBS's own patience.
 const BODY_WAIT: Duration = Duration::from_secs(8);
 
-/// All routes.
-pub fn router(service: Arc<Service>) -> Router {
+/// Everything, for a listener that tells the peers' addresses.
+pub fn app(service: Arc<Service>) -> IntoMakeServiceWithConnectInfo<Router, Peer> {
+    router(service).into_make_service_with_connect_info()
+}
+
+/// What an address for monitoring alone serves; whoever reaches it may read.
+pub fn monitoring(service: Arc<Service>) -> IntoMakeServiceWithConnectInfo<Router, Peer> {
+    probes()
+        .route("/metrics", get(metrics::open))
+        .fallback(|| async { Problem::not_found() })
+        .with_state(service)
+        .into_make_service_with_connect_info()
+}
+
+fn probes() -> Router<Arc<Service>> {
     Router::new()
-        .merge(rest::router())
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
+        .route("/startupz", get(health::started))
+}
+
+/// All routes.
+fn router(service: Arc<Service>) -> Router {
+    let metrics = match service.has_metrics_elsewhere() {
+        true => Router::new(),
+        false => Router::new().route("/metrics", get(metrics::metrics)),
+    };
+    Router::new()
+        .merge(metrics)
+        .merge(rest::router())
+        .merge(probes())
         .route("/whip", any(whip::endpoint_without_room))
         .route("/whip/{room}", any(whip::endpoint))
         .route("/whip/{room}/{session}", any(session::publisher))

@@ -195,41 +195,42 @@ impl From<Refused> for Problem {
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
         let detail = refusal.to_string();
-        let problem = |status, code, title| Problem::new(status, code, title, detail);
+        let code = refusal.code();
+        let problem = |status, title| Problem::new(status, code, title, detail);
         match refusal {
-            Refusal::Sdp(_) => problem(StatusCode::BAD_REQUEST, "bad_sdp", "SDP not readable"),
-            Refusal::StreamNotLive => problem(StatusCode::CONFLICT, "stream_not_live", "Nothing is live").retry(2),
-            Refusal::RoomBusy => problem(StatusCode::CONFLICT, "room_busy", "Room is busy"),
+            Refusal::Sdp(_) => problem(StatusCode::BAD_REQUEST, "SDP not readable"),
+            Refusal::StreamNotLive => problem(StatusCode::CONFLICT, "Nothing is live").retry(2),
+            Refusal::RoomBusy => problem(StatusCode::CONFLICT, "Room is busy"),
             Refusal::NoCommonCodec { .. } => {
-                problem(StatusCode::UNPROCESSABLE_ENTITY, "no_common_codec", "No common codec")
+                problem(StatusCode::UNPROCESSABLE_ENTITY, "No common codec")
             }
             Refusal::TooManyTracks(_) => {
-                problem(StatusCode::UNPROCESSABLE_ENTITY, "too_many_tracks", "Too many tracks")
+                problem(StatusCode::UNPROCESSABLE_ENTITY, "Too many tracks")
             }
             Refusal::IceRestartUnsupported => {
-                problem(StatusCode::UNPROCESSABLE_ENTITY, "ice_restart_unsupported", "ICE restart not supported")
+                problem(StatusCode::UNPROCESSABLE_ENTITY, "ICE restart not supported")
             }
             Refusal::EngineRestarting => {
-                problem(StatusCode::SERVICE_UNAVAILABLE, "engine_restarting", "Media engine is starting").retry(1)
+                problem(StatusCode::SERVICE_UNAVAILABLE, "Media engine is starting").retry(1)
             }
             Refusal::EngineBusy => {
-                problem(StatusCode::SERVICE_UNAVAILABLE, "engine_busy", "Media engine is busy").retry(1)
+                problem(StatusCode::SERVICE_UNAVAILABLE, "Media engine is busy").retry(1)
             }
             Refusal::EngineTimeout => {
-                problem(StatusCode::GATEWAY_TIMEOUT, "engine_timeout", "Media engine did not answer").retry(1)
+                problem(StatusCode::GATEWAY_TIMEOUT, "Media engine did not answer").retry(1)
             }
-            Refusal::NodeFull(_) => problem(StatusCode::SERVICE_UNAVAILABLE, "node_full", "Node is full").retry(10),
-            Refusal::RoomFull { .. } => problem(StatusCode::CONFLICT, "room_full", "Room is full").retry(10),
-            Refusal::AccountFull { .. } => problem(StatusCode::FORBIDDEN, "account_full", "Account is full").retry(10),
+            Refusal::NodeFull(_) => problem(StatusCode::SERVICE_UNAVAILABLE, "Node is full").retry(10),
+            Refusal::RoomFull { .. } => problem(StatusCode::CONFLICT, "Room is full").retry(10),
+            Refusal::AccountFull { .. } => problem(StatusCode::FORBIDDEN, "Account is full").retry(10),
             Refusal::JoinRate { .. } => {
-                problem(StatusCode::TOO_MANY_REQUESTS, "join_rate", "Too many are joining").retry(1)
+                problem(StatusCode::TOO_MANY_REQUESTS, "Too many are joining").retry(1)
             }
             Refusal::EgressFull { .. } => {
-                problem(StatusCode::SERVICE_UNAVAILABLE, "egress_full", "Uplink is full").retry(10)
+                problem(StatusCode::SERVICE_UNAVAILABLE, "Uplink is full").retry(10)
             }
-            Refusal::SessionNotFound => problem(StatusCode::NOT_FOUND, "session_not_found", "No such session"),
+            Refusal::SessionNotFound => problem(StatusCode::NOT_FOUND, "No such session"),
             Refusal::Store(_) => {
-                problem(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", "Database unavailable").retry(1)
+                problem(StatusCode::SERVICE_UNAVAILABLE, "Database unavailable").retry(1)
             }
         }
     }

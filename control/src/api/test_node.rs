@@ -1,6 +1,6 @@
 //! What tests of the API share: control over real HTTP on a real link, with an engine of the imagination on a thread.
 
-use super::{Bounded, router};
+use super::{Bounded, app};
 use crate::config::{Config, Settings};
 use crate::service::Service;
 use crate::auth::{Grant, Role, SigningKey, mint};
@@ -225,7 +225,7 @@ impl Node {
             tokio::spawn(service.clone().run(self.wakes.1.again().watch().unwrap()));
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
-            let serve = axum::serve(Bounded::new(listener), router(service.clone()));
+            let serve = axum::serve(Bounded::new(listener), app(service.clone()));
             tokio::spawn(serve.into_future());
             (service, address)
         });

@@ -33,6 +33,7 @@ pub fn run(args: &ServeArgs) -> ExitCode {
         Some(pid) => println!("a node runs on {} (pid {pid}); its ports are not looked at", args.data.data.display()),
         None => {
             faults.extend(media::bind_http(settings.http).err().map(|error| error.to_string()));
+            faults.extend(settings.metrics.and_then(|address| media::bind_http(address).err()).map(|error| error.to_string()));
             let groups = settings.media.iter().map(|address| MediaGroup::bind(*address, 1));
             faults.extend(groups.filter_map(|group| Some(group.err()?.to_string())));
         }

@@ -119,6 +119,9 @@ pub struct ServeArgs {
     /// Where pages, WHIP, WHEP and the API listen (port 0: any free one) [default: 127.0.0.1:7080]
     #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     pub http: Option<SocketAddr>,
+    /// An address of its own for /metrics and the probes [default: /metrics stands on --http]
+    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
+    pub metrics: Option<SocketAddr>,
     /// Where media comes in and goes out, UDP; at most one address per family (port 0: any free one) [default: 127.0.0.1:7081]
     #[arg(long, value_name = "ADDR", num_args = 1.., value_parser = parse_address)]
     pub media: Vec<SocketAddr>,
@@ -150,6 +153,7 @@ impl ServeArgs {
         let list = |items: Vec<String>| (!items.is_empty()).then_some(Value::List(items));
         let given = [
             ("--http", self.http.map(|address| Value::Text(address.to_string()))),
+            ("--metrics", self.metrics.map(|address| Value::Text(address.to_string()))),
             ("--media", list(self.media.iter().map(SocketAddr::to_string).collect())),
             ("--announce", list(self.announce.iter().map(IpAddr::to_string).collect())),
             ("--io", self.io.map(|io| Value::Text(io.name().to_owned()))),

@@ -6,6 +6,8 @@
 pub enum Kind {
     /// An IP address and a port.
     Address,
+    /// The same, or empty.
+    MaybeAddress,
     /// A list of them.
     Addresses,
     /// A list of IP addresses.
@@ -73,7 +75,7 @@ const PLAIN: Key =
 const LIMIT: Key = Key { table: "limits", kind: COUNT, default: "0", is_live: true, ..PLAIN };
 const TURN: Key = Key { table: "turn", is_live: true, ..PLAIN };
 
-pub const KEYS: [Key; 19] = [
+pub const KEYS: [Key; 20] = [
     Key {
         table: "server",
         name: "http",
@@ -82,6 +84,15 @@ pub const KEYS: [Key; 19] = [
         alias: Some(Alias::Port("PORT")),
         flag: Some("--http"),
         help: "where pages, WHIP, WHEP and the API listen (port 0: any free one)",
+        ..PLAIN
+    },
+    Key {
+        table: "server",
+        name: "metrics",
+        kind: Kind::MaybeAddress,
+        flag: Some("--metrics"),
+        help: "an address of its own for /metrics and the probes, open to whoever reaches it; empty: /metrics stands on \
+               server.http, for this machine and for keys",
         ..PLAIN
     },
     Key {

@@ -79,6 +79,13 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+impl ConfigError {
+    /// The command line is wrong, and nothing else: its faults begin with a flag.
+    pub fn is_usage(&self) -> bool {
+        self.0.iter().all(|fault| fault.starts_with("--"))
+    }
+}
+
 /// Every key's value, in the order of the table.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -223,6 +230,7 @@ fn written(value: &Value) -> String {
 fn wanted(kind: Kind) -> String {
     match kind {
         Kind::Address => "an IP address and a port, as \"127.0.0.1:7080\" or \"[::1]:7080\"".to_owned(),
+        Kind::MaybeAddress => "an IP address and a port, or empty".to_owned(),
         Kind::Addresses => "a list of IP addresses with ports, as [\"0.0.0.0:7081\"]".to_owned(),
         Kind::Ips => "a list of IP addresses, as [\"203.0.113.5\"]".to_owned(),
         Kind::Word(words) => format!("one of {}", words.join(", ")),
@@ -253,6 +261,7 @@ fn parse_text(key: &Key, text: &str) -> Result<Value, String> {
 fn checked(key: &Key, value: Value) -> Result<Value, String> {
     let fits = match (key.kind, &value) {
         (Kind::Address, Value::Text(text)) => text.parse::<SocketAddr>().is_ok(),
+        (Kind::MaybeAddress, Value::Text(text)) => text.is_empty() || text.parse::<SocketAddr>().is_ok(),
         (Kind::Addresses, Value::List(items)) => {
             !items.is_empty() && items.len() <= 2 && items.iter().all(|item| item.parse::<SocketAddr>().is_ok())
         }

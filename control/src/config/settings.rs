@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Settings {
     pub http: SocketAddr,
+    /// An address of its own for monitoring.
+    pub metrics: Option<SocketAddr>,
     /// Without a slash at its end; None: links begin with the address of the request.
     pub public_url: Option<String>,
     pub node_id: Option<String>,
@@ -111,6 +113,7 @@ impl Config {
         Settings {
             // Checked when it was taken.
             http: text("server.http").parse().unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], 7080))),
+            metrics: text("server.metrics").parse().ok(),
             public_url: some(text("server.public_url").trim_end_matches('/').to_owned()),
             node_id: some(text("node.id")),
             media: list("media.listen").iter().filter_map(|item| item.parse().ok()).collect(),
@@ -137,8 +140,11 @@ pub fn contradictions(config: &Config) -> (Vec<String>, Vec<String>) {
     let (mut faults, mut warnings) = (Vec::new(), Vec::new());
     let v4 = settings.media.iter().filter(|address| address.is_ipv4()).count();
     if v4 > 1 || settings.media.len() - v4 > 1 {
-        let origin = &config.at("media.listen").origin;
-        faults.push(format!("media.listen ({origin}): --media was given twice for one family; give at most one IPv4 and one IPv6 address"));
+        let most = "give at most one IPv4 and one IPv6 address";
+        faults.push(match &config.at("media.listen").origin {
+            super::Origin::Flag(flag) => format!("{flag} was given twice for one family; {most}"),
+            origin => format!("media.listen ({origin}) has two of one family; {most}"),
+        });
     }
     let is_loopback = settings.media.iter().all(|address| address.ip().is_loopback());
     if is_loopback && settings.announce.iter().any(|ip| !ip.is_loopback()) {

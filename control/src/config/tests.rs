@@ -137,7 +137,10 @@ fn a_reload_takes_what_can_be_taken_and_names_the_rest() {
 #[test]
 fn contradictions_are_found() {
     let two = faults("[media]\nlisten = [\"0.0.0.0:1\", \"0.0.0.0:2\"]", &[]);
-    assert!(two[0].contains("at most one IPv4 and one IPv6"), "{two:?}");
+    assert!(two[0].starts_with("media.listen (s.toml:2) has two of one family"), "{two:?}");
+    let flags = [Given { flag: "--media", value: Value::List(vec!["0.0.0.0:1".into(), "0.0.0.0:2".into()]) }];
+    let usage = of("", &[], &flags).err().unwrap();
+    assert!(usage.is_usage() && !ConfigError(two).is_usage(), "{usage}");
     for url in ["live.example.org", "https://", "ftp://a", "https://a b", "https://u@a"] {
         let text = format!("[server]\npublic_url = \"{url}\"");
         assert_eq!(faults(&text, &[]).len(), 1, "{url}");

@@ -109,6 +109,30 @@ pub enum Refusal {
     Store(String),
 }
 
+impl Refusal {
+    /// Stable: clients and metrics have it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Refusal::Sdp(_) => "bad_sdp",
+            Refusal::StreamNotLive => "stream_not_live",
+            Refusal::RoomBusy => "room_busy",
+            Refusal::NoCommonCodec { .. } => "no_common_codec",
+            Refusal::TooManyTracks(_) => "too_many_tracks",
+            Refusal::IceRestartUnsupported => "ice_restart_unsupported",
+            Refusal::EngineRestarting => "engine_restarting",
+            Refusal::EngineBusy => "engine_busy",
+            Refusal::EngineTimeout => "engine_timeout",
+            Refusal::NodeFull(_) => "node_full",
+            Refusal::RoomFull { .. } => "room_full",
+            Refusal::AccountFull { .. } => "account_full",
+            Refusal::JoinRate { .. } => "join_rate",
+            Refusal::EgressFull { .. } => "egress_full",
+            Refusal::SessionNotFound => "session_not_found",
+            Refusal::Store(_) => "store_unavailable",
+        }
+    }
+}
+
 fn list(names: &[String]) -> String {
     if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
 }

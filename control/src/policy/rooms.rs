@@ -25,8 +25,11 @@ use spillway_proto::sdp::offer::OfferFacts;
 use spillway_proto::time::Time;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+mod happenings;
 mod views;
 
+use happenings::word_of;
+pub use happenings::Happening;
 pub use views::{SessionView, StreamView, TrackView, Usage};
 
 /// Something that has to be done because of a decision.
@@ -124,6 +127,8 @@ struct Stream {
     began_ms: u64,
     /// As it was measured last.
     bitrate_bps: u64,
+    /// That it began was told.
+    is_told: bool,
 }
 
 #[derive(Debug)]
@@ -143,6 +148,8 @@ struct Session {
     connected: bool,
     who: Who,
     public: PublicId,
+    /// That it joined was told.
+    is_told: bool,
 }
 
 /// What the store knows of a session; without it the engine's copy is not ours.
@@ -170,6 +177,9 @@ pub struct Rooms {
     /// Sessions by the name others may know.
     by_public: BTreeMap<PublicId, ResourceId>,
     gate: Gate,
+    happened: Vec<Happening>,
+    /// There was a state to compare with before a rebuild.
+    was_built: bool,
 }
 
 impl Rooms {
@@ -186,6 +196,8 @@ impl Rooms {
             changed: BTreeSet::new(),
             by_public: BTreeMap::new(),
             gate: Gate::default(),
+            happened: Vec::new(),
+            was_built: false,
         }
     }
 
@@ -296,6 +308,7 @@ impl Rooms {
             tracks: Vec::new(),
             began_ms: plan.tracks.first().map_or(0, |planned| planned.note.began_ms),
             bitrate_bps: 0,
+            is_told: false,
         });
         // `live` of tracks stays what the engine last said: it speaks again only when that changes.
         let replaced = stream.publisher.replace(plan.resource);
@@ -314,7 +327,7 @@ impl Rooms {
         self.changed.insert(room.name.clone());
         let mut orders = Vec::new();
         for resource in replaced.into_iter().chain(lost) {
-            orders.extend(self.remove(resource));
+            orders.extend(self.remove(resource, "failed"));
         }
         Ok(orders)
     }
@@ -387,7 +400,7 @@ impl Rooms {
         if unused.is_some() {
             self.release_unused_places();
         }
-        orders.extend(robbed.into_iter().flat_map(|resource| self.remove(resource)).collect::<Vec<_>>());
+        orders.extend(robbed.into_iter().flat_map(|resource| self.remove(resource, "failed")).collect::<Vec<_>>());
         orders.extend(self.tidy(number));
         orders
     }
@@ -395,7 +408,7 @@ impl Rooms {
     /// DELETE. `side` and room must be those of the URL.
     pub fn end(&mut self, room: &str, side: Side, resource: ResourceId) -> Result<Vec<Order>, Refusal> {
         self.find(room, side, resource)?;
-        Ok(self.remove(resource))
+        Ok(self.remove(resource, "left"))
     }
 
     /// Sends everybody of a stream away, viewers first: they are not to wait for another publisher. None: it is gone.
@@ -410,14 +423,14 @@ impl Rooms {
         let room = self.rooms.get(self.names.get(name)?)?;
         let publisher = room.stream.as_ref().and_then(|stream| stream.publisher);
         let all: Vec<ResourceId> = room.viewers.iter().copied().chain(publisher).collect();
-        Some(all.into_iter().flat_map(|resource| self.remove(resource)).collect())
+        Some(all.into_iter().flat_map(|resource| self.remove(resource, "ended")).collect())
     }
 
     /// Sends one viewer away. None: it has gone.
     pub fn kick(&mut self, viewer: PublicId) -> Option<Vec<Order>> {
         let resource = *self.by_public.get(&viewer)?;
         let session = self.sessions.get(&resource)?;
-        (session.note.side == Side::Viewer).then(|| self.remove(resource))
+        (session.note.side == Side::Viewer).then(|| self.remove(resource, "kicked"))
     }
 
     /// Whether the URL names a session.
@@ -435,13 +448,15 @@ impl Rooms {
             Event::SessionConnected { session, .. } => {
                 if let Some(session) = self.by_id.get(&session).and_then(|resource| self.sessions.get_mut(resource)) {
                     session.connected = true;
-                    let number = session.note.room;
+                    let (number, resource) = (session.note.room, session.note.resource);
                     self.note_change(number);
+                    self.tell_viewer(resource);
+                    self.tell_stream(number);
                 }
                 Vec::new()
             }
-            Event::SessionClosed { session, .. } => match self.by_id.get(&session).copied() {
-                Some(resource) => self.leave(resource),
+            Event::SessionClosed { session, reason } => match self.by_id.get(&session).copied() {
+                Some(resource) => self.leave(resource, word_of(reason)),
                 None => Vec::new(),
             },
             Event::TrackState { track, live } => {
@@ -450,6 +465,9 @@ impl Rooms {
                     track.live = live;
                     Some(room.name.clone())
                 });
+                if let Some(number) = found.as_ref().and_then(|name| self.names.get(name)).copied() {
+                    self.tell_stream(number);
+                }
                 self.changed.extend(found);
                 Vec::new()
             }
@@ -459,7 +477,9 @@ impl Rooms {
     /// No engine is ready any more: everything live is gone with it.
     pub fn engine_gone(&mut self) -> Vec<Order> {
         let orders = self.sessions.keys().map(|resource| Order::Forget(*resource)).collect();
+        let told = self.told();
         self.clear(0);
+        self.tell_difference(told, "engine");
         orders
     }
 
@@ -473,6 +493,7 @@ impl Rooms {
         names: &HashMap<u32, String>,
         is_fed: impl Fn(TrackId) -> bool,
     ) -> Vec<Order> {
+        let told = self.told();
         self.clear(engine_epoch);
         let mut orders = Vec::new();
         let known_here: HashMap<ResourceId, &KnownSession> = (known.iter())
@@ -524,6 +545,7 @@ impl Rooms {
                 tracks: Vec::new(),
                 began_ms: note.began_ms,
                 bitrate_bps: 0,
+                is_told: false,
             };
             let kept = room.stream.get_or_insert_with(new);
             if kept.id != *stream {
@@ -547,6 +569,8 @@ impl Rooms {
             orders.extend(self.tidy(number));
             self.note_change(number);
         }
+        self.tell_difference(told, "unknown");
+        self.was_built = true;
         orders.extend(
             known
                 .iter()
@@ -596,7 +620,7 @@ impl Rooms {
     fn keep_session(&mut self, note: SessionNote, shard: usize, id: SessionId, connected: bool, who: Who) {
         let public = PublicId::of(note.resource);
         self.by_public.insert(public, note.resource);
-        self.sessions.insert(note.resource, Session { note, shard, id, connected, who, public });
+        self.sessions.insert(note.resource, Session { note, shard, id, connected, who, public, is_told: false });
     }
 
     fn drop_session(&mut self, resource: ResourceId) -> Option<Session> {
@@ -683,21 +707,22 @@ impl Rooms {
     }
 
     /// Takes a session out of the room and orders the engine to remove it.
-    fn remove(&mut self, resource: ResourceId) -> Vec<Order> {
+    fn remove(&mut self, resource: ResourceId, reason: &'static str) -> Vec<Order> {
         let mut orders = Vec::new();
         if let Some(session) = self.sessions.get(&resource).filter(|session| !session.id.is_none()) {
             let command = Command::RemoveSession { session: session.id };
             orders.push(Order::Command { shard: session.shard, command });
         }
-        orders.extend(self.leave(resource));
+        orders.extend(self.leave(resource, reason));
         orders
     }
 
     /// A session is gone, or goes.
-    fn leave(&mut self, resource: ResourceId) -> Vec<Order> {
+    fn leave(&mut self, resource: ResourceId, reason: &'static str) -> Vec<Order> {
         let Some(session) = self.drop_session(resource) else { return Vec::new() };
         self.by_id.remove(&session.id);
         let number = session.note.room;
+        self.tell_leave(&session, reason);
         if let Some(room) = self.rooms.get_mut(&number) {
             room.viewers.remove(&resource);
             if let Some(stream) = room.stream.as_mut().filter(|stream| stream.publisher == Some(resource)) {
@@ -721,6 +746,8 @@ impl Rooms {
         }
         let mut orders = Vec::new();
         if let Some(stream) = room.stream.take() {
+            let ended = Happening::StreamEnded { stream: stream.id, began_ms: stream.began_ms, room: room.name.clone() };
+            self.happened.extend(stream.is_told.then_some(ended));
             self.streams_used.remove(&stream.id.index);
             orders.extend(stream.tracks.iter().map(|track| detach(stream.shard, track.id)));
         }
@@ -739,7 +766,7 @@ impl Rooms {
             .map(|(resource, _)| *resource)
             .collect();
         for resource in displaced {
-            orders.extend(self.remove(resource));
+            orders.extend(self.remove(resource, "unknown"));
         }
     }
 

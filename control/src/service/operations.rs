@@ -5,10 +5,14 @@ use super::{
     AuthError, Claims, CounterId, IceServers, Instant, KeyText, Limits, Rates, Refusal, Role, Service, Settings, auth,
     lock, now_ms,
 };
-use crate::policy::PublicId;
-use crate::policy::rooms::{SessionView, StreamView, Usage};
+use crate::ids;
+use crate::metrics::{self, Sample};
+use crate::policy::rooms::{Happening, SessionView, StreamView, TrackView, Usage};
+use crate::policy::{PublicId, warnings};
 use crate::store::{Changed, KeyRow, Overrides, Store};
+use serde_json::json;
 use spillway_proto::id::{Side, StreamId, TrackId};
+use spillway_proto::limits::{PUBLISHERS_MAX, SESSIONS_MAX};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -74,6 +78,7 @@ impl Service {
     pub async fn begin(&self, settings: Settings) -> Result<(), String> {
         let overrides = self.store.limits().await.map_err(|error| error.to_string())?;
         lock(&self.settings).overrides = overrides;
+        self.log.push("node.started", None, now_ms(), &json!({}));
         self.set_settings(settings)
     }
 
@@ -204,6 +209,106 @@ impl Service {
         }
     }
 
+    /// Something happened to a room by the API.
+    pub fn tell_room(&self, kind: &'static str, room: &str) {
+        self.log.push(kind, Some(room.to_owned()), now_ms(), &json!({ "id": room }));
+    }
+
+    pub(super) fn tell(&self, happening: &Happening) {
+        let (kind, room, data) = match happening {
+            Happening::StreamStarted { stream, began_ms, room } => {
+                ("stream.started", room, json!({ "id": ids::stream(*stream, *began_ms) }))
+            }
+            Happening::StreamEnded { stream, began_ms, room } => {
+                ("stream.ended", room, json!({ "id": ids::stream(*stream, *began_ms) }))
+            }
+            Happening::ViewerJoined { viewer, room, who } => {
+                let data = json!({ "id": ids::viewer(*viewer), "sub": who.sub, "account": who.account });
+                ("viewer.joined", room, data)
+            }
+            Happening::ViewerLeft { viewer, room, who, reason } => {
+                let data = json!({ "id": ids::viewer(*viewer), "sub": who.sub, "account": who.account, "reason": reason });
+                ("viewer.left", room, data)
+            }
+        };
+        self.log.push(kind, Some(room.clone()), now_ms(), &data);
+    }
+
+    // ---- monitoring ----
+
+    pub fn has_metrics_elsewhere(&self) -> bool {
+        lock(&self.settings).settings.metrics.is_some()
+    }
+
+    pub fn has_started(&self) -> bool {
+        *self.synced.borrow()
+    }
+
+    pub(super) fn count_join(&self, side: Side, joined: &Result<super::Joined, Refusal>) {
+        let result = joined.as_ref().map_or_else(Refusal::code, |_| "admitted");
+        let family = match side {
+            Side::Publisher => "spillway_publish_joins_total",
+            Side::Viewer => "spillway_view_joins_total",
+        };
+        *lock(&self.ended).entry((family, result)).or_default() += 1;
+    }
+
+    /// The text for Prometheus.
+    pub fn metrics(&self) -> String {
+        let used = crate::process::node();
+        let (streams, usage, applied) = (self.streams(), self.usage(None), self.limits());
+        let live = streams.iter().filter(|stream| stream.live).count() as f64;
+        let (egress_bps, ingress_bps) = {
+            let meters = lock(&self.meters);
+            let tracks = streams.iter().flat_map(|stream| &stream.tracks);
+            (meters.egress_bps, tracks.map(|track| meters.rates(track.id).bitrate_bps).sum::<u64>())
+        };
+        let mut samples = Vec::new();
+        let mut add = |family, label: &str, value: f64| samples.push(Sample { family, label: label.to_owned(), value });
+        add("spillway_build_info", env!("CARGO_PKG_VERSION"), 1.0);
+        add("spillway_engine_up", "", f64::from(u8::from(self.is_ready())));
+        add("spillway_streams", "", live);
+        add("spillway_publishers", "", usage.publishers as f64);
+        add("spillway_viewers", "", usage.viewers as f64);
+        for ((family, result), count) in lock(&self.ended).iter() {
+            add(family, result, *count as f64);
+        }
+        let mut limits = applied.limits;
+        for name in Limits::NAMES {
+            if let Some(limit) = limits.by_name(name).filter(|limit| **limit > 0) {
+                add("spillway_limit", name, f64::from(*limit));
+            }
+        }
+        let ratio = |used: f64, max: f64| if max > 0.0 { used / max } else { 0.0 };
+        let fullest = [
+            ratio(usage.publishers as f64, PUBLISHERS_MAX as f64),
+            ratio((usage.publishers + usage.viewers) as f64, SESSIONS_MAX as f64),
+            ratio(usage.publishers as f64, f64::from(applied.limits.publishers_max)),
+            ratio(usage.viewers as f64, f64::from(applied.limits.viewers_max)),
+            ratio(egress_bps as f64, f64::from(applied.limits.egress_mbps_max) * 1e6),
+        ];
+        add("spillway_capacity_used_ratio", "", fullest.into_iter().fold(0.0, f64::max));
+        add("spillway_egress_bytes_per_second", "", egress_bps as f64 / 8.0);
+        add("spillway_ingress_bytes_per_second", "", ingress_bps as f64 / 8.0);
+        for shard in 0..self.link.shards() {
+            let count = |id| self.link.counter(shard, id) as f64;
+            add("spillway_shard_busy_seconds_total", &shard.to_string(), count(CounterId::BusyNs) * 1e-9);
+            let sessions = count(CounterId::SessionsPublisher) + count(CounterId::SessionsViewer);
+            add("spillway_shard_sessions", &shard.to_string(), sessions);
+        }
+        add("spillway_uptime_seconds", "", self.uptime().as_secs_f64());
+        add("process_resident_memory_bytes", "", used.memory_bytes as f64);
+        add("process_cpu_seconds_total", "", (used.user_micros + used.system_micros) as f64 * 1e-6);
+        add("process_start_time_seconds", "", self.began.1 as f64 * 1e-3);
+        add("media_server_active_streams", "", live);
+        add("media_server_streaming_method", "webrtc", 1.0);
+        metrics::text(&samples, |id| match id {
+            // A longest of each shard: their sum would mean nothing.
+            CounterId::TickNsMax => (0..self.link.shards()).map(|shard| self.link.counter(shard, id)).max().unwrap_or(0),
+            _ => self.link.counter_sum(id),
+        })
+    }
+
     // ---- ends ----
 
     /// Publisher and viewers are sent away. False: there is no such stream any more.
@@ -245,6 +350,35 @@ impl Service {
         let egress_bps = meters.egress_bps;
         drop(meters);
         lock(&self.rooms).measure(&bitrates, egress_bps);
+        self.tell_warnings(&streams);
+    }
+
+    /// What is wrong with a stream that lives, in a word and a sentence.
+    pub fn warnings(&self, stream: &StreamView) -> Vec<(&'static str, String)> {
+        let facts = |track: &TrackView| {
+            let rates = self.rates(track.id);
+            let (loss_ratio, keyframe_interval_ms) = (rates.loss_ratio, rates.keyframe_interval_ms);
+            warnings::TrackFacts { codec: track.codec, loss_ratio, keyframe_interval_ms }
+        };
+        let facts: Vec<warnings::TrackFacts> = stream.tracks.iter().map(facts).collect();
+        if stream.live { warnings::of(&facts) } else { Vec::new() }
+    }
+
+    /// Each warning once, as long as its stream lives.
+    fn tell_warnings(&self, streams: &[StreamView]) {
+        let mut warned = lock(&self.warned);
+        warned.retain(|id, _| streams.iter().any(|stream| stream.id == *id));
+        for stream in streams {
+            let told = warned.entry(stream.id).or_default();
+            for (code, detail) in self.warnings(stream) {
+                if !told.contains(&code) {
+                    told.push(code);
+                    let id = ids::stream(stream.id, stream.began_ms);
+                    let data = json!({ "id": id, "code": code, "detail": detail });
+                    self.log.push("stream.warning", Some(stream.room.clone()), now_ms(), &data);
+                }
+            }
+        }
     }
 }
 

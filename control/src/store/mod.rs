@@ -265,6 +265,11 @@ fn batch(connection: &Connection, tasks: impl Iterator<Item = Task>) {
 
 /// All of `work` or nothing of it.
 fn whole<T>(connection: &Connection, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    // The transaction did not begin (another process has held the database for too long): what is told as failed is not
+    // done behind everybody's back.
+    if connection.is_autocommit() {
+        return Err(rusqlite::Error::InvalidQuery);
+    }
     connection.execute_batch("SAVEPOINT one")?;
     let result = work(connection);
     if result.is_err() {
@@ -392,6 +397,20 @@ mod tests {
         store.run(|db| db.query_row("PRAGMA max_page_count = 100000", [], |row| row.get::<_, i64>(0))).await.unwrap();
         store.add_session(large(3)).await.unwrap();
         assert_eq!(store.known().await.unwrap().sessions.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_told_as_failed_was_not_done() {
+        let data = Scratch::new("held");
+        let store = Store::open(&data.0).unwrap();
+        store.join_room("demo").await.unwrap();
+        // A backup that never ends.
+        let other = Connection::open(data.0.join("spillway.db")).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        assert!(matches!(store.add_session(row(1)).await, Err(StoreError::Commit(_))));
+        other.execute_batch("ROLLBACK").unwrap();
+        assert!(store.known().await.unwrap().sessions.is_empty());
+        store.add_session(row(1)).await.unwrap();
     }
 
     #[tokio::test]

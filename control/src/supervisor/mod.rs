@@ -71,6 +71,7 @@ enum StartError {
 impl StartError {
     fn exit(&self) -> Exit {
         match self {
+            StartError::Config(error) if error.is_usage() => Exit::Usage,
             StartError::Config(_) | StartError::Settings(_) => Exit::Config,
             StartError::DataDir(_) | StartError::Lock(_) | StartError::Bind(_) => Exit::Config,
             StartError::Key(_) => Exit::Auth,

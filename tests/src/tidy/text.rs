@@ -130,6 +130,7 @@ const UNSAFE_FILES: &[&str] = &[
     "engine/src/start.rs",
     "control/src/shm.rs",
     "control/src/supervisor/sys.rs",
+    "bench/benches/ablation.rs",
     "bench/src/process.rs",
     "bench/src/sys.rs",
     "tests/link/engine_kill.rs",

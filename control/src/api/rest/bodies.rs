@@ -173,6 +173,14 @@ body!(answer Node: "this node" {
     memory_bytes: u64 = "of its processes",
 });
 
+body!(answer Event: "something that happened" {
+    id: String = "sorts by age; for `after`, or Last-Event-ID",
+    r#type: String = "as README.md's table has them: stream.started, viewer.left, ...",
+    time: String = "RFC 3339",
+    room: Option<String> = "where; null: on the node",
+    data: serde_json::Value = "what it is about: `id`, and what the type says",
+});
+
 body!(answer HealthMemory: "in MB" {
     used: u64 = "by this node's processes",
     total: u64 = "of the machine",

@@ -8,10 +8,10 @@ use super::page::{Page, Wanted};
 use super::{Answer, Call, Reply, Scope};
 use crate::api::problem::Problem;
 use crate::auth::{self, AuthError, Grant, KeyText, Role};
-use crate::ids;
+use crate::ids::{self, rfc3339};
 use crate::policy::limits::Limits as LimitsInForce;
 use crate::policy::rooms::{SessionView, StreamView};
-use crate::policy::{Refusal, warnings};
+use crate::policy::Refusal;
 use crate::process;
 use crate::service::{Applied, Changed, KeyRole, KeyRow, RoomChange, RoomRow, Rotated, now_ms};
 use axum::http::header;
@@ -66,7 +66,10 @@ pub async fn create_room(call: Call) -> Answer {
     let (reply, record) = call.record(reply);
     let name = row.name.clone();
     match call.service.store().create_room(row, record).await.map_err(Refusal::from)? {
-        true => Ok(reply),
+        true => {
+            call.service.tell_room("room.created", &name);
+            Ok(reply)
+        }
         false => Err(Problem::room_exists(&name)),
     }
 }
@@ -92,6 +95,7 @@ pub async fn update_room(call: Call) -> Answer {
     let changed = call.service.store().change_room(name, expected, RoomChange { viewers_max }).await;
     match changed.map_err(Refusal::from)? {
         Changed::Done(row) => {
+            call.service.tell_room("room.updated", name);
             let body = room_body(&call, name, Some(&row), &call.service.streams());
             Ok(Reply::json(200, &body).version(row.version))
         }
@@ -102,7 +106,10 @@ pub async fn update_room(call: Call) -> Answer {
 
 pub async fn delete_room(call: Call) -> Answer {
     match call.service.store().delete_room(call.part("room")).await.map_err(Refusal::from)? {
-        true => Ok(Reply::nothing()),
+        true => {
+            call.service.tell_room("room.deleted", call.part("room"));
+            Ok(Reply::nothing())
+        }
         false => Err(Problem::missing("room")),
     }
 }
@@ -167,14 +174,6 @@ fn stream_named(call: &Call) -> Result<StreamView, Problem> {
 }
 
 fn stream_body(call: &Call, stream: &StreamView) -> Stream {
-    let facts: Vec<warnings::TrackFacts> = stream.tracks.iter().map(|track| {
-        let rates = call.service.rates(track.id);
-        warnings::TrackFacts {
-            codec: track.codec,
-            loss_ratio: rates.loss_ratio,
-            keyframe_interval_ms: rates.keyframe_interval_ms,
-        }
-    }).collect();
     let tracks: Vec<Track> = stream.tracks.iter().map(|track| {
         let rates = call.service.rates(track.id);
         Track {
@@ -187,7 +186,7 @@ fn stream_body(call: &Call, stream: &StreamView) -> Stream {
             keyframe_interval_ms: rates.keyframe_interval_ms,
         }
     }).collect();
-    let warnings = if stream.live { warnings::of(&facts) } else { Vec::new() };
+    let warnings = call.service.warnings(stream);
     Stream {
         id: ids::stream(stream.id, stream.began_ms),
         room: stream.room.clone(),
@@ -503,25 +502,4 @@ fn plain(field: &str, text: String, chars_max: usize) -> Result<String, Problem>
         true => Ok(text),
         false => Err(Problem::bad_request(format!("{field}: up to {chars_max} characters, none of them a control character"))),
     }
-}
-
-/// `2026-11-21T17:29:41.123Z` of Unix milliseconds.
-pub fn rfc3339(ms: u64) -> String {
-    let (days, of_day) = (ms / 86_400_000, ms % 86_400_000);
-    // Days since 0000-03-01, so that the leap day is a year's last (a calendar of 400 years has 146,097 days).
-    let days = days + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-    let (seconds, millis) = (of_day / 1_000, of_day % 1_000);
-    format!(
-        "{:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{millis:03}Z",
-        era * 400 + year + carry,
-        seconds / 3_600,
-        seconds / 60 % 60,
-        seconds % 60
-    )
 }

@@ -1,7 +1,7 @@
 //! `Idempotency-Key`: a POST sent twice is done once. The answer stands in the store for a day, sealed, because it may
 //! hold what is shown once.
 
-use super::{Call, Reply};
+use super::{Call, Content, Reply};
 use crate::api::problem::Problem;
 use crate::policy::Refusal;
 use crate::service::{Found, Record, Service, now_ms};
@@ -75,7 +75,7 @@ impl Asked {
                 let reply = Reply {
                     status: StatusCode::from_u16(record.status).unwrap_or(StatusCode::OK),
                     headers: named.collect(),
-                    body: (!body.is_empty()).then_some(body),
+                    body: if body.is_empty() { Content::Nothing } else { Content::Json(body) },
                     is_recorded: true,
                 };
                 Ok(Some(reply.with(header::HeaderName::from_static("idempotent-replayed"), "true")))
@@ -95,7 +95,12 @@ impl Seal {
             reply.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let mut nonce = [0; NONCE_BYTES];
         rand::fill(&mut nonce).ok()?;
-        let mut body = reply.body.clone().unwrap_or_default().into_bytes();
+        let mut body = match &reply.body {
+            Content::Json(text) => text.clone().into_bytes(),
+            Content::Nothing => Vec::new(),
+            // What goes on for ever is no answer to repeat.
+            Content::Events(_) => return None,
+        };
         let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &self.sealing).ok()?);
         let additional = Aad::from([self.key, self.fingerprint].concat());
         key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), additional, &mut body).ok()?;

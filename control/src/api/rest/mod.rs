@@ -9,6 +9,7 @@
 mod bodies;
 mod caller;
 mod docs;
+mod events;
 mod handlers;
 mod idempotency;
 mod openapi;
@@ -55,9 +56,17 @@ pub struct Call {
 pub struct Reply {
     status: StatusCode,
     headers: Vec<(header::HeaderName, String)>,
-    body: Option<String>,
+    body: Content,
     /// It stands in the store already.
     is_recorded: bool,
+}
+
+#[derive(Debug)]
+enum Content {
+    Nothing,
+    Json(String),
+    /// Server-sent events.
+    Events(Body),
 }
 
 pub type Answer = Result<Reply, Problem>;
@@ -68,11 +77,15 @@ impl Reply {
         // Strings, numbers and maps with text as keys always become JSON.
         let body = serde_json::to_string(body).unwrap_or_default();
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
-        Reply { status, headers: Vec::new(), body: Some(body), is_recorded: false }
+        Reply { status, headers: Vec::new(), body: Content::Json(body), is_recorded: false }
     }
 
     pub fn nothing() -> Reply {
-        Reply { status: StatusCode::NO_CONTENT, headers: Vec::new(), body: None, is_recorded: false }
+        Reply { status: StatusCode::NO_CONTENT, headers: Vec::new(), body: Content::Nothing, is_recorded: false }
+    }
+
+    pub fn stream(body: Body) -> Reply {
+        Reply { status: StatusCode::OK, headers: Vec::new(), body: Content::Events(body), is_recorded: false }
     }
 
     pub fn with(mut self, name: header::HeaderName, value: impl Into<String>) -> Reply {
@@ -87,14 +100,11 @@ impl Reply {
 
 impl IntoResponse for Reply {
     fn into_response(self) -> Response {
+        let typed = |kind| [(header::CONTENT_TYPE, HeaderValue::from_static(kind))];
         let mut response = match self.body {
-            Some(body) => {
-                let mut response = (self.status, body).into_response();
-                let json = HeaderValue::from_static("application/json");
-                response.headers_mut().insert(header::CONTENT_TYPE, json);
-                response
-            }
-            None => self.status.into_response(),
+            Content::Json(body) => (self.status, typed("application/json"), body).into_response(),
+            Content::Events(body) => (self.status, typed("text/event-stream"), body).into_response(),
+            Content::Nothing => self.status.into_response(),
         };
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

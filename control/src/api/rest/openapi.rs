@@ -74,6 +74,11 @@ fn operation(row: &Row, schemas: &mut Map<String, Value>) -> Value {
         None => json!({ "description": about }),
     };
     responses.insert(row.status.to_string(), done);
+    if row.id == "listEvents"
+        && let Some(content) = responses.get_mut("200").and_then(|done| done["content"].as_object_mut())
+    {
+        content.insert("text/event-stream".to_owned(), json!({ "schema": { "type": "string" } }));
+    }
     if row.path == "/health" {
         let same = responses.get("200").cloned().unwrap_or_default();
         responses.insert("503".to_owned(), same);

@@ -23,6 +23,12 @@ impl Described for bool {
     }
 }
 
+impl Described for Value {
+    fn schema(_: &mut Map<String, Value>) -> Value {
+        json!({ "type": "object" })
+    }
+}
+
 impl Described for u64 {
     fn schema(_: &mut Map<String, Value>) -> Value {
         json!({ "type": "integer", "minimum": 0 })

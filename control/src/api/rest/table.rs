@@ -2,12 +2,12 @@
 //! OpenAPI document are made from it, and a test walks through it.
 
 use super::bodies::{
-    Ended, Health, Key, KeyWithSecret, Limits, LimitsPatch, NewKey, NewRoom, NewToken, Node, Room, RoomPatch, Rotation,
+    Ended, Event, Health, Key, KeyWithSecret, Limits, LimitsPatch, NewKey, NewRoom, NewToken, Node, Room, RoomPatch, Rotation,
     Stream, Token, Usage, Viewer,
 };
 use super::page::Page;
 use super::schema::Described;
-use super::{Answering, Call, handlers};
+use super::{Answering, Call, events, handlers};
 use serde_json::{Map, Value};
 
 pub type Schema = fn(&mut Map<String, Value>) -> Value;
@@ -90,6 +90,9 @@ const ROOM: Field = Field { name: "room", says: "of this room alone" };
 const PAGE: &[Field] = &[LIMIT, AFTER];
 const PAGE_OF_ROOM: &[Field] = &[LIMIT, AFTER, ROOM];
 
+const EVENTS: &[Field] =
+    &[LIMIT, AFTER, ROOM, Field { name: "types", says: "of these types alone, with commas between them" }];
+
 const fn schema<T: Described>() -> Option<Schema> {
     Some(T::schema)
 }
@@ -144,7 +147,7 @@ const END_STREAM: Row = Row {
     ..BASE
 };
 
-pub static ROWS: [Row; 27] = [
+pub static ROWS: [Row; 28] = [
     Row {
         path: "/v1/rooms",
         id: "listRooms",
@@ -350,6 +353,18 @@ pub static ROWS: [Row; 27] = [
         about: "What an account uses now; one that nobody knows uses nothing",
         answer: schema::<Usage>(),
         handler: |call| Box::pin(handlers::usage(call)),
+        ..BASE
+    },
+    Row {
+        path: "/v1/events",
+        id: "listEvents",
+        about: "What happens, as server-sent events from now on or from Last-Event-ID on; with Accept: application/json \
+                a page of what is kept (10,000 events, of this control process)",
+        access: Access::Either,
+        query: EVENTS,
+        answer: schema::<Page<Event>>(),
+        errors: &[(403, "wrong_room")],
+        handler: |call| Box::pin(events::events(call)),
         ..BASE
     },
     Row { path: "/v1/node", id: "getNode", about: "This node", answer: schema::<Node>(), ..BASE },

@@ -195,6 +195,7 @@ fn every_row_of_the_document_is_kept() {
         witness.saw(row(id), &operator.ask("PATCH", path, &[("If-Match", "\"999\"")], "{}"));
     }
     let admin = with(&node, node.token("demo", Role::Admin, "a"));
+    witness.saw(row("listEvents"), &admin.get("/v1/events?room=other"));
     witness.saw(row("createToken"), &admin.post("/v1/tokens", &json!({ "room": "other", "role": "view" })));
 
     let mut unseen = Vec::new();
