@@ -715,6 +715,22 @@ mod tests {
     }
 
     #[test]
+    fn who_left_is_looked_at_no_more_and_the_next_is_woken_for() {
+        let stay = Duration::from_secs(3_600);
+        let mut stage = Stage::new(Manner { stay: Some((stay, stay * 2)), ..MANNER });
+        let place = stage.welcome();
+        stage.send(place, 1, true);
+        stage.until("it has a picture", |stage| stage.crowd.watched == [place]);
+        stage.crowd.viewers[place].leave_at = Duration::ZERO;
+        stage.crowd.arm(place, Duration::ZERO);
+        stage.until("it leaves", |stage| stage.crowd.watched.is_empty());
+        assert_eq!(stage.welcome(), place);
+        assert!(stage.crowd.watched.is_empty() && !stage.crowd.viewers[place].watched);
+        stage.send(place, 7, false);
+        stage.until("it is woken for", |stage| stage.received(place) == 1);
+    }
+
+    #[test]
     fn a_timer_that_was_moved_ahead_fires_once() {
         let mut stage = Stage::new(MANNER);
         let place = stage.welcome();

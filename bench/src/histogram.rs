@@ -111,5 +111,8 @@ mod tests {
         }
         one.merge(&other);
         assert_eq!((one.count(), one.at(0.5), one.at(0.99)), (whole.count(), whole.at(0.5), whole.at(0.99)));
+        other.add(1_000_000);
+        one.merge(&other);
+        assert_eq!(one.at(1.0), other.at(1.0), "the largest of both");
     }
 }

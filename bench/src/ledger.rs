@@ -409,6 +409,10 @@ mod tests {
         assert_eq!(asked, [0, 40, 80, 120]);
         assert!(!ledger.has_requests() && ledger.is_waiting());
         assert_eq!(ledger.sums(), sums(7, 6, 0, 0));
+        // A thousand packets later nobody waits for it any more.
+        (8..2_000).for_each(|number| take_all(&mut ledger, &[number]));
+        ledger.wanted(at(500)).for_each(drop);
+        assert!(!ledger.is_waiting());
     }
 
     #[test]
@@ -419,6 +423,12 @@ mod tests {
             assert_eq!(thrown, 100);
         }
         assert_eq!((0..10_000).filter(|_| ledger.throws_away(&video(0), true)).count(), 100);
+        // Sources that are short lose theirs as well, some early and some late.
+        let first = |ssrc| {
+            let mut ledger = Ledger::new(VIDEO_PT, 100);
+            (0..100).position(|number| ledger.throws_away(&Entry { ssrc, ..video(number) }, false)).unwrap()
+        };
+        assert!((0..50).map(first).min() < Some(10) && (0..50).map(first).max() > Some(90));
         assert!(!(0..1_000).any(|_| Ledger::new(VIDEO_PT, 0).throws_away(&video(0), false)));
     }
 
@@ -434,6 +444,9 @@ mod tests {
         assert_eq!(of(&[(1, false), (3, true), (4, true)]), None);
         assert_eq!(of(&[(1, true), (2, true)]), Some(0), "and there is but one first frame");
         let mut ledger = Ledger::new(VIDEO_PT, 0);
+        let heard = |number| ledger.take(at(0), &Entry { marker: true, ..video(number) }, None);
+        assert_eq!((0..50).map(heard).filter(|heard| *heard == Heard::FirstFrame).count(), 1);
+        let mut ledger = Ledger::new(VIDEO_PT, 0);
         let sound = Entry { payload_type: AUDIO_PT, ssrc: 9, sequence: 1, marker: true };
         assert_eq!(ledger.take(at(0), &sound, None), Heard::Nothing, "sound is no picture");
     }
@@ -444,6 +457,7 @@ mod tests {
         take_all(&mut ledger, &[1, 2, 5]);
         let block = ledger.blocks(4)[0];
         assert_eq!((block.ssrc, block.cumulative_lost, block.sequence_max), (7, 2, 65_536 + 5));
+        assert_eq!((ledger.take_passed(), ledger.take_passed()), (2, 0), "each hole is told once");
         for ssrc in 0..1_000 {
             ledger.take(at(9), &Entry { ssrc, ..video(1) }, None);
         }

@@ -274,6 +274,9 @@ mod tests {
         assert_eq!(Stamp::read(&payload), None);
         stamp.write(&mut payload);
         assert_eq!(Stamp::read(&payload), Some(stamp));
+        let magic = payload.len() - STAMP_BYTES;
+        payload[magic] ^= 1;
+        assert_eq!(Stamp::read(&payload), None, "whatever looks like the rest of one");
     }
 
     #[test]

@@ -244,6 +244,7 @@ mod tests {
                 failure: (place % 7 == 0).then(|| format!("reason {}", place % 2)),
                 silent: Duration::from_secs(place % 3),
                 socket_drops: place,
+                profile: Some(if place % 2 == 0 { "AEAD_AES_256_GCM" } else { "AEAD_AES_128_GCM" }),
                 ..viewer((place % 5 != 0).then_some(1_250 + place))
             };
             if place % 2 == 0 { one.add(&account) } else { other.add(&account) }
