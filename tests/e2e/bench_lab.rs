@@ -4,6 +4,7 @@
 //! moments.
 
 use serde_json::Value;
+use spillway_proto::link::counters::CounterId;
 use spillway_tests::kernel::{self, Tap};
 use spillway_tests::node::{Machine, Scratch, binary};
 use spillway_tests::program::Program;
@@ -26,10 +27,15 @@ struct Lab {
 
 impl Lab {
     fn begin(more: &[&str]) -> Lab {
+        Lab::begin_as("lab", more)
+    }
+
+    fn begin_as(command: &str, more: &[&str]) -> Lab {
+        let subcommand = command;
         let scratch = Scratch::new();
         let json = scratch.0.join("result.json");
         let mut command = Command::new(binary().with_file_name("spillway-bench"));
-        command.args(["lab", "--scenario", "W1", "--json"]).arg(&json).args(more);
+        command.args([subcommand, "--scenario", "W1", "--json"]).arg(&json).args(more);
         Lab { program: Program::begin(command), json, _scratch: scratch }
     }
 
@@ -173,6 +179,39 @@ fn packets_and_cpu_are_those_that_the_interface_and_proc_count() {
     let cpu = seen.cpu.between(from, to);
     assert_near("cpu_ns_per_packet", number("/server/cpu_ns_per_packet"), cpu / rtp, CPU_TOLERANCE, &result);
     assert_near("cpu_ratio", number("/server/cpu_ratio"), cpu / (to - from) as f64, CPU_TOLERANCE, &result);
+}
+
+/// With a NIC that drops: the engine's own counter has what the device took, and viewers see nothing of it.
+#[test]
+fn a_null_nic_takes_what_the_engine_sends() {
+    let _machine = Machine::alone();
+    let mut lab = Lab::begin_as("null", &["--viewers", "30", "--seconds", "4"]);
+    let (pids, network, stop) = (lab.server_pids(), lab.namespace("v"), AtomicBool::new(false));
+    let (sent, came, result) = std::thread::scope(|scope| {
+        let counters = scope.spawn(|| {
+            kernel::enter_network(&File::open(&network).expect("the viewers' network"));
+            let engine = kernel::Counters::of(pids[0]);
+            let (mut sent, mut came) = (Curve::default(), Curve::default());
+            while !stop.load(Ordering::Relaxed) {
+                sent.0.push((unix_ns(), engine.sum(CounterId::PacketsSent)));
+                came.0.push((unix_ns(), received()));
+                // As above.
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            (sent, came)
+        });
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| lab.result()));
+        stop.store(true, Ordering::Relaxed);
+        let (sent, came) = counters.join().expect("the counters");
+        (sent, came, result.unwrap_or_else(|error| std::panic::resume_unwind(error)))
+    });
+    let number = |path: &str| result.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("{path} of {result}"));
+    let (from, to) = (number("/window/from_unix_ns") as u64, number("/window/to_unix_ns") as u64);
+    assert_eq!((&result["network"], &result["viewers_joined"]), (&"null".into(), &30.into()), "{result}");
+    assert_near("delivered_packets", number("/delivered_packets"), sent.between(from, to), 0.01, &result);
+    // A keyframe more or less at either end.
+    assert_near("pps_per_viewer", number("/pps_per_viewer"), 310.0, 0.07, &result);
+    assert!(came.between(from, to) < number("/delivered_packets") / 100.0, "viewers got {}", came.between(from, to));
 }
 
 #[test]
