@@ -152,33 +152,37 @@ fn a_picture_with_a_short_end_has_no_seat_left() {
     scene.assert_whole([42, 11]);
 }
 
-/// Who is served first waits least: nobody is it always.
+/// Who is served first waits least. Over a few seconds everybody waits as long as everybody else.
 #[test]
-fn viewers_are_first_by_turns() {
+fn all_viewers_have_the_same_mean_place_after_a_second() {
     let mut world = World::new(1);
     let publisher = world.add(0, Side::Publisher);
     let track = world.track(0, publisher, TrackId::NONE, Codec::Vp8, 77);
     world.connect();
     let mut video = Source::new(publisher, 77);
-    let viewers: Vec<usize> = (0..3).map(|_| world.add(0, Side::Viewer)).collect();
+    let viewers: Vec<usize> = (0..40).map(|_| world.add(0, Side::Viewer)).collect();
     for &viewer in &viewers {
         world.feed(0, viewer, track);
     }
     world.connect();
     video.play(&mut world, 3, 2);
-    let mut firsts = Vec::new();
-    for _ in 0..6 {
+    let (mut places, mut ever_first) = (vec![0; viewers.len()], vec![0; viewers.len()]);
+    for _ in 0..30 {
         for datagram in video.frame(&world, 1) {
             world.push(publisher, datagram);
         }
         world.tick(0);
-        let first = world.take_sent(0).into_iter().find(|sent| sent.bytes.len() > 1_000);
-        firsts.push(first.map(|sent| sent.path.remote));
+        let sent = world.take_sent(0).into_iter().filter(|sent| sent.bytes.len() > 1_000);
+        for (place, sent) in sent.enumerate() {
+            let viewer = viewers.iter().position(|&viewer| world.remotes[viewer].address == sent.path.remote).unwrap();
+            places[viewer] += place;
+            ever_first[viewer] += usize::from(place == 0);
+        }
     }
-    assert_eq!(firsts[..3], firsts[3..]);
-    firsts.sort_unstable();
-    firsts.dedup();
-    assert_eq!(firsts.len(), 3);
+    let (least, most) = (places.iter().min().unwrap(), places.iter().max().unwrap());
+    // Places 0 to 39 in 30 rounds: 585 on average.
+    assert!((500..=585).contains(least) && (585..=670).contains(most), "{least} .. {most}");
+    assert!(ever_first.iter().all(|&times| times <= 2), "{ever_first:?}");
 }
 
 #[test]

@@ -26,6 +26,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+/// Of 2^64.
+const GOLDEN_RATIO: u64 = 0x9E37_79B9_7F4A_7C15;
+
 /// Slots of one feed looked at per round.
 const LOOKS_PER_ROUND_MAX: u64 = 256;
 
@@ -35,8 +38,9 @@ pub(super) struct Reader {
     pub(super) reel: ReelReader,
     /// Slots of the sessions with a feed of it.
     sessions: Vec<u32>,
-    /// Where the next marking begins, so that nobody is always first.
-    first: usize,
+    /// Who is first in the next round, as a fraction of 2^64 of all: moved on by the golden ratio, so that after few
+    /// rounds everybody has stood in front, in the middle and at the end.
+    turn: u64,
     /// Keeps the reel's memory mapped.
     _memory: Arc<crate::shm::Mapping>,
 }
@@ -296,7 +300,7 @@ impl Core {
             // this shard's next tick (`Epochs`).
             let reel = unsafe { ReelReader::attach(memory.start().as_ptr(), memory.length(), place) };
             let reel = reel.map_err(|_| Status::NotFound)?;
-            let reader = Reader { track, reel, sessions: Vec::new(), first: 0, _memory: memory };
+            let reader = Reader { track, reel, sessions: Vec::new(), turn: 0, _memory: memory };
             self.fanout.readers[track.index as usize] = Some(Box::new(reader));
             self.shared.owners.add_reader(track.index, self.index);
         }
@@ -353,8 +357,9 @@ impl Core {
     fn queue_sessions(&mut self, track: u32) {
         let Some(reader) = self.fanout.readers[track as usize].as_deref_mut() else { return };
         let count = reader.sessions.len();
-        reader.first = if reader.first + 1 < count { reader.first + 1 } else { 0 };
-        let (late, early) = reader.sessions.split_at(reader.first.min(count));
+        reader.turn = reader.turn.wrapping_add(GOLDEN_RATIO);
+        let first = (u128::from(reader.turn) * count as u128 >> 64) as usize;
+        let (late, early) = reader.sessions.split_at(first);
         for &slot in early.iter().chain(late) {
             let connected = self.sessions[slot as usize].as_ref().is_some_and(|session| session.sealer.is_some());
             let place = &mut self.fanout.places[slot as usize];
