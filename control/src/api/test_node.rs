@@ -238,6 +238,17 @@ impl Node {
         }
     }
 
+    /// The next control finds an engine whose tracks have just had packets.
+    pub fn restart_control_over_live_tracks(&mut self) {
+        self.kill_control();
+        for track in &self.engine.tables().tracks {
+            let stats = self.link.track_stats(track.1.index as usize);
+            stats.reset(1);
+            stats.last_packet_at.store(crate::shm::monotonic_now().0, std::sync::atomic::Ordering::Relaxed);
+        }
+        self.start_control();
+    }
+
     pub fn service(&self) -> &Arc<Service> {
         &self.control.as_ref().unwrap().1
     }

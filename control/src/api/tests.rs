@@ -11,7 +11,6 @@ use spillway_proto::sdp::Setup;
 use spillway_proto::sdp::offer::OfferFacts;
 use std::io::{BufRead, Read, Write};
 use std::net::TcpStream;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 #[test]
@@ -266,12 +265,7 @@ fn a_killed_control_is_whole_again_and_sends_no_command_but_dumps() {
     let before = node.service().state("demo");
     node.kill_control();
     node.engine.tables().commands.clear();
-    for track in &node.engine.tables().tracks {
-        let stats = node.link.track_stats(track.1.index as usize);
-        stats.reset(1);
-        stats.last_packet_at.store(crate::shm::monotonic_now().0, Ordering::Relaxed);
-    }
-    node.start_control();
+    node.restart_control_over_live_tracks();
     assert!(node.engine.tables().commands.iter().all(|command| matches!(command, Command::Dump { .. })));
     assert_eq!(node.service().state("demo"), before);
     let token = node.token("demo", Role::View, "x");

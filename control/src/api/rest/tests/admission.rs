@@ -41,13 +41,7 @@ fn of_two_hundred_at_once_ten_are_admitted() {
         // The places are taken, also for the next control.
         if round % 5 == 4 {
             node.engine.tables().told = true;
-            node.kill_control();
-            for track in &node.engine.tables().tracks {
-                let stats = node.link.track_stats(track.1.index as usize);
-                stats.reset(1);
-                stats.last_packet_at.store(crate::shm::monotonic_now().0, std::sync::atomic::Ordering::Relaxed);
-            }
-            node.start_control();
+            node.restart_control_over_live_tracks();
         }
         node.post("/whep/demo", &token, VIEW).is(409, "room_full");
         for location in admitted {

@@ -99,13 +99,7 @@ fn who_was_away_hears_what_he_missed_or_that_he_did() {
     let mut listener = Listener::new(&node, &bearer, "/v1/events?room=demo&types=viewer.joined", Some(&last));
     listener.until("viewer.joined");
     // The next control knows nothing of the last one's events, and says so; whoever is there is no news.
-    node.kill_control();
-    for track in &node.engine.tables().tracks {
-        let stats = node.link.track_stats(track.1.index as usize);
-        stats.reset(1);
-        stats.last_packet_at.store(crate::shm::monotonic_now().0, std::sync::atomic::Ordering::Relaxed);
-    }
-    node.start_control();
+    node.restart_control_over_live_tracks();
     let page = operator(&node).get(&format!("/v1/events?after={last}")).json();
     assert_eq!(kinds(&page), ["events.missed", "node.started", "node.engine_ready"]);
     let fresh = operator(&node).get("/v1/events").json();
