@@ -13,6 +13,7 @@ mod whep;
 mod whip;
 
 pub use listener::{Bounded, Peer};
+pub use problem::CODES;
 
 use crate::auth::{self, AuthError, Claims, Role};
 use crate::service::{Joined, Service};

@@ -80,6 +80,19 @@ impl StartError {
     }
 }
 
+/// What the engine would find here, tried out.
+pub struct IoProbe {
+    /// An error says what to do.
+    pub uring: Result<(), String>,
+    /// 1: the kernel does not cut.
+    pub gso_segments: usize,
+}
+
+pub fn probe_io() -> IoProbe {
+    let probe = spillway_engine::io::probe::probe();
+    IoProbe { uring: probe.uring.map_err(|error| error.to_string()), gso_segments: probe.gso_segments }
+}
+
 /// Serves until it is stopped.
 pub fn run(args: ServeArgs) -> ExitCode {
     match Supervisor::start(args) {
