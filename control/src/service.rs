@@ -9,11 +9,13 @@
 //!
 //! A join runs in a task of its own: a client that hangs up leaves no half-made session behind.
 
+use crate::attempts::Attempts;
 use crate::auth::{self, AuthError, Claims, KeyText, Role, SigningKey};
 use crate::config::Settings;
 use crate::engine_link::{EngineLink, LinkFailure};
 use crate::event_log::EventLog;
 use crate::events::{Events, Snapshot, TrackTotals};
+use crate::history::History;
 use crate::meters::{Meters, Rates};
 use crate::policy::limits::Limits;
 use crate::policy::rooms::{JoinRequest, Order, PublishPlan, Rooms, RoomState, ViewPlan, Who};
@@ -67,6 +69,8 @@ pub struct Service {
     rooms: Mutex<Rooms>,
     pub events: Events,
     pub log: EventLog,
+    pub attempts: Attempts,
+    pub history: History,
     candidates: Vec<SocketAddr>,
     /// Joins hold it for reading, a rebuild for writing.
     joins: tokio::sync::RwLock<()>,
@@ -163,6 +167,8 @@ impl Service {
             rooms,
             events: Events::default(),
             log: EventLog::default(),
+            attempts: Attempts::default(),
+            history: History::default(),
             candidates,
             joins: tokio::sync::RwLock::new(()),
             publishing: Mutex::new(HashMap::new()),

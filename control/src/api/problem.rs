@@ -62,6 +62,13 @@ pub struct Problem {
     allow: Option<&'static str>,
 }
 
+/// What a refusal was, beside its response: for who looks at it on its way out.
+#[derive(Clone)]
+pub struct Told {
+    pub code: &'static str,
+    pub detail: String,
+}
+
 #[derive(Serialize)]
 struct Body<'a> {
     r#type: String,
@@ -84,7 +91,7 @@ impl Problem {
     }
 
     pub fn not_found() -> Problem {
-        let detail = "there is nothing at this path; pages are /, /publish/{room} and /watch/{room}";
+        let detail = "there is nothing at this path; pages are /, /publish/{room}, /watch/{room}, /admin and /docs";
         Problem::new(StatusCode::NOT_FOUND, "not_found", "Not found", detail)
     }
 
@@ -257,6 +264,7 @@ impl IntoResponse for Problem {
         };
         let text = serde_json::to_string(&body).unwrap_or_default();
         let mut response = (self.status, text).into_response();
+        response.extensions_mut().insert(Told { code: self.code, detail: self.detail });
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

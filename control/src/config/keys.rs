@@ -75,7 +75,7 @@ const PLAIN: Key =
 const LIMIT: Key = Key { table: "limits", kind: COUNT, default: "0", is_live: true, ..PLAIN };
 const TURN: Key = Key { table: "turn", is_live: true, ..PLAIN };
 
-pub const KEYS: [Key; 20] = [
+pub const KEYS: [Key; 21] = [
     Key {
         table: "server",
         name: "http",
@@ -100,6 +100,15 @@ pub const KEYS: [Key; 20] = [
         name: "public_url",
         is_live: true,
         help: "what ready links begin with, as https://live.example.org; empty: the address of the request",
+        ..PLAIN
+    },
+    Key {
+        table: "server",
+        name: "list_rooms",
+        kind: Kind::Word(&["off", "public"]),
+        default: "\"off\"",
+        is_live: true,
+        help: "public: the first page lists the live rooms to whoever opens it; off: only to who has a key or a room's token",
         ..PLAIN
     },
     Key {

@@ -93,8 +93,12 @@ fn keys_and_webhooks_show_a_secret_once_and_only_there() {
     hook["types"] = json!(["stream.started", "stream.ended"]);
     let shown = webhook::card_of(&hook).0;
     assert!(shown.contains("whsec_x") && shown.contains("stream.started,stream.ended"), "{shown}");
-    let delivery = json!({ "id": "dl_1", "type": "stream.started", "state": "failed", "attempts": 3, "status": 500, "error": null });
-    assert_eq!(cells(table(webhook::DELIVERIES, &page(delivery), "")), ["dl_1", "stream.started", "failed", "3", "500", "-"]);
+    let delivery = json!({ "id": "dl_1", "type": "stream.started", "status": "dead", "attempts": 3,
+        "created_at": now(), "response_status": 500, "error": null });
+    assert_eq!(cells(table(webhook::DELIVERIES, &page(delivery), "")), ["dl_1", "stream.started", "dead", "3", "500", "1m 5s", "-"]);
+    let test = |test: Value| webhook::test_line(&test).0;
+    assert_eq!(test(json!({ "delivered": true, "status": 204, "error": null, "milliseconds": 12 })), "delivered, answered with 204 after 12 ms");
+    assert_eq!(test(json!({ "delivered": false, "status": null, "error": "refused", "milliseconds": 1 })), "not delivered: refused");
 }
 
 #[test]

@@ -3,15 +3,18 @@
 use super::gone;
 use crate::cli::client::{self, ApiArgs, escaped};
 use crate::cli::show::{self, Column, Painted, bitrate, card, number, or_dash, percent, since, string, text, yes_no};
+use crate::cli::token::parse_ttl;
 use clap::{Args, Subcommand};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::process::ExitCode;
+use std::time::Duration;
 
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Examples:
   spillway viewer list --room lobby
   spillway viewer list --limit 20
-  spillway viewer kick vw_01m7zqmsa62mx5ksr000000004     with a valid token it may come again")]
+  spillway viewer kick vw_01m7zqmsa62mx5ksr000000004               with a valid token it may come again
+  spillway viewer kick vw_01m7zqmsa62mx5ksr000000004 --ban 1h")]
 pub struct ViewerArgs {
     #[command(subcommand)]
     action: Action,
@@ -32,8 +35,16 @@ enum Action {
     },
     /// One viewer
     Get(Named),
-    /// Send a viewer away; with a valid token it may come again
-    Kick(Named),
+    /// Send a viewer away; with a valid token it may come again, unless it is banned
+    Kick {
+        /// As `spillway viewer list` shows it
+        viewer: String,
+        /// Nobody with its token's `sub` may come to its room for so long, as 10m or 1d
+        #[arg(long, value_name = "TIME", value_parser = parse_ttl)]
+        ban: Option<Duration>,
+        #[command(flatten)]
+        api: ApiArgs,
+    },
 }
 
 #[derive(Args, Clone, Debug)]
@@ -90,10 +101,13 @@ pub fn run(args: ViewerArgs) -> ExitCode {
             |page| show::table(COLUMNS, page, "no viewers"),
         ),
         Action::Get(Named { viewer, api }) => client::run(&api, |server| server.get(&path(&viewer)), card_of),
-        Action::Kick(Named { viewer, api }) => client::run(
-            &api,
-            |server| server.ask("POST", &format!("{}/kick", path(&viewer)), None),
-            |_| gone("sent away", &viewer),
-        ),
+        Action::Kick { viewer, ban, api } => {
+            let asked = ban.map(|ban| json!({ "ban_seconds": ban.as_secs() }));
+            client::run(
+                &api,
+                |server| server.ask("POST", &format!("{}/kick", path(&viewer)), asked.as_ref()),
+                |_| gone("sent away", &viewer),
+            )
+        }
     }
 }

@@ -120,9 +120,10 @@ pub const COLUMNS: &[Column] = &[
 pub const DELIVERIES: &[Column] = &[
     text("DELIVERY", |delivery| string(&delivery["id"])),
     text("TYPE", |delivery| string(&delivery["type"])),
-    text("STATE", |delivery| or_dash(&delivery["state"])),
+    text("STATE", |delivery| or_dash(&delivery["status"])),
     number("TRIES", |delivery| or_dash(&delivery["attempts"])),
-    number("STATUS", |delivery| or_dash(&delivery["status"])),
+    number("ANSWER", |delivery| or_dash(&delivery["response_status"])),
+    number("AGE", |delivery| since(&delivery["created_at"])),
     text("ERROR", |delivery| or_dash(&delivery["error"])),
 ];
 
@@ -131,15 +132,28 @@ pub fn card_of(webhook: &Value) -> Painted {
         Value::String(secret) => format!("{secret}\nshown this once: keep it now"),
         _ => String::new(),
     };
+    let since_text = |name: &str| webhook[name].as_str().map(|_| format!("{} ago", since(&webhook[name]))).unwrap_or_default();
     card(&[
         ("webhook", string(&webhook["id"])),
         ("url", string(&webhook["url"])),
         ("types", types(webhook)),
         ("room", string(&webhook["room"])),
         ("enabled", yes_no(&webhook["enabled"])),
-        ("made", format!("{} ago", since(&webhook["created_at"]))),
+        ("disabled", string(&webhook["disabled_reason"])),
+        ("failing", since_text("failing_since")),
+        ("made", since_text("created_at")),
         ("secret", secret),
     ])
+}
+
+/// What one attempt came to.
+pub fn test_line(test: &Value) -> Painted {
+    let status = test["status"].as_u64().map(|status| format!(", answered with {status}")).unwrap_or_default();
+    let error = test["error"].as_str().map(|error| format!(": {error}")).unwrap_or_default();
+    line(match test["delivered"] == true {
+        true => format!("delivered{status} after {} ms", test["milliseconds"]),
+        false => format!("not delivered{status}{error}"),
+    })
 }
 
 pub fn run(args: WebhookArgs) -> ExitCode {
@@ -175,7 +189,7 @@ pub fn run(args: WebhookArgs) -> ExitCode {
         Action::Test(Named { webhook, api }) => client::run(
             &api,
             |server| server.ask("POST", &format!("{}/test", path(&webhook)), None),
-            |_| line(format!("a test is on its way: spillway webhook deliveries {webhook}")),
+            test_line,
         ),
         Action::Deliveries { webhook, limit, api } => client::run(
             &api,
