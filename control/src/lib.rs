@@ -14,6 +14,7 @@ mod event_log;
 mod events;
 mod history;
 mod ids;
+mod logging;
 mod meters;
 mod metrics;
 pub mod policy;

@@ -16,6 +16,7 @@ use crate::engine_link::{EngineLink, LinkFailure};
 use crate::event_log::EventLog;
 use crate::events::{Events, Snapshot, TrackTotals};
 use crate::history::History;
+use crate::logging::{self, Level};
 use crate::meters::{Meters, Rates};
 use crate::policy::limits::Limits;
 use crate::policy::rooms::{JoinRequest, Order, PublishPlan, Rooms, RoomState, ViewPlan, Who};
@@ -485,7 +486,7 @@ impl Service {
     /// Another engine is ready, or none is any more.
     fn on_engine(self: &Arc<Self>, ready: u64) {
         if self.engine_epoch.swap(0, Ordering::AcqRel) != 0 {
-            eprintln!("the engine is gone; waiting for the next");
+            logging::tell(Level::Warn, "the engine is gone; waiting for the next", &[]);
             self.log.push("node.engine_lost", None, now_ms(), &serde_json::json!({}));
         }
         let orders = lock(&self.rooms).engine_gone();
@@ -522,7 +523,7 @@ impl Service {
                     self.synced.send_replace(true);
                 }
                 Err(reason) => {
-                    eprintln!("cannot take stock of the engine: {reason}; trying again");
+                    logging::tell(Level::Warn, &format!("cannot take stock of the engine: {reason}; trying again"), &[]);
                     tokio::time::sleep(RESYNC_RETRY).await;
                     continue;
                 }
@@ -595,7 +596,7 @@ impl Service {
             && let Err(error) = self.store.forget_sessions(forgotten).await
         {
             // Left-over rows are found and removed at the next start.
-            eprintln!("{error}");
+            logging::tell(Level::Error, &error.to_string(), &[]);
         }
     }
 

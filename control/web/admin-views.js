@@ -164,7 +164,7 @@ export function drawOverview({ node, limits, points, streams }) {
   const most = resources[0];
   const ratio = node.capacity?.used_ratio ?? most?.ratio ?? 0;
   const by = node.capacity?.limited_by ?? most?.name;
-  setText($("#capacity-words"), by ? `${formatRatio(ratio)} used, most of all ${by}` : "Nothing is limited, and nothing is measured yet");
+  setText($("#capacity-words"), by ? `${formatRatio(ratio)} used, nearest its limit: ${by}` : "Nothing is limited, and nothing is measured yet");
   $("#gauge").setAttribute("aria-valuenow", Math.round(ratio * 100));
   gauge($("#gauge"), ratio);
   keep($("#resources"), resources, ({ name }) => name, ({ name }) => {

@@ -253,6 +253,16 @@ function take(event) {
 async function follow(signal) {
   const backoff = new Backoff({ first: 400, longest: 5000 });
   let last = "";
+  try {
+    // What came before, where it is little enough to be read.
+    const page = await get(`/v1/events?limit=${PAGE}`);
+    if (!page.has_more) {
+      page.data.forEach(take);
+      last = page.next_cursor ?? "";
+    }
+  } catch {
+    // The stream below says what is wrong.
+  }
   while (!signal.aborted) {
     try {
       const headers = { Authorization: `Bearer ${credential}`, Accept: "text/event-stream" };

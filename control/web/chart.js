@@ -1,4 +1,4 @@
-// A line over the last hour, drawn as SVG from numbers. Knows no server.
+// A line over the last hour at most, drawn as SVG from numbers. Knows no server.
 
 const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 360;
@@ -40,6 +40,8 @@ export function pieces(placed, gapMs) {
   return found;
 }
 
+const spans = [[600_000, "10 minutes ago"], [1_800_000, "half an hour ago"], [3_600_000, "an hour ago"]];
+
 export class Chart {
   /** `valueOf(point)` is drawn, `words(value)` is how it is said. `top`: a fixed upper edge. */
   constructor(figure, { valueOf, words, top = null, least = 1 }) {
@@ -60,9 +62,11 @@ export class Chart {
   }
 
   draw(points, intervalMs, now) {
+    // A young node has little to show: then the picture is of minutes.
+    const [span, words] = spans.find(([span]) => points.length === 0 || now - points[0].time <= span) ?? spans.at(-1);
     const highest = points.reduce((most, point) => Math.max(most, this.valueOf(point)), 0);
     const top = this.top ?? ceiling(highest, this.least);
-    this.placed = places(points, this.valueOf, top, now);
+    this.placed = places(points, this.valueOf, top, now, span);
     const lines = pieces(this.placed, intervalMs * 2.5).map((piece) => {
       const at = ({ x, y }) => `${x.toFixed(1)},${y.toFixed(1)}`;
       // One point alone is a short dash.
@@ -71,6 +75,7 @@ export class Chart {
     });
     this.line.setAttribute("d", lines.map(({ line }) => line).join(""));
     this.area.setAttribute("d", lines.map(({ line, first, last }) => `${line}L${last.toFixed(1)},${HEIGHT}L${first.toFixed(1)},${HEIGHT}Z`).join(""));
+    this.axis.children[0].textContent = words;
     this.axis.children[1].textContent = `top ${this.words(top)}`;
     this.show();
   }

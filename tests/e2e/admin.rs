@@ -49,6 +49,8 @@ fn the_admin_page_shows_what_the_api_says_and_does_what_its_buttons_say() {
     for _ in 0..2 {
         assert_eq!(node.http.offer("/whep/nobody", &node.token_of("nobody", "view", &["--sub", "anna"]), crate::offers::VIEW).code(), "stream_not_live");
     }
+    // One that is granted, and whose client never sends a check.
+    assert_eq!(node.http.offer("/whep/demo", &node.token_of("demo", "view", &["--sub", "carl"]), crate::offers::VIEW).status, 201);
     let browser = Browser::start();
     let page = browser.open(&format!("{}/admin", node.http.base()));
     page.until("the page asks for a token", seconds(10), "return spillway.state === 'signed-out'");
@@ -58,7 +60,7 @@ fn the_admin_page_shows_what_the_api_says_and_does_what_its_buttons_say() {
     page.until("the page is open", seconds(10), "return spillway.state === 'open' && spillway.data.node");
 
     // Overview: the API's numbers.
-    page.until("both viewers are counted", seconds(20), "return spillway.data.node.used.viewers === 2");
+    page.until("both viewers are counted, and carl not any more", seconds(40), "return spillway.data.node.used.viewers === 2");
     let api = get(&node, &token, "/v1/node");
     assert_eq!((figure(&page, "Viewers"), figure(&page, "Streams")), (api["used"]["viewers"].to_string(), api["streams"].to_string()));
     assert_eq!(page.text("#node-name"), api["id"].as_str().unwrap_or_default());
@@ -67,7 +69,7 @@ fn the_admin_page_shows_what_the_api_says_and_does_what_its_buttons_say() {
     page.until("a point of the history", seconds(30), "return spillway.data.history.points.length > 0");
     let shown = page.run("return [document.querySelector('#chart-viewers output').textContent, spillway.data.history.points.at(-1).viewers]");
     assert_eq!(shown[0].as_str().unwrap_or_default(), shown[1].to_string());
-    assert!(page.text("#capacity-words").contains("most of all forwarding threads"), "{}", page.text("#capacity-words"));
+    assert!(page.text("#capacity-words").contains("nearest its limit: forwarding threads"), "{}", page.text("#capacity-words"));
 
     // A limit, and the capacity names it.
     show(&page, "limits");
@@ -75,7 +77,7 @@ fn the_admin_page_shows_what_the_api_says_and_does_what_its_buttons_say() {
     page.until("the limit is in force", seconds(10), "return spillway.data.limits.viewers_max === 2 && document.querySelector('#limits-said').textContent === 'In force.'");
     assert_eq!(get(&node, &token, "/v1/limits")["viewers_max"], 2);
     show(&page, "overview");
-    page.until("the full limit is named", seconds(10), "return document.querySelector('#capacity-words').textContent === '100 % used, most of all viewers'");
+    page.until("the full limit is named", seconds(10), "return document.querySelector('#capacity-words').textContent === '100 % used, nearest its limit: viewers'");
 
     // Streams and viewers.
     show(&page, "streams");
@@ -105,6 +107,10 @@ fn the_admin_page_shows_what_the_api_says_and_does_what_its_buttons_say() {
     let text = page.run("return document.querySelector(\"[data-code='stream_not_live']\").textContent");
     let text = text.as_str().unwrap_or_default();
     assert!(text.contains("anna wanted to watch nobody, 2 times") && text.contains("a=ice-pwd:(masked)"), "{text}");
+
+    let text = page.run("return document.querySelector(\"[data-code='never_connected']\").textContent");
+    let text = text.as_str().unwrap_or_default();
+    assert!(text.contains("carl wanted to watch demo") && text.contains("a=ice-lite"), "with the answer, too: {text}");
 
     // A key: its secret is shown, works, and is shown no more.
     show(&page, "keys");

@@ -59,7 +59,7 @@ fn id(value: &Value) -> String {
 fn every_subcommand_asks_the_api_and_shows_its_answer() {
     let _machine = Machine::shared();
     let desk = Desk { node: Node::start(), ran: RefCell::default() };
-    let _publisher = desk.node.publish("demo", "h264");
+    let publisher = desk.node.publish("demo", "h264");
     let _viewer = desk.node.begin(&["play", "demo", "--seconds", "60"]);
 
     // Rooms.
@@ -147,6 +147,8 @@ fn every_subcommand_asks_the_api_and_shows_its_answer() {
     webhooks(&desk);
 
     desk.text(&["room", "end", "demo"]);
+    // It would come again.
+    publisher.stop();
     until("the room is empty", seconds(10), || match desk.json(&["stream", "list"])["data"].as_array() {
         Some(streams) if streams.is_empty() => Ok(()),
         other => Err(format!("{other:?}")),

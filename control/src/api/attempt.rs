@@ -4,6 +4,7 @@
 use super::problem::Told;
 use crate::attempts::{Draft, masked};
 use crate::auth::Claims;
+use crate::logging::{self, Level};
 use crate::policy::ResourceId;
 use crate::service::{Service, now_ms};
 use axum::extract::{Request, State};
@@ -59,7 +60,13 @@ pub async fn watch(State(service): State<Arc<Service>>, request: Request, next: 
             let response = next.run(request).await;
             let Noted { draft, granted } = NOTED.try_with(|noted| noted.take()).unwrap_or_default();
             match (response.extensions().get::<Told>(), granted) {
-                (Some(told), _) => service.attempts.failed(draft, told.code, &told.detail, now_ms()),
+                (Some(told), _) => {
+                    // Of strangers the reason alone: a thousand names are one line, which is folded.
+                    let room = if draft.sub.is_empty() { "" } else { &draft.room };
+                    let facts = [("room", room), ("sub", &draft.sub), ("request_id", &told.request_id)];
+                    logging::tell(Level::Info, &format!("{protocol}: refused, {}", told.code), &facts);
+                    service.attempts.failed(draft, told.code, &told.detail, now_ms());
+                }
                 (None, Some(resource)) if response.status() == StatusCode::CREATED => service.attempts.granted(resource, draft),
                 _ => {}
             }

@@ -75,7 +75,7 @@ const PLAIN: Key =
 const LIMIT: Key = Key { table: "limits", kind: COUNT, default: "0", is_live: true, ..PLAIN };
 const TURN: Key = Key { table: "turn", is_live: true, ..PLAIN };
 
-pub const KEYS: [Key; 21] = [
+pub const KEYS: [Key; 22] = [
     Key {
         table: "server",
         name: "http",
@@ -117,6 +117,14 @@ pub const KEYS: [Key; 21] = [
         alias: Some(Alias::Same("SERVER_ID")),
         is_live: true,
         help: "this node's name in GET /v1/node; empty: the machine's",
+        ..PLAIN
+    },
+    Key {
+        table: "log",
+        name: "format",
+        kind: Kind::Word(&["auto", "text", "json"]),
+        default: "\"auto\"",
+        help: "what serve prints: text, json (an object per line), or auto: text on a terminal, else json",
         ..PLAIN
     },
     Key {

@@ -8,6 +8,7 @@ use super::{
 use crate::attempts::Draft;
 use crate::history::Look;
 use crate::ids;
+use crate::logging::{self, Level};
 use crate::metrics::{self, Sample};
 use crate::policy::rooms::{Happening, SessionView, StreamView, TrackView, Usage};
 use crate::policy::{PublicId, warnings};
@@ -233,10 +234,17 @@ impl Service {
                 ("viewer.left", room, data)
             }
             Happening::NeverConnected { resource, protocol, room, who, code, detail } => {
+                let viewer = ids::viewer(PublicId::of(*resource));
+                let facts = [("room", room.as_str()), ("sub", &who.sub), (if *protocol == "whep" { "viewer" } else { "session" }, &viewer)];
+                logging::tell(Level::Warn, &format!("{protocol}: granted, then {code}"), &facts);
                 let draft = Draft { protocol, room: room.clone(), sub: who.sub.clone(), ..Draft::default() };
                 return self.attempts.never_connected(*resource, draft, code, detail, now_ms());
             }
         };
+        if kind.starts_with("stream.") {
+            let id = data["id"].as_str().unwrap_or_default();
+            logging::tell(Level::Info, kind, &[("room", room), ("stream", id)]);
+        }
         self.log.push(kind, Some(room.clone()), now_ms(), &data);
     }
 
