@@ -222,11 +222,13 @@ function show() {
     $(`#${name}`).hidden = name !== view;
     const tab = $(`#tabs a[href="#${name}"]`);
     tab.hidden = !open.includes(name);
-    if (name === view) {
-      tab.setAttribute("aria-current", "page");
-      tab.scrollIntoView({ block: "nearest", inline: "nearest" });
-    } else tab.removeAttribute("aria-current");
+    if (name === view) tab.setAttribute("aria-current", "page");
+    else tab.removeAttribute("aria-current");
   }
+  // On a phone the row of tabs is wider than the screen.
+  const tabs = $("#tabs");
+  const current = tabs.querySelector("[aria-current]");
+  tabs.scrollLeft = current.offsetLeft - (tabs.clientWidth - current.offsetWidth) / 2;
   trouble("");
   return refresh();
 }
@@ -321,6 +323,7 @@ function leave(why = "") {
   clearTimeout(timer);
   stopEvents?.abort();
   keepToken("operator", "", "");
+  setText($("#node-name"), "Admin");
   document.body.dataset.state = "signed-out";
   $("#sign-in").hidden = false;
   $("#desk").hidden = true;
