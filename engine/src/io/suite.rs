@@ -349,6 +349,15 @@ pub(super) fn at_most_max_are_given_and_the_rest_stays<B: Backend>() {
     }
     let all = pair.collect(300, 7);
     assert!(all.iter().map(|(_, bytes)| u16::from_be_bytes([bytes[0], bytes[1]])).eq(0..300));
+    // Of both sockets together.
+    let sockets = [UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap()];
+    for socket in &sockets {
+        for _ in 0..3 {
+            pair.remote.send_to(b"x", socket.local_addr().unwrap()).unwrap();
+        }
+    }
+    let mut io = B::start(Sockets::new(sockets.map(Into::into).into(), eventfd()).unwrap(), 64);
+    assert_eq!([io.receive(4, |_| ()), io.receive(4, |_| ())], [4, 2]);
     pair.remote.send_to(b"x", pair.local).unwrap();
     assert_eq!(pair.io.receive(0, |_| panic!("none was asked for")), 0);
     assert_eq!(pair.collect(1, 1).len(), 1);

@@ -5,13 +5,16 @@ use super::hold::HOLD_MAX;
 use super::world::{Source, World};
 use crate::io::sim::SentDatagram;
 use spillway_proto::id::{Codec, Side, TrackId};
+use spillway_proto::link::command::FeedFacts;
 use spillway_proto::link::counters::CounterId;
+use spillway_proto::wire::rtcp;
 use spillway_proto::wire::rtp::write_header;
 use std::time::Duration;
 
 /// A stream with picture and sound, and a viewer who is live in both.
 struct Scene {
     world: World,
+    picture_track: TrackId,
     video: Source,
     sound: u64,
     viewer: usize,
@@ -33,7 +36,7 @@ impl Scene {
         for at in if sound_first { [1, 0] } else { [0, 1] } {
             ssrcs[at] = world.feed(0, viewer, [picture, sound][at]).1;
         }
-        let mut scene = Scene { world, video, sound: 500, viewer, ssrcs };
+        let mut scene = Scene { world, picture_track: picture, video, sound: 500, viewer, ssrcs };
         // Both live, their first reports sent.
         scene.world.connect();
         for _ in 0..10 {
@@ -140,6 +143,43 @@ fn sound_rides_as_the_last_segment_of_a_picture() {
         assert_eq!(scene.tick(), [vec![SOUND]]);
         scene.assert_whole([51, 14]);
     }
+}
+
+/// RFC 3550 section 5.1 and RFC 4588 section 4: what viewers find in the packets is what was published, also in those sent again.
+#[test]
+fn padding_is_no_payload_and_is_not_sent_in_retransmissions_of_their_own() {
+    let mut scene = Scene::new(false);
+    let with_rtx = scene.world.add(0, Side::Viewer);
+    let mut facts = FeedFacts::default();
+    (facts.payload_types[Codec::Vp8 as usize], facts.rtx_payload_types[Codec::Vp8 as usize]) = (103, 98);
+    let (_, ssrc, rtx_ssrc) = scene.world.feed_with(0, with_rtx, scene.picture_track, facts);
+    scene.world.connect();
+    for _ in 0..2 {
+        scene.picture(4);
+        scene.world.run(Duration::from_millis(33));
+    }
+    let of = |scene: &Scene, viewer: usize, ssrc: u32| -> Vec<(u16, Vec<u8>)> {
+        let seen = scene.world.remotes[viewer].of(ssrc);
+        seen[seen.len() - 4..].iter().map(|seen| (seen.sequence, seen.payload.clone())).collect()
+    };
+    let seen = of(&scene, with_rtx, ssrc);
+    for seen in [&seen, &of(&scene, scene.viewer, scene.ssrcs[0])] {
+        let sizes: Vec<usize> = seen.iter().map(|(_, payload)| payload.len()).collect();
+        assert_eq!(sizes, [1_000, 1_000, 1_001, 1_001]);
+    }
+    let mut plain = [0; 64];
+    let sequences: Vec<u16> = seen.iter().map(|(sequence, _)| *sequence).collect();
+    let length = rtcp::write_nack(&mut plain, 1, ssrc, &sequences).unwrap();
+    let mut out = vec![0; 128];
+    let length = scene.world.remotes[with_rtx].client.seal_rtcp(&plain[..length], &mut out).unwrap();
+    out.truncate(length);
+    scene.world.push(with_rtx, out);
+    scene.world.run(Duration::from_millis(20));
+    let again: Vec<(u16, Vec<u8>)> = of(&scene, with_rtx, rtx_ssrc)
+        .into_iter()
+        .map(|(_, payload)| (u16::from_be_bytes([payload[0], payload[1]]), payload[2..].to_vec()))
+        .collect();
+    assert!(again == seen, "what was sent again is not what was published");
 }
 
 #[test]

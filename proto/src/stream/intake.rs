@@ -193,7 +193,7 @@ impl Intake {
         // RFC 7587 section 4.2: a packet is a whole Opus frame.
         let frame_end = marker || facts.frame_end || !video;
         let in_order = index + 1 == self.head;
-        let padded = video && in_order && self.sizes.pads(timestamp, payload_size, frame_start && frame_end);
+        let padded = in_order && self.sizes.pads(timestamp, payload_size, frame_start && frame_end);
         let flags = SlotFlags::NONE
             .with_if(frame_start, SlotFlags::FRAME_START)
             .with_if(frame_end, SlotFlags::FRAME_END)

@@ -119,6 +119,7 @@ const UNSAFE_FILES: &[&str] = &[
     "engine/src/io/bound.rs",
     "engine/src/io/cmsg.rs",
     "engine/src/io/probe.rs",
+    "engine/src/io/inbox.rs",
     "engine/src/io/socket.rs",
     "engine/src/io/suite.rs",
     "engine/src/io/uring.rs",

@@ -77,6 +77,25 @@ fn intake_first(intake: &Intake) -> u64 {
 }
 
 #[test]
+fn a_packet_in_order_may_be_padded_and_a_late_one_not() {
+    let mut intake = Intake::new(Codec::Vp8, 0);
+    let mut flags = |source, timestamp, marker, size| {
+        let accepted = intake.accept(at(source), source, timestamp, marker, NO, size).unwrap();
+        accepted.meta.flags.contains(SlotFlags::PADDED)
+    };
+    assert!(!flags(10, 0, false, 900) && !flags(11, 0, true, 901), "learned here");
+    assert!(flags(12, 3_000, false, 700));
+    assert!(flags(14, 3_000, false, 700));
+    assert!(!flags(13, 3_000, false, 700), "it goes out alone");
+    assert!(!flags(15, 3_000, true, 701));
+    let mut sound = Intake::new(Codec::Opus, 0);
+    for source in 0..20 {
+        let accepted = sound.accept(at(source), source, 0, false, NO, 100 + source as usize).unwrap();
+        assert!(!accepted.meta.flags.contains(SlotFlags::PADDED));
+    }
+}
+
+#[test]
 fn what_was_sent_before_the_first_arrival_has_a_place() {
     let mut video = Video::new();
     assert_eq!(video.packet(0, 9, false, NO).meta.index, FIRST_INDEX);
