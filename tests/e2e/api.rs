@@ -12,7 +12,7 @@ use spillway_tests::wait::{seconds, until};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Calls as who may everything.
-fn call(node: &Node, method: &str, path: &str, body: &Value) -> Answer {
+pub fn call(node: &Node, method: &str, path: &str, body: &Value) -> Answer {
     let bearer = format!("Bearer {}", node_token(node));
     let text = body.to_string();
     let body = (!body.is_null()).then_some(text.as_str());
@@ -29,7 +29,7 @@ fn viewers(counters: &Counters) -> u64 {
     counters.sum(CounterId::SessionsViewer)
 }
 
-fn restart_control(node: &Node) {
+pub fn restart_control(node: &Node) {
     let output = node.run(&["restart", "control"]);
     assert!(output.status.success(), "{}", stderr(&output));
 }
@@ -121,7 +121,7 @@ fn a_viewer_is_kicked_and_its_media_stops() {
 
 #[test]
 fn what_was_acknowledged_is_there_after_every_kill_of_control() {
-    const KILLS: usize = 20;
+    const KILLS: usize = 50;
     let _machine = Machine::shared();
     let node = Node::start();
     let publisher = node.publish("demo", "vp8");

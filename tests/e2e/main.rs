@@ -21,6 +21,8 @@ mod ramp;
 mod restart;
 mod sync;
 mod threats;
+mod threats_api;
+mod webhooks;
 
 /// Offers of real publishers and players, as proto's own tests read them.
 mod offers {

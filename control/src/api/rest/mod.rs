@@ -16,6 +16,7 @@ mod openapi;
 mod page;
 pub mod schema;
 mod table;
+mod webhooks;
 
 pub use caller::{Caller, Scope};
 
