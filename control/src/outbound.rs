@@ -114,7 +114,9 @@ impl Target {
         if port == 0 {
             return wrong("port 0");
         }
-        let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        // Of `http://x?y` it is the query alone, which is no request's target (RFC 9112 section 3.2.1).
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
         Ok(Target { is_tls, host, port, authority: authority.as_str().to_owned(), path })
     }
 
@@ -338,6 +340,23 @@ mod tests {
             assert!(Target::parse(wrong).is_err(), "{wrong}");
         }
         assert!(Target::parse(&format!("http://x/{}", "y".repeat(URL_CHARS_MAX))).is_err());
+    }
+
+    #[test]
+    fn torture_urls_of_any_text_are_refused_or_whole() {
+        let mut number = 7u64;
+        let parts = ["http://", "https://", "[", "]", ":", "/", "@", "#", "?", "%", "::1", "0", "99999", "x", "é", "\0", ".", "\\", " "];
+        for _ in 0..50_000 {
+            let mut text = String::new();
+            for _ in 0..number >> 32 & 7 {
+                number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                text += parts[(number >> 40) as usize % parts.len()];
+            }
+            number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            if let Ok(target) = Target::parse(&text) {
+                assert!(!target.host.is_empty() && target.port > 0 && target.path.starts_with('/'), "{text}: {target:?}");
+            }
+        }
     }
 
     #[tokio::test]

@@ -27,7 +27,7 @@ const FAREWELLS_MAX: usize = 16;
 const FAREWELL_WAIT: Duration = Duration::from_millis(500);
 /// What is written to a connection that finds no place; nothing of it is read.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nRetry-After: 2\r\n\
-    Content-Length: 205\r\nConnection: close\r\n\r\n\
+    Content-Length: 212\r\nConnection: close\r\n\r\n\
     {\"type\":\"urn:spillway:problem:node-full\",\"title\":\"Node is full\",\"status\":503,\"code\":\"node_full\",\
     \"detail\":\"the node is full (connections); try again in 2 s\",\"request_id\":\"0000000000000000\",\
     \"retry_after_seconds\":2}";
