@@ -47,7 +47,8 @@ use tokio::sync::watch;
 mod operations;
 
 pub use crate::store::{
-    Changed, DeliveryRow, Found, KeyRow, Record, RoomChange, RoomRow, Rotated, RotatedSecret, WebhookChange, WebhookRow,
+    Changed, DeliveryRow, Found, KeyRow, Record, RoomChange, RoomRow, Rotated, RotatedSecret, WEBHOOKS_MAX, WebhookChange,
+    WebhookRow,
 };
 pub use operations::{Applied, KeyRole, Refused};
 

@@ -10,8 +10,7 @@ use crate::ids::{self, rfc3339};
 use crate::outbound::Target;
 use crate::policy::Refusal;
 use crate::policy::webhooks::LIFE_MS;
-use crate::service::{Changed, DeliveryRow, RotatedSecret, WebhookChange, WebhookRow, now_ms};
-use crate::store::WEBHOOKS_MAX;
+use crate::service::{Changed, DeliveryRow, RotatedSecret, WEBHOOKS_MAX, WebhookChange, WebhookRow, now_ms};
 use crate::webhooks;
 use axum::http::header;
 
