@@ -1,6 +1,7 @@
 //! The HTTP API: one handler file per resource, no decisions here. What a status means stands in
 //! `problem`; who may do what in `auth` and `policy`.
 
+mod attempt;
 mod health;
 mod listener;
 mod live;
@@ -14,6 +15,7 @@ mod whep;
 mod whip;
 
 pub use listener::{Bounded, Peer};
+pub use problem::CODES;
 pub use rate::{Rates, RequestLimits};
 
 use crate::auth::{self, AuthError, Claims, Role};
@@ -70,13 +72,12 @@ fn router(service: Arc<Service>) -> Router {
         .merge(metrics)
         .merge(rest::router())
         .merge(probes())
-        .route("/whip", any(whip::endpoint_without_room))
-        .route("/whip/{room}", any(whip::endpoint))
+        .merge(joins(service.clone()))
         .route("/whip/{room}/{session}", any(session::publisher))
-        .route("/whep/{room}", any(whep::endpoint))
         .route("/whep/{room}/{session}", any(session::viewer))
         .route("/v1/rooms/{room}/live", any(live::events))
         .route("/", get(pages::home))
+        .route("/admin", get(pages::admin))
         .route("/publish/{room}", get(pages::publish))
         .route("/watch/{room}", get(pages::watch))
         .route("/assets/{file}", get(pages::asset))
@@ -85,6 +86,15 @@ fn router(service: Arc<Service>) -> Router {
         .layer(middleware::from_fn_with_state(service.clone(), rate::limited))
         .layer(middleware::from_fn_with_state(service.clone(), cross_origin))
         .with_state(service)
+}
+
+/// What comes to nothing here is kept for who looks for the reason.
+fn joins(service: Arc<Service>) -> Router<Arc<Service>> {
+    Router::new()
+        .route("/whip", any(whip::endpoint_without_room))
+        .route("/whip/{room}", any(whip::endpoint))
+        .route("/whep/{room}", any(whep::endpoint))
+        .layer(middleware::from_fn_with_state(service, attempt::watch))
 }
 
 /// Pages of any origin may publish and watch unless it is configured otherwise: what protects a room is its token
@@ -138,7 +148,9 @@ async fn claims_of(
 ) -> Result<Claims, Problem> {
     let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = auth::token_of(authorization, query).ok_or(AuthError::Missing)?;
-    Ok(service.claims(token, room).await?)
+    let claims = service.claims(token, room).await?;
+    attempt::note_claims(&claims);
+    Ok(claims)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -205,6 +217,7 @@ async fn text_of(headers: &HeaderMap, body: Body) -> Result<String, Problem> {
 async fn offer_of(headers: &HeaderMap, body: Body) -> Result<OfferFacts, Problem> {
     require_type(headers, SDP_TYPE)?;
     let text = text_of(headers, body).await?;
+    attempt::note_offer(&text);
     OfferFacts::parse(&text).map_err(|error| Problem::from(crate::policy::Refusal::Sdp(error)))
 }
 
@@ -212,6 +225,7 @@ async fn offer_of(headers: &HeaderMap, body: Body) -> Result<OfferFacts, Problem
 fn created(protocol: &str, room: &str, joined: Joined, links: Vec<String>) -> Result<Response, Problem> {
     let location = HeaderValue::try_from(format!("/{protocol}/{room}/{}", joined.resource))
         .map_err(|_| Problem::not_found())?;
+    attempt::note_answer(joined.resource, &joined.answer);
     let mut response = (StatusCode::CREATED, joined.answer).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(SDP_TYPE));

@@ -1,6 +1,7 @@
 //! Refusals as `application/problem+json` (RFC 9457): a status, a stable code, and what to do next.
 
 use crate::auth::{AuthError, hex};
+use crate::logging::{self, Level};
 use crate::policy::Refusal;
 use crate::service::Refused;
 use aws_lc_rs::rand;
@@ -48,6 +49,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("backend_unavailable", "your backend was asked about this token and gave no answer: look at it"),
     ("account_full", "the account has as many publishers or viewers as it may have"),
     ("join_rate", "more viewers come per second than may; wait a second"),
+    ("capacity_full", "the node's shards are as busy as they may be; wait, or another node"),
     ("egress_full", "one more viewer would need more than may go out; wait, or another node"),
     ("engine_restarting", "wait a second"),
     ("engine_busy", "many are joining; wait a second"),
@@ -67,6 +69,14 @@ pub struct Problem {
     retry_after_seconds: Option<u64>,
     /// What a 405 allows.
     allow: Option<&'static str>,
+}
+
+/// What a refusal was, beside its response: for who looks at it on its way out.
+#[derive(Clone)]
+pub struct Told {
+    pub code: &'static str,
+    pub detail: String,
+    pub request_id: String,
 }
 
 #[derive(Serialize)]
@@ -91,7 +101,7 @@ impl Problem {
     }
 
     pub fn not_found() -> Problem {
-        let detail = "there is nothing at this path; pages are /, /publish/{room} and /watch/{room}";
+        let detail = "there is nothing at this path; pages are /, /publish/{room}, /watch/{room}, /admin and /docs";
         Problem::new(StatusCode::NOT_FOUND, "not_found", "Not found", detail)
     }
 
@@ -253,6 +263,9 @@ impl From<Refusal> for Problem {
                 problem(StatusCode::SERVICE_UNAVAILABLE, "Uplink is full").retry(10)
             }
             Refusal::Banned { seconds } => problem(StatusCode::FORBIDDEN, "Sent away").retry(seconds),
+            Refusal::CapacityFull { .. } => {
+                problem(StatusCode::SERVICE_UNAVAILABLE, "Node is busy").retry(10)
+            }
             Refusal::SessionNotFound => problem(StatusCode::NOT_FOUND, "No such session"),
             Refusal::Store(_) => {
                 problem(StatusCode::SERVICE_UNAVAILABLE, "Database unavailable").retry(1)
@@ -269,8 +282,10 @@ impl IntoResponse for Problem {
         let request_id = hex(&id);
         if self.status.is_server_error() {
             // Neither path nor query: tokens and session URLs do not belong into logs.
-            eprintln!("{} {} request {request_id}: {}", self.status.as_u16(), self.code, self.detail);
+            let message = format!("{} {}: {}", self.status.as_u16(), self.code, self.detail);
+            logging::tell(Level::Error, &message, &[("request_id", &request_id)]);
         }
+        let told_id = request_id.clone();
         let body = Body {
             r#type: format!("urn:spillway:problem:{}", self.code.replace('_', "-")),
             title: self.title,
@@ -282,6 +297,7 @@ impl IntoResponse for Problem {
         };
         let text = serde_json::to_string(&body).unwrap_or_default();
         let mut response = (self.status, text).into_response();
+        response.extensions_mut().insert(Told { code: self.code, detail: self.detail, request_id: told_id });
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

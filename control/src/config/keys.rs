@@ -77,7 +77,7 @@ const PLAIN: Key =
 const LIMIT: Key = Key { table: "limits", kind: COUNT, default: "0", is_live: true, ..PLAIN };
 const TURN: Key = Key { table: "turn", is_live: true, ..PLAIN };
 
-pub const KEYS: [Key; 26] = [
+pub const KEYS: [Key; 29] = [
     Key {
         table: "server",
         name: "http",
@@ -123,11 +123,28 @@ pub const KEYS: [Key; 26] = [
         ..PLAIN
     },
     Key {
+        table: "server",
+        name: "list_rooms",
+        kind: Kind::Word(&["off", "public"]),
+        default: "\"off\"",
+        is_live: true,
+        help: "public: the first page lists the live rooms to whoever opens it; off: only to who has a key or a room's token",
+        ..PLAIN
+    },
+    Key {
         table: "node",
         name: "id",
         alias: Some(Alias::Same("SERVER_ID")),
         is_live: true,
         help: "this node's name in GET /v1/node; empty: the machine's",
+        ..PLAIN
+    },
+    Key {
+        table: "log",
+        name: "format",
+        kind: Kind::Word(&["auto", "text", "json"]),
+        default: "\"auto\"",
+        help: "what serve prints: text, json (an object per line), or auto: text on a terminal, else json",
         ..PLAIN
     },
     Key {
@@ -185,6 +202,13 @@ pub const KEYS: [Key; 26] = [
     Key { name: "viewers_per_account_max", help: "viewers of one account, all its rooms together", ..LIMIT },
     Key { name: "joins_per_second_max", help: "viewers that may join per second, on this node", ..LIMIT },
     Key { name: "egress_mbps_max", help: "Mbit/s that go out to viewers; one that would need more is refused", ..LIMIT },
+    Key {
+        name: "busy_percent_max",
+        kind: Kind::Number { min: 0, max: 100 },
+        default: "85",
+        help: "percent of its time a shard may be busy before no more viewers come to it; those who watch come first",
+        ..LIMIT
+    },
     Key {
         name: "requests_per_second_per_address",
         default: "50",

@@ -20,6 +20,12 @@ pub struct Settings {
     /// Without a slash at its end; None: links begin with the address of the request.
     pub public_url: Option<String>,
     pub node_id: Option<String>,
+    /// Anybody may know which rooms are live.
+    #[serde(default)]
+    pub list_rooms: bool,
+    /// auto, text or json; the supervisor's matter.
+    #[serde(default)]
+    pub log_format: String,
     pub media: Vec<SocketAddr>,
     pub announce: Vec<IpAddr>,
     /// As `--io` has it.
@@ -131,6 +137,8 @@ impl Config {
             metrics: text("server.metrics").parse().ok(),
             public_url: some(text("server.public_url").trim_end_matches('/').to_owned()),
             node_id: some(text("node.id")),
+            list_rooms: text("server.list_rooms") == "public",
+            log_format: text("log.format"),
             media: list("media.listen").iter().filter_map(|item| item.parse().ok()).collect(),
             announce: list("media.announce").iter().filter_map(|item| item.parse().ok()).collect(),
             io: text("engine.io"),
@@ -143,6 +151,7 @@ impl Config {
                 viewers_per_account_max: number("limits.viewers_per_account_max"),
                 joins_per_second_max: number("limits.joins_per_second_max"),
                 egress_mbps_max: number("limits.egress_mbps_max"),
+                busy_percent_max: number("limits.busy_percent_max"),
             },
             turn: TurnSettings { urls: list("turn.urls"), username: text("turn.username"), secret },
             cors_origins: list("server.cors_origins"),

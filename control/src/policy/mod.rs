@@ -4,6 +4,7 @@
 
 pub mod admission;
 pub mod candidates;
+pub mod capacity;
 pub mod limits;
 pub mod placement;
 pub mod rooms;
@@ -106,6 +107,8 @@ pub enum Refusal {
     EgressFull { max: u32 },
     #[error("whoever this token is for was sent away from this room, and may come again in {seconds} s")]
     Banned { seconds: u64 },
+    #[error("every shard is about as busy as the {max} % it may be; those who watch come first, try again in a while")]
+    CapacityFull { max: u32 },
     #[error("there is no such session in this room; it has ended, or never was")]
     SessionNotFound,
     #[error("the node cannot write its database: {0}")]
@@ -131,6 +134,7 @@ impl Refusal {
             Refusal::JoinRate { .. } => "join_rate",
             Refusal::EgressFull { .. } => "egress_full",
             Refusal::Banned { .. } => "banned",
+            Refusal::CapacityFull { .. } => "capacity_full",
             Refusal::SessionNotFound => "session_not_found",
             Refusal::Store(_) => "store_unavailable",
         }

@@ -2,13 +2,13 @@
 //! OpenAPI document are made from it, and a test walks through it.
 
 use super::bodies::{
-    Delivery, Ended, Event, Health, Key, KeyWithSecret, Kick, Limits, LimitsPatch, NewKey, NewRoom, NewToken, NewWebhook, Node,
-    Room, RoomPatch, Rotation, Stream, Token, Usage, Viewer, Webhook, WebhookPatch, WebhookRotation, WebhookTest,
-    WebhookWithSecret,
+    Attempt, Delivery, Ended, Event, Health, History, Key, KeyWithSecret, KeyframeAnswer, Kick, Limits, LimitsPatch, Lobby, NewKey,
+    NewRoom, NewToken, NewWebhook, Node, Room, RoomPatch, Rotation, Stream, Token, Usage, Viewer, Webhook, WebhookPatch,
+    WebhookRotation, WebhookTest, WebhookWithSecret,
 };
 use super::page::Page;
 use super::schema::Described;
-use super::{Answering, Call, events, handlers, webhooks};
+use super::{Answering, Call, events, handlers, insight, webhooks};
 use serde_json::{Map, Value};
 
 pub type Schema = fn(&mut Map<String, Value>) -> Value;
@@ -155,7 +155,7 @@ const END_STREAM: Row = Row {
     ..BASE
 };
 
-pub static ROWS: [Row; 38] = [
+pub static ROWS: [Row; 42] = [
     Row {
         path: "/v1/rooms",
         id: "listRooms",
@@ -233,6 +233,18 @@ pub static ROWS: [Row; 38] = [
     STREAMS,
     STREAM,
     END_STREAM,
+    Row {
+        method: "POST",
+        path: "/v1/streams/{stream}/keyframe",
+        id: "requestKeyframe",
+        about: "Have the publisher asked for a keyframe, within what keyframes may take of its bitrate. The answer says what became of it",
+        access: Access::Either,
+        status: 202,
+        answer: schema::<KeyframeAnswer>(),
+        errors: &[(404, "stream_not_found"), (503, "engine_restarting")],
+        handler: |call| Box::pin(handlers::request_keyframe(call)),
+        ..BASE
+    },
     Row { path: "/streams", id: "listStreamsUnversioned", about: "The same as GET /v1/streams", ..STREAMS },
     Row { path: "/streams/{stream}", id: "getStreamUnversioned", about: "The same as GET /v1/streams/{stream}", ..STREAM },
     Row {
@@ -478,6 +490,32 @@ pub static ROWS: [Row; 38] = [
         answer: schema::<Delivery>(),
         errors: NO_DELIVERY,
         handler: |call| Box::pin(webhooks::retry(call)),
+        ..BASE
+    },
+    Row {
+        path: "/v1/attempts",
+        id: "listAttempts",
+        about: "Joins that came to nothing, with offer and answer: the last 200 different ones, of this control process",
+        query: PAGE,
+        answer: schema::<Page<Attempt>>(),
+        handler: |call| Box::pin(insight::attempts(call)),
+        ..BASE
+    },
+    Row {
+        path: "/v1/node/history",
+        id: "getNodeHistory",
+        about: "Viewers, streams, egress and load of the last hour, for charts",
+        answer: schema::<History>(),
+        handler: |call| Box::pin(insight::history(call)),
+        ..BASE
+    },
+    Row {
+        path: "/v1/lobby",
+        id: "getLobby",
+        about: "Live rooms, for anybody, where the operator has said so (server.list_rooms)",
+        access: Access::Anyone,
+        answer: schema::<Lobby>(),
+        handler: |call| Box::pin(insight::lobby(call)),
         ..BASE
     },
     Row { path: "/v1/node", id: "getNode", about: "This node", answer: schema::<Node>(), ..BASE },

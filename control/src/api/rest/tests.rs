@@ -5,6 +5,7 @@
 mod admission;
 mod backend;
 mod events;
+mod insight;
 mod matrix;
 mod rows;
 
