@@ -23,6 +23,8 @@ pub const TYPES: &[(&str, &str)] = &[
     ("room.created", "a room was declared"),
     ("room.updated", "a declared room's settings were changed"),
     ("room.deleted", "a room's declaration was taken back"),
+    ("webhook.disabled", "a webhook was disabled: nothing was taken for a day, or its receiver answered 410; `reason`"),
+    ("webhook.test", "you asked for it; it goes to that webhook alone"),
     ("node.started", "control was started; what happened before is not told again"),
     ("node.engine_ready", "there is an engine, and control knows its state"),
     ("node.engine_lost", "the engine is gone, and all media with it"),

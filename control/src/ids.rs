@@ -35,6 +35,15 @@ pub fn fresh(prefix: &str, now_ms: u64) -> Option<String> {
     Some(format!("{prefix}_{}", encode(bytes)))
 }
 
+/// A new name that sorts behind those of smaller numbers made in the same millisecond.
+pub fn in_order(prefix: &str, now_ms: u64, number: u64) -> Option<String> {
+    let mut bytes = [0; 16];
+    rand::fill(&mut bytes).ok()?;
+    let front = now_ms.to_be_bytes().into_iter().skip(2).chain(number.to_be_bytes().into_iter().skip(4));
+    bytes.iter_mut().zip(front).for_each(|(byte, other)| *byte = other);
+    Some(format!("{prefix}_{}", encode(bytes)))
+}
+
 pub fn viewer(id: PublicId) -> String {
     format!("vw_{}", encode(id.0))
 }

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Some(Command::Completions(args)) => cli::completions::run(&args),
         Some(Command::Publish(args)) => cli::publish::run(args),
         Some(Command::Play(args)) => cli::play::run(args),
+        Some(Command::Backup(args)) => cli::backup::run(args),
         Some(Command::Stop(args)) => cli::stop::run(args),
         Some(Command::Restart(args)) => cli::restart::run(args),
         Some(Command::Version) => {

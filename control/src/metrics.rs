@@ -40,7 +40,7 @@ const fn counter(name: &'static str, label: &'static str, help: &'static str) ->
 }
 
 /// Control's own, in the order in which they are written.
-pub const FAMILIES: [Family; 20] = [
+pub const FAMILIES: [Family; 23] = [
     gauge("spillway_build_info", "version", "1, with the version of this node"),
     gauge("spillway_engine_up", "", "1 while there is an engine whose state control knows"),
     gauge("spillway_streams", "", "Streams that are live now"),
@@ -48,6 +48,9 @@ pub const FAMILIES: [Family; 20] = [
     gauge("spillway_viewers", "", "Viewers now, joining ones included"),
     counter("spillway_publish_joins_total", "result", "Publishers that came: admitted, or the code of the refusal"),
     counter("spillway_view_joins_total", "result", "Viewers that came: admitted, or the code of the refusal"),
+    counter("spillway_requests_limited_total", "by", "Requests refused because one address or one token sent too many"),
+    counter("spillway_webhook_deliveries_total", "result", "Attempts delivered and failed; events given up (dead) and not queued (dropped)"),
+    gauge("spillway_webhook_queue_depth", "", "Events that wait to be taken by webhooks"),
     gauge("spillway_limit", "name", "Limits of admission in force that are not 0"),
     gauge("spillway_capacity_used_ratio", "", "The fullest of the node's limits and tables, 0 to 1"),
     gauge("spillway_egress_bytes_per_second", "", "Bytes that went out over the last second"),

@@ -47,6 +47,14 @@ pub fn machine_memory_bytes() -> u64 {
     kib.unwrap_or(0).saturating_mul(1_024)
 }
 
+/// How many files and connections this process may have open.
+pub fn descriptors_max() -> u64 {
+    let text = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("Max open files"));
+    // The soft limit comes first. Without an answer: what systems commonly give.
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(1_024)
+}
+
 /// Its name, as the system has it.
 pub fn machine_name() -> String {
     fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
@@ -67,6 +75,7 @@ mod tests {
     #[test]
     fn this_process_uses_something() {
         assert!(node().memory_bytes > 100_000);
+        assert!(descriptors_max() > 0);
         assert!(machine_memory_bytes() > node().memory_bytes && !machine_name().is_empty());
     }
 }

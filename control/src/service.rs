@@ -22,8 +22,12 @@ use crate::policy::limits::Limits;
 use crate::policy::rooms::{JoinRequest, Order, PublishPlan, Rooms, RoomState, ViewPlan, Who};
 use crate::policy::{Refusal, ResourceId, SessionNote, admission};
 use crate::shm::{Wake, monotonic_now};
-use crate::store::{SessionRow, Store, StoreError};
+use crate::api::{RequestLimits, Rates as RequestRates};
+use crate::config::Proxies;
+use crate::foreign::Foreign;
+use crate::store::{JoinRoom, SessionRow, Store, StoreError};
 use crate::turn::IceServers;
+use crate::webhooks::Webhooks;
 use aws_lc_rs::{digest, rand};
 use spillway_proto::id::{SessionId, Side, StreamId, TrackId};
 use spillway_proto::limits::{ICE_PWD_CHARS, UFRAG_RANDOM_CHARS};
@@ -47,7 +51,10 @@ mod operations;
 
 pub use spillway_proto::link::quality::{Quality, Reception};
 
-pub use crate::store::{Changed, Found, KeyRow, Record, RoomChange, RoomRow, Rotated};
+pub use crate::store::{
+    Changed, DeliveryRow, Found, KeyRow, Record, RoomChange, RoomRow, Rotated, RotatedSecret, WEBHOOKS_MAX, WebhookChange,
+    WebhookRow,
+};
 pub use operations::{Applied, KeyRole, Refused};
 
 /// How long control sleeps at most: a wake may be lost with a killed engine.
@@ -94,6 +101,9 @@ pub struct Service {
     warned: Mutex<HashMap<StreamId, Vec<&'static str>>>,
     /// Requests with an Idempotency-Key that are being answered.
     pub pending: Mutex<std::collections::HashSet<[u8; 32]>>,
+    pub webhooks: Webhooks,
+    foreign: Arc<Foreign>,
+    pub rates: RequestRates,
 }
 
 /// What the operator told us that may change while we run.
@@ -101,6 +111,7 @@ pub struct Service {
 struct Told {
     settings: Settings,
     ice: IceServers,
+    requests: RequestLimits,
     /// What the API has set, and which version of it.
     overrides: crate::store::Overrides,
 }
@@ -162,7 +173,8 @@ impl Service {
         settings: Settings,
     ) -> Arc<Service> {
         let rooms = Mutex::new(Rooms::new(link.shards()));
-        let told = Told { settings, ice: IceServers::default(), overrides: Default::default() };
+        let (ice, requests, overrides) = Default::default();
+        let told = Told { settings, ice, requests, overrides };
         Arc::new(Service {
             key,
             store,
@@ -184,6 +196,9 @@ impl Service {
             ended: Mutex::default(),
             warned: Mutex::default(),
             pending: Mutex::default(),
+            webhooks: Webhooks::default(),
+            foreign: Arc::default(),
+            rates: RequestRates::default(),
         })
     }
 
@@ -229,7 +244,7 @@ impl Service {
 
     async fn publish_whole(self: &Arc<Self>, claims: &Claims, offer: &OfferFacts) -> Result<Joined, Refusal> {
         let _join = self.joins.read().await;
-        let (room, _) = self.store.join_room(&claims.room).await?;
+        let JoinRoom { number: room, .. } = self.room_of(claims).await?;
         let one_at_a_time = self.publish_lock(room);
         let _one = one_at_a_time.lock().await;
         let generation = self.store.stream_generation().await?;
@@ -248,6 +263,16 @@ impl Service {
                 self.obey(orders).await;
                 Err(refusal)
             }
+        }
+    }
+
+    /// Where somebody wants to go, unless he was sent away from there.
+    async fn room_of(&self, claims: &Claims) -> Result<JoinRoom, Refusal> {
+        let now_ms = now_ms();
+        let room = self.store.join_room(&claims.room, &claims.sub, now_ms).await?;
+        match room.banned_until_ms {
+            Some(until_ms) => Err(Refusal::Banned { seconds: until_ms.saturating_sub(now_ms).div_ceil(1_000) }),
+            None => Ok(room),
         }
     }
 
@@ -291,7 +316,7 @@ impl Service {
 
     async fn view_whole(self: &Arc<Self>, claims: &Claims, offer: &OfferFacts) -> Result<Joined, Refusal> {
         let _join = self.joins.read().await;
-        let (room, viewers_max) = self.store.join_room(&claims.room).await?;
+        let JoinRoom { number: room, viewers_max, .. } = self.room_of(claims).await?;
         let resource = new_resource()?;
         let who = who_of(claims);
         let request = join_request(room, claims, &who, resource, offer, viewers_max);

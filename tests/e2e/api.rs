@@ -14,7 +14,7 @@ use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Calls as who may everything.
-fn call(node: &Node, method: &str, path: &str, body: &Value) -> Answer {
+pub fn call(node: &Node, method: &str, path: &str, body: &Value) -> Answer {
     let bearer = format!("Bearer {}", node_token(node));
     let text = body.to_string();
     let body = (!body.is_null()).then_some(text.as_str());
@@ -31,7 +31,7 @@ fn viewers(counters: &Counters) -> u64 {
     counters.sum(CounterId::SessionsViewer)
 }
 
-fn restart_control(node: &Node) {
+pub fn restart_control(node: &Node) {
     let output = node.run(&["restart", "control"]);
     assert!(output.status.success(), "{}", stderr(&output));
 }
@@ -121,11 +121,20 @@ fn a_viewer_is_kicked_and_its_media_stops() {
     drop(player);
 }
 
+/// A supervisor waits longer and longer before it starts again what dies at once: fifty kills are ten of each of five nodes.
 #[test]
-fn what_was_acknowledged_is_there_after_every_kill_of_control() {
-    const KILLS: usize = 20;
+fn what_was_acknowledged_is_there_after_each_of_fifty_kills_of_control() {
+    const NODES: usize = 5;
+    const KILLS: usize = 10;
     let _machine = Machine::shared();
-    let node = Node::start();
+    std::thread::scope(|scope| {
+        let all: Vec<_> = (0..NODES).map(|_| scope.spawn(|| kill_while_writing(KILLS))).collect();
+        all.into_iter().for_each(|one| one.join().expect("nothing was lost"));
+    });
+}
+
+fn kill_while_writing(kills: usize) {
+    let node = Node::start_with(&Start { more: &["--shards", "1"], ..Start::default() });
     let publisher = node.publish("demo", "vp8");
     let engine = node.pid("engine_pid");
     let bearer = format!("Bearer {}", node_token(&node));
@@ -153,11 +162,11 @@ fn what_was_acknowledged_is_there_after_every_kill_of_control() {
             }
             acknowledged
         });
-        for kill in 0..KILLS {
+        for kill in 0..kills {
             let control = node.pid("control_pid");
             // After so many writes of this control, in the midst of the next.
             let enough = count.load(Ordering::Relaxed) + 1 + kill % 7;
-            until("control has written", seconds(20), || match count.load(Ordering::Relaxed) {
+            until("control has written", seconds(60), || match count.load(Ordering::Relaxed) {
                 written if written >= enough => Ok(()),
                 written => Err(format!("{written} of {enough}")),
             });
@@ -177,7 +186,7 @@ fn what_was_acknowledged_is_there_after_every_kill_of_control() {
             None => break,
         }
     }
-    assert!(acknowledged.len() > KILLS, "{} writes", acknowledged.len());
+    assert!(acknowledged.len() > kills, "{} writes", acknowledged.len());
     for id in &acknowledged {
         assert!(found.iter().any(|(found, _)| found == id.as_str()), "{id} was acknowledged and is gone");
     }
@@ -188,6 +197,37 @@ fn what_was_acknowledged_is_there_after_every_kill_of_control() {
     assert_eq!(node.pid("engine_pid"), engine);
     assert_eq!(node.http.live("demo", &node.token("demo", "view"))["live"], true);
     drop(publisher);
+}
+
+#[test]
+fn a_backup_of_a_running_node_is_a_node_again_with_its_keys_and_not_without() {
+    let _machine = Machine::shared();
+    let node = Node::start();
+    let key = call(&node, "POST", "/v1/keys", &json!({ "role": "admin" })).json()["secret"].as_str().expect("a secret").to_owned();
+    let hook = call(&node, "POST", "/v1/webhooks", &json!({ "url": "http://127.0.0.1:9/" })).json()["id"].clone();
+    let restored = spillway_tests::node::Scratch::new();
+    let file = restored.0.join("spillway.db");
+    let made = node.run(&["backup", &file.display().to_string(), "--keys"]);
+    assert!(made.status.success(), "{}", stderr(&made));
+    let again = node.run(&["backup", &file.display().to_string()]);
+    assert_eq!(again.status.code(), Some(1), "nothing is replaced: {}", stderr(&again));
+    let take = |name: &str, to: &str| std::fs::rename(restored.0.join(format!("spillway.db.{name}")), restored.0.join(to)).expect("it was made");
+    std::fs::create_dir(restored.0.join("keys")).expect("a directory");
+    take("signing.key", "keys/signing.key");
+    // Without the master key nothing starts, nothing is made anew, and it says which key is missing.
+    let data = restored.0.display().to_string();
+    let refused = spillway_tests::node::spillway(&["serve", "--data", &data, "--http", "127.0.0.1:0", "--media", "127.0.0.1:0", "--shards", "1"]);
+    let said = format!("{}{}", stdout(&refused), stderr(&refused));
+    assert!(!refused.status.success() && said.contains("ENCRYPTION_KEY") && said.contains("master.key"), "{said}");
+    assert!(!restored.0.join("master.key").exists());
+    take("master.key", "master.key");
+    let other = Node::start_in(restored, &Start::default());
+    let asked = other.http.ask("GET", "/v1/webhooks", &[("authorization", &format!("Bearer {key}"))], None);
+    assert_eq!(asked.json()["data"][0]["id"], hook, "{}", asked.body);
+    // Its secret can be opened: what goes wrong is that nobody is there.
+    let path = format!("/v1/webhooks/{}/test", hook.as_str().unwrap_or_default());
+    let tested = call(&other, "POST", &path, &Value::Null).json();
+    assert!(tested["error"].as_str().is_some_and(|text| text.contains("cannot connect")), "{tested}");
 }
 
 #[test]

@@ -24,6 +24,8 @@ mod referees;
 mod restart;
 mod sync;
 mod threats;
+mod threats_api;
+mod webhooks;
 
 /// Offers of real publishers and players, as proto's own tests read them.
 mod offers {

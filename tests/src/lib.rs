@@ -13,6 +13,7 @@ pub mod node;
 pub mod program;
 pub mod proxy;
 pub mod publisher;
+pub mod receiver;
 pub mod remote;
 pub mod sim;
 pub mod slow_server;

@@ -72,6 +72,11 @@ impl Drop for Program {
     }
 }
 
+/// A library of Python that `tests/run` has put below the target directory.
+pub fn library(name: &str) -> PathBuf {
+    tool(name)
+}
+
 /// A program that `tests/run` has put below the target directory.
 pub fn tool(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the path of this test");

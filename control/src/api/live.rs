@@ -28,7 +28,7 @@ pub async fn events(
         Method::OPTIONS => return Ok(options(METHODS, false)),
         other => return Err(Problem::method(METHODS, &other)),
     }
-    let claims = claims_of(&service, &headers, query.as_deref()).await?;
+    let claims = claims_of(&service, &headers, query.as_deref(), Some(&room)).await?;
     require(&claims, &room, Right::Any)?;
     service.first_sync().await;
     let publishes = claims.role.may_publish() || claims.role == Role::Node;

@@ -8,6 +8,7 @@ mod live;
 mod metrics;
 mod pages;
 mod problem;
+mod rate;
 mod rest;
 mod session;
 mod whep;
@@ -15,12 +16,13 @@ mod whip;
 
 pub use listener::{Bounded, Peer};
 pub use problem::CODES;
+pub use rate::{Rates, RequestLimits};
 
 use crate::auth::{self, AuthError, Claims, Role};
 use crate::service::{Joined, Service};
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -31,10 +33,13 @@ use spillway_proto::limits::BODY_BYTES_MAX;
 use spillway_proto::sdp::offer::OfferFacts;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 const SDP_TYPE: &str = "application/sdp";
 /// A body of 64 KiB at 64 kbit/s takes 8 s, which is also OBS's own patience.
 const BODY_WAIT: Duration = Duration::from_secs(8);
+/// KiB of all bodies that are being read: thousands of clients that each send a large one slowly take 64 MiB, no more.
+static BODIES: Semaphore = Semaphore::const_new(64 * 1_024);
 
 /// Everything, for a listener that tells the peers' addresses.
 pub fn app(service: Arc<Service>) -> IntoMakeServiceWithConnectInfo<Router, Peer> {
@@ -78,7 +83,8 @@ fn router(service: Arc<Service>) -> Router {
         .route("/assets/{file}", get(pages::asset))
         .fallback(|| async { Problem::not_found() })
         .method_not_allowed_fallback(|request: Request| async move { Problem::method("GET, HEAD", request.method()) })
-        .layer(middleware::from_fn(cross_origin))
+        .layer(middleware::from_fn_with_state(service.clone(), rate::limited))
+        .layer(middleware::from_fn_with_state(service.clone(), cross_origin))
         .with_state(service)
 }
 
@@ -91,11 +97,24 @@ fn joins(service: Arc<Service>) -> Router<Arc<Service>> {
         .layer(middleware::from_fn_with_state(service, attempt::watch))
 }
 
-/// Pages of any origin may publish and watch: what protects a room is its token (RFC 9725 section 4.2).
-async fn cross_origin(request: Request, next: Next) -> Response {
+/// Pages of any origin may publish and watch unless it is configured otherwise: what protects a room is its token
+/// (RFC 9725 section 4.2).
+async fn cross_origin(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
+    let origins = service.request_limits().origins;
+    let is_any = origins.iter().any(|origin| origin == "*");
+    let own = request.headers().get(header::ORIGIN).cloned();
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    let allowed = match is_any {
+        true => Some(HeaderValue::from_static("*")),
+        false => own.filter(|own| origins.iter().any(|origin| origin.as_bytes() == own.as_bytes())),
+    };
+    if !is_any {
+        // A cache must not give one origin what was said to another.
+        headers.append(header::VARY, HeaderValue::from_static("Origin"));
+    }
+    let Some(allowed) = allowed else { return response };
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
     headers.insert(
         header::ACCESS_CONTROL_EXPOSE_HEADERS,
         HeaderValue::from_static("Location, Link, ETag, Retry-After, Idempotent-Replayed"),
@@ -121,10 +140,15 @@ fn options(methods: &'static str, accept_post: bool) -> Response {
 }
 
 /// What the request's token says, if it is valid.
-async fn claims_of(service: &Service, headers: &HeaderMap, query: Option<&str>) -> Result<Claims, Problem> {
+async fn claims_of(
+    service: &Service,
+    headers: &HeaderMap,
+    query: Option<&str>,
+    room: Option<&str>,
+) -> Result<Claims, Problem> {
     let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = auth::token_of(authorization, query).ok_or(AuthError::Missing)?;
-    let claims = service.claims(token).await?;
+    let claims = service.claims(token, room).await?;
     attempt::note_claims(&claims);
     Ok(claims)
 }
@@ -172,6 +196,10 @@ async fn text_of(headers: &HeaderMap, body: Body) -> Result<String, Problem> {
     if announced.is_some_and(|length| length > BODY_BYTES_MAX as u64) {
         return Err(Problem::too_large(BODY_BYTES_MAX));
     }
+    let kib = announced.map_or(BODY_BYTES_MAX, |length| length as usize).div_ceil(1_024);
+    let Ok(_place) = BODIES.try_acquire_many(u32::try_from(kib).unwrap_or(u32::MAX)) else {
+        return Err(crate::policy::Refusal::NodeFull("request bodies").into());
+    };
     let bytes: Bytes = match tokio::time::timeout(BODY_WAIT, axum::body::to_bytes(body, BODY_BYTES_MAX)).await {
         Err(_) => return Err(Problem::too_slow()),
         Ok(Ok(bytes)) => bytes,

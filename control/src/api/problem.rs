@@ -17,6 +17,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("key_invalid", "the key was revoked or rotated, or is damaged: make a new one"),
     ("wrong_room", "make one for this room"),
     ("wrong_role", "make one for this role"),
+    ("token_denied", "your backend says that this token opens nothing"),
     ("bad_sdp", "the detail names the line of the offer"),
     ("bad_body", "the body is no UTF-8, or no JSON"),
     ("bad_request", "the detail names the field, and what it may be"),
@@ -26,6 +27,8 @@ pub const CODES: &[(&str, &str)] = &[
     ("stream_not_found", "it has ended; GET /v1/streams"),
     ("viewer_not_found", "it has gone; GET /v1/viewers"),
     ("key_not_found", "it was revoked; GET /v1/keys"),
+    ("webhook_not_found", "it was deleted; GET /v1/webhooks"),
+    ("delivery_not_found", "it made room for newer ones, or never was"),
     ("method_not_allowed", "see the header Allow"),
     ("request_timeout", "the body did not come within 8 s; send it again"),
     ("stream_not_live", "nobody publishes; wait 2 s and try again (pages do)"),
@@ -40,6 +43,10 @@ pub const CODES: &[(&str, &str)] = &[
     ("no_common_codec", "the detail names both lists; H264, H265, VP8, VP9, AV1 and Opus are forwarded"),
     ("too_many_tracks", "one audio and one video"),
     ("ice_restart_unsupported", "DELETE, then POST"),
+    ("webhooks_full", "the node has as many webhooks as it may have; delete one"),
+    ("banned", "whoever this token is for was sent away from this room for a while; Retry-After says how long"),
+    ("rate_limited", "too many requests of this address or with this token; wait as long as Retry-After says"),
+    ("backend_unavailable", "your backend was asked about this token and gave no answer: look at it"),
     ("account_full", "the account has as many publishers or viewers as it may have"),
     ("join_rate", "more viewers come per second than may; wait a second"),
     ("capacity_full", "the node's shards are as busy as they may be; wait, or another node"),
@@ -137,6 +144,8 @@ impl Problem {
             "room" => ("room_not_found", "No such room"),
             "stream" => ("stream_not_found", "No such stream"),
             "viewer" => ("viewer_not_found", "No such viewer"),
+            "webhook" => ("webhook_not_found", "No such webhook"),
+            "delivery" => ("delivery_not_found", "No such delivery"),
             _ => ("key_not_found", "No such key"),
         };
         let detail = format!("there is no such {what}; it has ended, or never was");
@@ -163,6 +172,16 @@ impl Problem {
         Problem::new(StatusCode::CONFLICT, "idempotency_pending", "Still being answered", detail).retry(1)
     }
 
+    pub fn webhooks_full(max: usize) -> Problem {
+        let detail = format!("a node has at most {max} webhooks, and these are there; delete one");
+        Problem::new(StatusCode::CONFLICT, "webhooks_full", "Too many webhooks", detail)
+    }
+
+    pub fn rate_limited(by: &str, seconds: u64) -> Problem {
+        let detail = format!("more requests than one {by} may send; try again in {seconds} s");
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many requests", detail).retry(seconds)
+    }
+
     pub fn no_randomness() -> Problem {
         Refusal::NodeFull("random bytes").into()
     }
@@ -185,6 +204,7 @@ impl From<AuthError> for Problem {
             AuthError::Malformed(_) | AuthError::Algorithm | AuthError::Signature | AuthError::Audience => {
                 (StatusCode::UNAUTHORIZED, "token_invalid", "Token invalid")
             }
+            AuthError::Denied => (StatusCode::UNAUTHORIZED, "token_denied", "Token denied"),
             AuthError::Key => (StatusCode::UNAUTHORIZED, "key_invalid", "Key invalid"),
             AuthError::WrongRoom { .. } => (StatusCode::FORBIDDEN, "wrong_room", "Token is for another room"),
             AuthError::WrongRole(..) => (StatusCode::FORBIDDEN, "wrong_role", "Token does not allow this"),
@@ -197,6 +217,10 @@ impl From<Refused> for Problem {
     fn from(refused: Refused) -> Problem {
         match refused {
             Refused::Auth(error) => error.into(),
+            Refused::Backend(_) => {
+                let (status, code) = (StatusCode::SERVICE_UNAVAILABLE, "backend_unavailable");
+                Problem::new(status, code, "Backend did not answer", refused.to_string()).retry(1)
+            }
             Refused::Policy(refusal) => refusal.into(),
         }
     }
@@ -238,6 +262,7 @@ impl From<Refusal> for Problem {
             Refusal::EgressFull { .. } => {
                 problem(StatusCode::SERVICE_UNAVAILABLE, "Uplink is full").retry(10)
             }
+            Refusal::Banned { seconds } => problem(StatusCode::FORBIDDEN, "Sent away").retry(seconds),
             Refusal::CapacityFull { .. } => {
                 problem(StatusCode::SERVICE_UNAVAILABLE, "Node is busy").retry(10)
             }

@@ -56,7 +56,7 @@ async fn answer(
         Method::DELETE | Method::PATCH => {}
         other => return Err(Problem::method(METHODS, &other)),
     }
-    let claims = claims_of(&service, &headers, query.as_deref()).await?;
+    let claims = claims_of(&service, &headers, query.as_deref(), Some(&room)).await?;
     require(&claims, &room, if side == Side::Publisher { Right::Publish } else { Right::View })?;
     let resource = ResourceId::parse(&session).ok_or(Refusal::SessionNotFound)?;
     if method == Method::DELETE {

@@ -24,7 +24,7 @@ pub async fn endpoint(
     require_room_name(&room)?;
     match method {
         Method::POST => {
-            let claims = claims_of(&service, &headers, query.as_deref()).await?;
+            let claims = claims_of(&service, &headers, query.as_deref(), Some(&room)).await?;
             require(&claims, &room, Right::View)?;
             service.require_engine()?;
             let offer = offer_of(&headers, body).await?;

@@ -1,6 +1,7 @@
 //! The command line: what can be said, and what `--help` teaches. Each subcommand's work stands in its own
 //! file; `serve` is the supervisor's.
 
+pub mod backup;
 pub mod check;
 mod client;
 pub mod completions;
@@ -109,6 +110,8 @@ pub enum Command {
     Publish(publish::PublishArgs),
     /// Watch without a screen, and say what arrived
     Play(play::PlayArgs),
+    /// Write the database to a file while the node runs
+    Backup(backup::BackupArgs),
     /// Stop the node that runs on a data directory
     Stop(DataArgs),
     /// Restart one of a node's processes

@@ -16,6 +16,8 @@ pub enum Kind {
     Word(&'static [&'static str]),
     /// A whole number within these bounds.
     Number { min: u64, max: u64 },
+    /// true or false.
+    Flag,
     Text,
     Texts,
     /// A path to a file.
@@ -75,7 +77,7 @@ const PLAIN: Key =
 const LIMIT: Key = Key { table: "limits", kind: COUNT, default: "0", is_live: true, ..PLAIN };
 const TURN: Key = Key { table: "turn", is_live: true, ..PLAIN };
 
-pub const KEYS: [Key; 23] = [
+pub const KEYS: [Key; 29] = [
     Key {
         table: "server",
         name: "http",
@@ -100,6 +102,24 @@ pub const KEYS: [Key; 23] = [
         name: "public_url",
         is_live: true,
         help: "what ready links begin with, as https://live.example.org; empty: the address of the request",
+        ..PLAIN
+    },
+    Key {
+        table: "server",
+        name: "cors_origins",
+        kind: Kind::Texts,
+        default: "[\"*\"]",
+        is_live: true,
+        help: "pages of which origins may call, as [\"https://www.example.org\"]; \"*\": all, since every call needs a token",
+        ..PLAIN
+    },
+    Key {
+        table: "server",
+        name: "trusted_proxies",
+        kind: Kind::Texts,
+        default: "[]",
+        is_live: true,
+        help: "proxies whose X-Forwarded-For is believed, addresses or networks, as [\"127.0.0.1\", \"10.0.0.0/8\"]",
         ..PLAIN
     },
     Key {
@@ -188,6 +208,35 @@ pub const KEYS: [Key; 23] = [
         default: "85",
         help: "percent of its time a shard may be busy before no more viewers come to it; those who watch come first",
         ..LIMIT
+    },
+    Key {
+        name: "requests_per_second_per_address",
+        default: "50",
+        help: "HTTP requests of one address (IPv6: of one /64), ten seconds' worth at once; loopback is free; 0: no limit",
+        ..LIMIT
+    },
+    Key {
+        name: "requests_per_second_per_token",
+        default: "1000",
+        help: "HTTP requests with one token or key, ten seconds' worth at once; 0: no limit",
+        ..LIMIT
+    },
+    Key {
+        table: "auth",
+        name: "backend_url",
+        alias: Some(Alias::Same("BACKEND_API_URL")),
+        is_live: true,
+        help: "who is asked about tokens that are none of ours, at /api/verify-media-server-token below it; empty: nobody",
+        ..PLAIN
+    },
+    Key {
+        table: "webhooks",
+        name: "allow_private",
+        kind: Kind::Flag,
+        default: "false",
+        is_live: true,
+        help: "webhooks may lead to private addresses (10.0.0.0/8, fc00::/7, loopback, ...); link-local ones never",
+        ..PLAIN
     },
     Key {
         name: "urls",

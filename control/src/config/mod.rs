@@ -9,8 +9,10 @@
 //! keeps a restarted control from starting.
 
 pub mod keys;
+mod proxies;
 mod settings;
 
+pub use proxies::Proxies;
 pub use settings::{Settings, SettingsError, TurnSecret, TurnSettings};
 
 use keys::{Alias, KEYS, Key, Kind, PREFIX};
@@ -31,6 +33,7 @@ const ITEMS_MAX: usize = 64;
 pub enum Value {
     Text(String),
     Number(u64),
+    Flag(bool),
     List(Vec<String>),
 }
 
@@ -222,6 +225,7 @@ fn written(value: &Value) -> String {
     match value {
         Value::Text(text) => quoted(text),
         Value::Number(number) => number.to_string(),
+        Value::Flag(flag) => flag.to_string(),
         Value::List(items) => format!("[{}]", items.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", ")),
     }
 }
@@ -235,6 +239,7 @@ fn wanted(kind: Kind) -> String {
         Kind::Ips => "a list of IP addresses, as [\"203.0.113.5\"]".to_owned(),
         Kind::Word(words) => format!("one of {}", words.join(", ")),
         Kind::Number { min, max } => format!("a whole number from {min} to {max}"),
+        Kind::Flag => "true or false".to_owned(),
         Kind::Text | Kind::Secret => "text, in quotes".to_owned(),
         Kind::Texts => "a list of texts".to_owned(),
         Kind::File => "the path of a file, in quotes".to_owned(),
@@ -246,6 +251,10 @@ fn parse_text(key: &Key, text: &str) -> Result<Value, String> {
     let value = match key.kind {
         Kind::Number { .. } => match text.trim().replace('_', "").parse() {
             Ok(number) => Value::Number(number),
+            Err(_) => return Err(format!("`{text}` is not {}", wanted(key.kind))),
+        },
+        Kind::Flag => match text.trim().parse() {
+            Ok(flag) => Value::Flag(flag),
             Err(_) => return Err(format!("`{text}` is not {}", wanted(key.kind))),
         },
         Kind::Addresses | Kind::Ips | Kind::Texts => {
@@ -271,11 +280,14 @@ fn checked(key: &Key, value: Value) -> Result<Value, String> {
         (Kind::Texts, Value::List(items)) => items.len() <= ITEMS_MAX && items.iter().all(|item| is_plain(item)),
         (Kind::Word(words), Value::Text(text)) => words.contains(&text.as_str()),
         (Kind::Number { min, max }, Value::Number(number)) => (min..=max).contains(number),
+        (Kind::Flag, Value::Flag(_)) => true,
         (Kind::Text | Kind::Secret | Kind::File, Value::Text(text)) => is_plain(text),
         _ => false,
     };
     match fits {
         true => Ok(value),
+        // Of another type, as a table would be.
+        false if matches!(value, Value::Flag(_)) => Err(String::new()),
         false if key.kind == Kind::Secret => Err(format!("this is not {}", wanted(key.kind))),
         false => Err(format!("{} is not {}", written(&value), wanted(key.kind))),
     }
@@ -428,6 +440,7 @@ fn of_toml(value: &Spanned<DeValue<'_>>) -> Result<Value, String> {
             let parsed = u64::from_str_radix(digits.trim_start_matches('+'), number.radix());
             parsed.map(Value::Number).map_err(|_| String::new())
         }
+        DeValue::Boolean(flag) => Ok(Value::Flag(*flag)),
         DeValue::Array(items) => {
             let text = |item: &Spanned<DeValue<'_>>| match item.get_ref() {
                 DeValue::String(text) => Ok(text.to_string()),

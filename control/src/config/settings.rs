@@ -33,6 +33,21 @@ pub struct Settings {
     pub shards: Option<u32>,
     pub limits: Limits,
     pub turn: TurnSettings,
+    /// `*`, or origins.
+    #[serde(default)]
+    pub cors_origins: Vec<String>,
+    #[serde(default)]
+    pub trusted_proxies: Vec<String>,
+    #[serde(default)]
+    pub requests_per_address: u32,
+    #[serde(default)]
+    pub requests_per_token: u32,
+    /// Who knows foreign tokens.
+    #[serde(default)]
+    pub backend_url: Option<String>,
+    /// Webhooks may lead to private addresses.
+    #[serde(default)]
+    pub allow_private: bool,
 }
 
 /// ICE servers for clients. The secret itself is never in here, only where it stands.
@@ -139,6 +154,12 @@ impl Config {
                 busy_percent_max: number("limits.busy_percent_max"),
             },
             turn: TurnSettings { urls: list("turn.urls"), username: text("turn.username"), secret },
+            cors_origins: list("server.cors_origins"),
+            trusted_proxies: list("server.trusted_proxies"),
+            requests_per_address: number("limits.requests_per_second_per_address"),
+            requests_per_token: number("limits.requests_per_second_per_token"),
+            backend_url: some(text("auth.backend_url").trim_end_matches('/').to_owned()),
+            allow_private: self.at("webhooks.allow_private").value == Value::Flag(true),
         }
     }
 }
@@ -162,6 +183,15 @@ pub fn contradictions(config: &Config) -> (Vec<String>, Vec<String>) {
     if let Some(url) = settings.public_url.filter(|url| !is_base_url(url)) {
         faults.push(format!("server.public_url: {url} is not of the form https://live.example.org"));
     }
+    for origin in settings.cors_origins.iter().filter(|origin| !is_origin(origin)) {
+        faults.push(format!("server.cors_origins: {origin} is not of the form https://www.example.org, and not *"));
+    }
+    if let Err(item) = super::Proxies::parse(&settings.trusted_proxies) {
+        faults.push(format!("server.trusted_proxies: {item} is no IP address and no network as 10.0.0.0/8"));
+    }
+    if let Some(url) = settings.backend_url.as_ref().filter(|url| !is_base_url(url)) {
+        faults.push(format!("auth.backend_url: {url} is not of the form https://backend.example.org"));
+    }
     for url in &settings.turn.urls {
         let scheme = url.split(':').next().unwrap_or_default();
         let rest = url.len() > scheme.len() + 1 && !url.contains([' ', '"', '<', '>', ',', ';']);
@@ -182,6 +212,11 @@ pub fn contradictions(config: &Config) -> (Vec<String>, Vec<String>) {
         _ => {}
     }
     (faults, warnings)
+}
+
+/// As browsers send it: no path, no slash at the end.
+fn is_origin(origin: &str) -> bool {
+    origin == "*" || is_base_url(origin) && origin.matches('/').count() == 2
 }
 
 fn is_base_url(url: &str) -> bool {

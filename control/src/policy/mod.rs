@@ -9,6 +9,7 @@ pub mod limits;
 pub mod placement;
 pub mod rooms;
 pub mod warnings;
+pub mod webhooks;
 
 use crate::auth::{hex, unhex};
 use aws_lc_rs::digest;
@@ -104,6 +105,8 @@ pub enum Refusal {
     JoinRate { max: u32 },
     #[error("one more viewer of this stream would need more than the {max} Mbit/s that may go out; try again in a while")]
     EgressFull { max: u32 },
+    #[error("whoever this token is for was sent away from this room, and may come again in {seconds} s")]
+    Banned { seconds: u64 },
     #[error("every shard is about as busy as the {max} % it may be; those who watch come first, try again in a while")]
     CapacityFull { max: u32 },
     #[error("there is no such session in this room; it has ended, or never was")]
@@ -130,6 +133,7 @@ impl Refusal {
             Refusal::AccountFull { .. } => "account_full",
             Refusal::JoinRate { .. } => "join_rate",
             Refusal::EgressFull { .. } => "egress_full",
+            Refusal::Banned { .. } => "banned",
             Refusal::CapacityFull { .. } => "capacity_full",
             Refusal::SessionNotFound => "session_not_found",
             Refusal::Store(_) => "store_unavailable",

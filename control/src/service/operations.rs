@@ -2,10 +2,11 @@
 //! when it is on the disk.
 
 use super::{
-    AuthError, Claims, CounterId, Ordering, Quality, IceServers, Instant, KeyText, Limits, Rates, Refusal, Role, Service, Settings, auth,
-    lock, now_ms,
+    AuthError, Claims, CounterId, IceServers, Instant, KeyText, Limits, Ordering, Proxies, Quality, Rates, Refusal,
+    RequestLimits, Role, Service, Settings, auth, lock, now_ms,
 };
 use crate::attempts::Draft;
+use crate::foreign::{Granted, Verdict};
 use crate::history::Look;
 use crate::ids;
 use crate::logging::{self, Level};
@@ -13,6 +14,7 @@ use crate::metrics::{self, Sample};
 use crate::policy::rooms::{CapacityView, Happening, SessionView, StreamView, TrackView, Usage};
 use crate::policy::{PublicId, warnings};
 use crate::store::{Changed, KeyRow, Overrides, Store};
+use crate::webhooks;
 use serde_json::json;
 use spillway_proto::id::{Kind, SessionId, Side, StreamId, TrackId};
 use spillway_proto::link::command::{Answer, Command, KeyframeOutcome};
@@ -90,17 +92,31 @@ impl Service {
     // ---- settings and limits ----
 
     /// What the store and the settings say, before the first request.
-    pub async fn begin(&self, settings: Settings) -> Result<(), String> {
+    pub async fn begin(self: &Arc<Self>, settings: Settings) -> Result<(), String> {
+        let (cursor, _) = self.log.cursor(None);
         let overrides = self.store.limits().await.map_err(|error| error.to_string())?;
         lock(&self.settings).overrides = overrides;
         self.log.push("node.started", None, now_ms(), &json!({}));
-        self.set_settings(settings)
+        self.set_settings(settings)?;
+        webhooks::begin(self, cursor).await.map_err(|error| error.to_string())
     }
 
     /// Other settings, from the next request on.
     pub fn set_settings(&self, settings: Settings) -> Result<(), String> {
         let ice = IceServers::load(&settings.turn)?;
+        let proxies = Proxies::parse(&settings.trusted_proxies)?;
+        let requests = RequestLimits {
+            per_address: settings.requests_per_address,
+            per_token: settings.requests_per_token,
+            origins: settings.cors_origins.clone().into(),
+            proxies: Arc::new(proxies),
+        };
+        self.webhooks.set_reach(webhooks::reach_of(&settings));
         let mut told = lock(&self.settings);
+        if told.settings.backend_url != settings.backend_url {
+            self.foreign.forget();
+        }
+        told.requests = requests;
         told.settings = settings;
         told.ice = ice;
         drop(told);
@@ -145,15 +161,41 @@ impl Service {
         lock(&self.settings).settings.public_url.clone()
     }
 
+    /// What counts before a request is looked at.
+    pub fn request_limits(&self) -> RequestLimits {
+        lock(&self.settings).requests.clone()
+    }
+
     pub fn ice_links(&self, sub: &str) -> Vec<String> {
         lock(&self.settings).ice.links(sub, auth::unix_now())
     }
 
     // ---- who asks ----
 
+    /// What a token says: ours, or by the word of the backend. `asked` is the room it is shown for.
+    pub async fn token(&self, text: &str, asked: Option<&str>) -> Result<Claims, Refused> {
+        let refused = match auth::verify(&self.key, text, auth::unix_now()) {
+            Ok(claims) => return Ok(claims),
+            Err(refused) => refused,
+        };
+        let backend = lock(&self.settings).settings.backend_url.clone();
+        let Some(backend) = backend.filter(|_| refused.is_foreign()) else { return Err(refused.into()) };
+        match self.foreign.ask(&backend, text).await {
+            Verdict::Granted(granted) => {
+                let (iss, jti, aud) = (String::new(), String::new(), auth::AUDIENCE.to_owned());
+                let Granted { room, role, sub, account, expiry } = granted;
+                // One that is for all rooms is for the one it is shown for.
+                let room = room.or(asked.map(str::to_owned)).unwrap_or_default();
+                Ok(Claims { iss, sub, acct: account, aud, room, role, iat: 0, exp: expiry, jti })
+            }
+            Verdict::Denied => Err(AuthError::Denied.into()),
+            Verdict::Unknown(reason) => Err(Refused::Backend(reason)),
+        }
+    }
+
     /// What a token or a stream key may do where media is published and watched.
-    pub async fn claims(&self, text: &str) -> Result<Claims, Refused> {
-        let Some(key) = KeyText::parse(text) else { return Ok(auth::verify(&self.key, text, auth::unix_now())?) };
+    pub async fn claims(&self, text: &str, asked: Option<&str>) -> Result<Claims, Refused> {
+        let Some(key) = KeyText::parse(text) else { return self.token(text, asked).await };
         let key = self.key(&key).await?;
         let (role, room) = match (KeyRole::from_name(&key.role), key.room) {
             (Some(KeyRole::Stream), Some(room)) => (Role::Publish, room),
@@ -318,6 +360,10 @@ impl Service {
         *lock(&self.ended).entry((family, result)).or_default() += 1;
     }
 
+    pub fn count_limited(&self, by: &'static str) {
+        *lock(&self.ended).entry(("spillway_requests_limited_total", by)).or_default() += 1;
+    }
+
     /// The text for Prometheus.
     pub fn metrics(&self) -> String {
         let used = crate::process::node();
@@ -338,6 +384,10 @@ impl Service {
         for ((family, result), count) in lock(&self.ended).iter() {
             add(family, result, *count as f64);
         }
+        for (result, count) in self.webhooks.results() {
+            add("spillway_webhook_deliveries_total", result, count as f64);
+        }
+        add("spillway_webhook_queue_depth", "", self.webhooks.queued() as f64);
         let mut limits = applied.limits;
         for name in Limits::NAMES {
             if let Some(limit) = limits.by_name(name).filter(|limit| **limit > 0) {
@@ -395,6 +445,12 @@ impl Service {
     pub async fn kick(self: &Arc<Self>, viewer: PublicId) -> bool {
         let orders = lock(&self.rooms).kick(viewer);
         self.carry_out(orders).await
+    }
+
+    /// Whoever bears this `sub` may not come to the room for so long; first on the disk, so that nobody slips in between.
+    pub async fn ban(&self, room: &str, sub: &str, seconds: u32) -> Result<(), Refusal> {
+        let now_ms = now_ms();
+        Ok(self.store.ban(room, sub, now_ms, now_ms + u64::from(seconds) * 1_000).await?)
     }
 
     async fn carry_out(self: &Arc<Self>, orders: Option<Vec<crate::policy::rooms::Order>>) -> bool {
@@ -474,6 +530,8 @@ impl Service {
 pub enum Refused {
     #[error(transparent)]
     Auth(#[from] AuthError),
+    #[error("the backend that knows this token gave no answer ({0}); try again in a second")]
+    Backend(String),
     #[error(transparent)]
     Policy(#[from] Refusal),
 }

@@ -14,23 +14,33 @@
 use crate::auth::unhex;
 use crate::policy::ResourceId;
 use crate::policy::rooms::{KnownSession, Who};
+use crate::vault::{Sources, Vault, VaultError};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
+mod backup;
+mod bans;
 mod idempotency;
 mod keys;
 mod limits;
 mod rooms;
+mod webhooks;
 
+pub use backup::{BackupError, backup};
 pub use idempotency::{Found, Record};
 pub use keys::{KeyRow, Rotated};
 pub use limits::Overrides;
-pub use rooms::{Changed, RoomChange, RoomRow};
+pub use rooms::{Changed, JoinRoom, RoomChange, RoomRow};
+pub use webhooks::{
+    Delivered, DeliveryRow, NewDelivery, RotatedSecret, WEBHOOKS_MAX, WebhookChange, WebhookRow,
+};
 
+/// In the data directory.
+pub const FILE: &str = "spillway.db";
 /// What one commit carries at most: a bound for how long the first waits for the last.
 const BATCH_MAX: usize = 256;
 /// Requests that may wait for the thread: a join storm's worth.
@@ -39,7 +49,7 @@ const REQUESTS_MAX: usize = 4_096;
 const BUSY_WAIT: Duration = Duration::from_secs(2);
 
 /// Each step once, in order; `user_version` counts those that were taken.
-const MIGRATIONS: [&str; 2] = ["
+const MIGRATIONS: [&str; 3] = ["
     CREATE TABLE rooms (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
         name   TEXT NOT NULL UNIQUE
@@ -90,6 +100,50 @@ const MIGRATIONS: [&str; 2] = ["
         value INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
     INSERT INTO counters VALUES ('limits_version', 0);
+", "
+    CREATE TABLE vault (
+        name  TEXT PRIMARY KEY,
+        value BLOB NOT NULL                     -- 'check': a known text sealed under the master key
+    ) STRICT, WITHOUT ROWID;
+    -- Sealed under the signing key until now.
+    DELETE FROM idempotency;
+    CREATE TABLE webhooks (
+        id            TEXT PRIMARY KEY,
+        url           TEXT NOT NULL,
+        types         TEXT NOT NULL,            -- of events, with commas; empty: all
+        room          TEXT,                     -- NULL: all, and what is of no room
+        enabled       INTEGER NOT NULL,
+        reason        TEXT,                     -- why the node disabled it
+        secret        BLOB NOT NULL,            -- sealed
+        former_secret BLOB,                     -- sealed; before the last rotation
+        former_until  INTEGER NOT NULL,         -- Unix milliseconds, as all times here
+        failing_since INTEGER,                  -- NULL: the last attempt was taken
+        created_ms    INTEGER NOT NULL,
+        version       INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE deliveries (
+        id          TEXT PRIMARY KEY,
+        webhook     TEXT NOT NULL REFERENCES webhooks(id) ON DELETE CASCADE,
+        type        TEXT NOT NULL,
+        body        TEXT NOT NULL,              -- JSON
+        status      TEXT NOT NULL,              -- queued, delivered or dead
+        attempts    INTEGER NOT NULL,
+        created_ms  INTEGER NOT NULL,
+        due_ms      INTEGER NOT NULL,           -- of the next attempt
+        until_ms    INTEGER NOT NULL,           -- no attempt after it
+        attempt_ms  INTEGER,                    -- of the last attempt
+        http_status INTEGER,
+        error       TEXT
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX deliveries_by_webhook ON deliveries (webhook, id);
+    CREATE INDEX deliveries_queued ON deliveries (webhook, due_ms) WHERE status = 'queued';
+    CREATE TABLE bans (
+        room     TEXT NOT NULL,
+        sub      TEXT NOT NULL,
+        until_ms INTEGER NOT NULL,
+        PRIMARY KEY (room, sub)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX bans_by_end ON bans (until_ms);
 "];
 
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +154,8 @@ pub enum StoreError {
     Damaged { path: PathBuf, reason: String },
     #[error("{path} has version {found}, this build knows {known}: use the newer build, or move the file away")]
     TooNew { path: PathBuf, found: i64, known: i64 },
+    #[error(transparent)]
+    Vault(#[from] VaultError),
     #[error("the database refused: {0}")]
     Query(#[from] rusqlite::Error),
     #[error("the database could not write: {0}")]
@@ -138,11 +194,25 @@ type Task = Box<dyn FnOnce(&Connection) -> Told + Send>;
 #[derive(Clone)]
 pub struct Store {
     tasks: mpsc::SyncSender<Task>,
+    vault: Arc<Vault>,
 }
 
 impl Store {
     pub fn open(data: &Path) -> Result<Store, StoreError> {
-        let connection = open(&data.join("spillway.db"))?;
+        Store::open_with(data, &Sources::of_environment())
+    }
+
+    /// `sources`: where the master key may stand.
+    pub fn open_with(data: &Path, sources: &Sources) -> Result<Store, StoreError> {
+        let connection = open(&data.join(FILE))?;
+        let check = "SELECT value FROM vault WHERE name = 'check'";
+        let check: Option<Vec<u8>> = connection.query_row(check, [], |row| row.get(0)).optional()?;
+        let vault = Vault::load(data, sources, check.as_deref())?;
+        if check.is_none() {
+            // Before anything else is sealed.
+            let check = vault.check().ok_or(VaultError::NoRandomness)?;
+            connection.execute("INSERT INTO vault VALUES ('check', ?1)", [check])?;
+        }
         let (tasks, queue) = mpsc::sync_channel::<Task>(REQUESTS_MAX);
         std::thread::Builder::new()
             .name("store".to_owned())
@@ -152,7 +222,12 @@ impl Store {
                 }
             })
             .map_err(|_| StoreError::Gone)?;
-        Ok(Store { tasks })
+        Ok(Store { tasks, vault: Arc::new(vault) })
+    }
+
+    /// What seals secrets before they are written.
+    pub fn vault(&self) -> &Vault {
+        &self.vault
     }
 
     /// Does `work` and comes back when it is on the disk. What `work` refuses leaves nothing behind.
@@ -330,6 +405,10 @@ mod tests {
         }
     }
 
+    async fn join(store: &Store, name: &str) -> u32 {
+        store.join_room(name, "ann", 0).await.unwrap().number
+    }
+
     fn row(number: u8) -> SessionRow {
         SessionRow {
             resource: ResourceId([number; 16]),
@@ -347,9 +426,9 @@ mod tests {
     async fn what_was_written_is_there_after_a_restart() {
         let data = Scratch::new("restart");
         let store = Store::open(&data.0).unwrap();
-        assert_eq!(store.join_room("demo").await.unwrap(), (1, None));
-        assert_eq!(store.join_room("other").await.unwrap(), (2, None));
-        assert_eq!(store.join_room("demo").await.unwrap(), (1, None));
+        assert_eq!(join(&store, "demo").await, 1);
+        assert_eq!(join(&store, "other").await, 2);
+        assert_eq!(join(&store, "demo").await, 1);
         assert_eq!(store.stream_generation().await.unwrap(), 1);
         store.add_session(row(1)).await.unwrap();
         store.add_session(row(2)).await.unwrap();
@@ -370,7 +449,7 @@ mod tests {
     async fn one_that_is_refused_takes_nothing_of_its_neighbours_with_it() {
         let data = Scratch::new("batch");
         let store = Store::open(&data.0).unwrap();
-        store.join_room("demo").await.unwrap();
+        join(&store, "demo").await;
         // All in one batch or in several: the same.
         let (first, same, second) =
             tokio::join!(store.add_session(row(1)), store.add_session(row(1)), store.add_session(row(2)));
@@ -388,7 +467,7 @@ mod tests {
     async fn a_full_disk_is_told_to_everybody_and_ends_with_it() {
         let data = Scratch::new("full");
         let store = Store::open(&data.0).unwrap();
-        store.join_room("demo").await.unwrap();
+        join(&store, "demo").await;
         // SQLite's own bound stands for the disk: not a page more than there are.
         store.run(|db| db.query_row("PRAGMA max_page_count = 1", [], |row| row.get::<_, i64>(0))).await.unwrap();
         let large = |number: u8| SessionRow { sub: "x".repeat(100_000), ..row(number) };
@@ -403,7 +482,7 @@ mod tests {
     async fn what_is_told_as_failed_was_not_done() {
         let data = Scratch::new("held");
         let store = Store::open(&data.0).unwrap();
-        store.join_room("demo").await.unwrap();
+        join(&store, "demo").await;
         // A backup that never ends.
         let other = Connection::open(data.0.join("spillway.db")).unwrap();
         other.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -423,7 +502,7 @@ mod tests {
         drop(old);
         let store = Store::open(&data.0).unwrap();
         assert_eq!(store.known().await.unwrap().sessions[0].who, Who { sub: "ann".into(), account: String::new() });
-        assert_eq!(store.join_room("demo").await.unwrap(), (1, None));
+        assert_eq!(join(&store, "demo").await, 1);
         assert_eq!(store.room("demo").await.unwrap(), None, "a token made it, nobody declared it");
     }
 

@@ -1,6 +1,6 @@
 //! Rooms in the store: a number for each name, and the settings of those that the API declared.
 
-use super::{Record, Store, StoreError, idempotency};
+use super::{Record, Store, StoreError, bans, idempotency};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 /// A room that was declared.
@@ -12,6 +12,16 @@ pub struct RoomRow {
     /// Grows with each change: the ETag.
     pub version: u64,
     pub viewers_max: Option<u32>,
+}
+
+/// A room as somebody who joins finds it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct JoinRoom {
+    pub number: u32,
+    /// Its own limit.
+    pub viewers_max: Option<u32>,
+    /// Who joins was sent away, and may not come until then (Unix milliseconds).
+    pub banned_until_ms: Option<u64>,
 }
 
 /// What a PATCH says; None leaves a setting as it is.
@@ -47,20 +57,21 @@ fn find(db: &Connection, name: &str) -> rusqlite::Result<Option<RoomRow>> {
 }
 
 impl Store {
-    /// The number of a room, and how many viewers it may have; a name that is new gets a number.
-    pub async fn join_room(&self, name: &str) -> Result<(u32, Option<u32>), StoreError> {
-        let name = name.to_owned();
+    /// What a join must know of its room; a name that is new gets a number.
+    pub async fn join_room(&self, name: &str, sub: &str, now_ms: u64) -> Result<JoinRoom, StoreError> {
+        let (name, sub) = (name.to_owned(), sub.to_owned());
         self.run(move |db| {
             let known = db
                 .prepare_cached("SELECT number, viewers_max FROM rooms WHERE name = ?1")?
                 .query_row([&name], |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()?;
-            match known {
-                Some(known) => Ok(known),
+            let (number, viewers_max) = match known {
+                Some(known) => known,
                 None => db
                     .prepare_cached("INSERT INTO rooms (name) VALUES (?1) RETURNING number")?
-                    .query_row([&name], |row| Ok((row.get(0)?, None))),
-            }
+                    .query_row([&name], |row| Ok((row.get(0)?, None)))?,
+            };
+            Ok(JoinRoom { number, viewers_max, banned_until_ms: bans::until(db, &name, &sub, now_ms)? })
         })
         .await
     }

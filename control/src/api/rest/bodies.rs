@@ -272,6 +272,71 @@ body!(answer Event: "something that happened" {
     data: serde_json::Value = "what it is about: `id`, and what the type says",
 });
 
+body!(request Kick: "how a viewer is sent away" {
+    ban_seconds: Option<u32> = "for how long whoever bears its token's `sub` may not come to this room again, up to a year; not at all if left out",
+});
+
+body!(request NewWebhook: "a webhook to be made" {
+    url: String = "http or https; private addresses only if webhooks.allow_private is true",
+    types: Option<Vec<String>> = "of events; all if left out or empty",
+    room: Option<String> = "events of this room alone; null: of all rooms, and of the node",
+    enabled: Option<bool> = "true if left out",
+});
+
+body!(request WebhookRotation: "how a webhook's secret is to be rotated" {
+    grace_seconds: Option<u64> = "how long the secret before signs as well, up to a week; a day if left out",
+});
+
+body!(request WebhookPatch: "what is to be changed of a webhook (merge patch)" {
+    url: Option<String> = "another place; it begins anew",
+    types: Option<Vec<String>> = "null or empty: all",
+    room: Option<String> = "null: of all rooms, and of the node",
+    enabled: Option<bool> = "true also takes it up again after the node has disabled it",
+});
+
+body!(answer Webhook: "who is told of events" {
+    id: String = "sorts by age",
+    url: String = "where events are posted to",
+    types: Vec<String> = "of events; empty: all",
+    room: Option<String> = "events of this room alone",
+    enabled: bool = "false: nothing is queued or sent; what is queued waits",
+    disabled_reason: Option<String> = "why the node has disabled it",
+    failing_since: Option<String> = "RFC 3339: the first attempt of those that failed in a row; null: the last one was taken",
+    created_at: String = "RFC 3339",
+});
+
+body!(answer WebhookWithSecret: "a webhook with its secret, which is shown this once" {
+    id: String = "sorts by age",
+    url: String = "where events are posted to",
+    types: Vec<String> = "of events; empty: all",
+    room: Option<String> = "events of this room alone",
+    enabled: bool = "false: nothing is queued or sent; what is queued waits",
+    disabled_reason: Option<String> = "why the node has disabled it",
+    failing_since: Option<String> = "RFC 3339: the first attempt of those that failed in a row; null: the last one was taken",
+    created_at: String = "RFC 3339",
+    secret: String = "whsec_ and base64, for Standard Webhooks' libraries; kept sealed",
+});
+
+body!(answer WebhookTest: "what one attempt came to" {
+    delivered: bool = "it was answered with 2xx",
+    status: Option<u32> = "of the receiver's answer",
+    error: Option<String> = "what went wrong",
+    milliseconds: u64 = "from the name's look-up to the answer",
+});
+
+body!(answer Delivery: "an event on its way to a webhook" {
+    id: String = "the header webhook-id, the same in all attempts; sorts by age",
+    r#type: String = "of the event",
+    status: String = "queued, delivered or dead",
+    attempts: u32 = "made so far, since it was queued or retried",
+    created_at: String = "RFC 3339",
+    attempted_at: Option<String> = "RFC 3339: the last attempt",
+    next_attempt_at: Option<String> = "RFC 3339; null: there is none",
+    response_status: Option<u32> = "of the last answer",
+    error: Option<String> = "what went wrong with the last attempt",
+    payload: serde_json::Value = "what is sent",
+});
+
 body!(answer HealthMemory: "in MB" {
     used: u64 = "by this node's processes",
     total: u64 = "of the machine",

@@ -1,7 +1,7 @@
 //! One function for each row of the table. They look up, translate and answer; what may be is `policy`'s.
 
 use super::bodies::{
-    Capacity, Ended, Health, HealthCpu, HealthMemory, Join, Key, KeyWithSecret, KeyframeAnswer, Limits, LimitsPatch, NewKey, NewRoom, NewToken, Node, Publisher,
+    Capacity, Ended, Health, HealthCpu, HealthMemory, Join, Key, KeyWithSecret, KeyframeAnswer, Kick, Limits, LimitsPatch, NewKey, NewRoom, NewToken, Node, Publisher,
     Quality, Reception, Room, RoomPatch, Rotation, Shard, Stream, Token, TokenUrls, Track, Usage, Viewer, Warning,
 };
 use super::page::{Page, Wanted};
@@ -24,6 +24,7 @@ use std::time::Duration;
 const TTL_SECONDS_DEFAULT: u64 = 3_600;
 const TTL_SECONDS_MAX: u64 = 366 * 86_400;
 const GRACE_SECONDS_MAX: u64 = 7 * 86_400;
+const BAN_SECONDS_MAX: u32 = 366 * 86_400;
 const NAME_CHARS_MAX: usize = 100;
 const MB: u64 = 1_024 * 1_024;
 
@@ -244,7 +245,13 @@ pub async fn viewer(call: Call) -> Answer {
 }
 
 pub async fn kick(call: Call) -> Answer {
+    let how: Kick = call.body()?;
     let viewer = viewer_named(&call)?;
+    match how.ban_seconds.unwrap_or(0) {
+        0 => {}
+        seconds @ 1..=BAN_SECONDS_MAX => call.service.ban(&viewer.room, &viewer.who.sub, seconds).await?,
+        _ => return Err(Problem::bad_request(format!("ban_seconds must be from 0 to {BAN_SECONDS_MAX}"))),
+    }
     match call.service.kick(viewer.id).await {
         true => Ok(Reply::json(200, &Ended { id: ids::viewer(viewer.id), ended: true })),
         false => Err(Problem::missing("viewer")),

@@ -5,13 +5,14 @@ use super::{Call, Content, Reply};
 use crate::api::problem::Problem;
 use crate::policy::Refusal;
 use crate::service::{Found, Record, Service, now_ms};
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::{digest, rand};
+use crate::vault::Vault;
+use aws_lc_rs::digest;
 use axum::http::{StatusCode, header};
 use std::sync::{Arc, PoisonError};
 
 const KEY_CHARS_MAX: usize = 255;
-const NONCE_BYTES: usize = 12;
+/// What the master key seals here.
+const PURPOSE: &str = "idempotency";
 
 /// A request that may be repeated.
 pub struct Asked {
@@ -23,7 +24,7 @@ pub struct Asked {
 pub struct Seal {
     key: [u8; 32],
     fingerprint: [u8; 32],
-    sealing: [u8; 32],
+    vault: Vault,
 }
 
 /// While it is held, the same key is refused.
@@ -68,8 +69,9 @@ impl Asked {
             Found::Nothing => Ok(None),
             Found::Other => Err(Problem::idempotency_mismatch()),
             Found::Same(record) => {
-                // Sealed with a signing key that is gone: nobody can tell any more what it said.
-                let body = open(&self.seal(service).sealing, &record).ok_or_else(Problem::idempotency_mismatch)?;
+                // Damaged: nobody can tell any more what it said.
+                let opened = service.store().vault().open(PURPOSE, &context(&record.key, &record.fingerprint), &record.body);
+                let body = opened.and_then(|body| String::from_utf8(body).ok()).ok_or_else(Problem::idempotency_mismatch)?;
                 let headers: Vec<(String, String)> = serde_json::from_str(&record.headers).unwrap_or_default();
                 let named = headers.into_iter().filter_map(|(name, value)| Some((name.parse().ok()?, value)));
                 let reply = Reply {
@@ -84,7 +86,7 @@ impl Asked {
     }
 
     pub fn seal(&self, service: &Service) -> Seal {
-        Seal { key: self.key, fingerprint: self.fingerprint, sealing: service.key.derive("idempotency") }
+        Seal { key: self.key, fingerprint: self.fingerprint, vault: service.store().vault().clone() }
     }
 }
 
@@ -93,35 +95,26 @@ impl Seal {
     pub fn record(&self, reply: &Reply) -> Option<Record> {
         let headers: Vec<(&str, &str)> =
             reply.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let mut nonce = [0; NONCE_BYTES];
-        rand::fill(&mut nonce).ok()?;
-        let mut body = match &reply.body {
-            Content::Json(text) => text.clone().into_bytes(),
-            Content::Nothing => Vec::new(),
+        let body = match &reply.body {
+            Content::Json(text) => text.as_bytes(),
+            Content::Nothing => &[],
             // What goes on for ever is no answer to repeat.
             Content::Events(_) => return None,
         };
-        let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &self.sealing).ok()?);
-        let additional = Aad::from([self.key, self.fingerprint].concat());
-        key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), additional, &mut body).ok()?;
+        let body = self.vault.seal(PURPOSE, &context(&self.key, &self.fingerprint), body)?;
         Some(Record {
             key: self.key,
             fingerprint: self.fingerprint,
             status: reply.status.as_u16(),
             headers: serde_json::to_string(&headers).ok()?,
-            body: [nonce.as_slice(), &body].concat(),
+            body,
             at_ms: now_ms(),
         })
     }
 }
 
-fn open(sealing: &[u8; 32], record: &Record) -> Option<String> {
-    let (nonce, sealed) = record.body.split_first_chunk::<NONCE_BYTES>()?;
-    let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, sealing).ok()?);
-    let additional = Aad::from([record.key, record.fingerprint].concat());
-    let mut body = sealed.to_vec();
-    let opened = key.open_in_place(Nonce::assume_unique_for_key(*nonce), additional, &mut body).ok()?;
-    String::from_utf8(opened.to_vec()).ok()
+fn context(key: &[u8; 32], fingerprint: &[u8; 32]) -> Vec<u8> {
+    [*key, *fingerprint].concat()
 }
 
 fn hash(parts: &[&str]) -> [u8; 32] {

@@ -17,6 +17,7 @@ mod openapi;
 mod page;
 pub mod schema;
 mod table;
+mod webhooks;
 
 pub use caller::{Caller, Scope};
 

@@ -2,12 +2,13 @@
 //! OpenAPI document are made from it, and a test walks through it.
 
 use super::bodies::{
-    Attempt, Ended, Event, Health, History, Key, KeyWithSecret, KeyframeAnswer, Limits, LimitsPatch, Lobby, NewKey, NewRoom, NewToken, Node, Room, RoomPatch, Rotation,
-    Stream, Token, Usage, Viewer,
+    Attempt, Delivery, Ended, Event, Health, History, Key, KeyWithSecret, KeyframeAnswer, Kick, Limits, LimitsPatch, Lobby, NewKey,
+    NewRoom, NewToken, NewWebhook, Node, Room, RoomPatch, Rotation, Stream, Token, Usage, Viewer, Webhook, WebhookPatch,
+    WebhookRotation, WebhookTest, WebhookWithSecret,
 };
 use super::page::Page;
 use super::schema::Described;
-use super::{Answering, Call, events, handlers, insight};
+use super::{Answering, Call, events, handlers, insight, webhooks};
 use serde_json::{Map, Value};
 
 pub type Schema = fn(&mut Map<String, Value>) -> Value;
@@ -62,6 +63,8 @@ impl Row {
         let mut problems = self.errors.to_vec();
         if self.access != Access::Anyone {
             problems.extend([(401, "token_missing"), (401, "token_invalid"), (401, "token_expired"), (401, "key_invalid")]);
+            // By the word of the operator's backend, where one is configured.
+            problems.extend([(401, "token_denied"), (503, "backend_unavailable")]);
             problems.push((403, "wrong_role"));
         }
         if self.access == Access::Room {
@@ -70,6 +73,7 @@ impl Row {
         if self.path.contains("{room}") {
             problems.push((404, "not_found"));
         }
+        problems.push((429, "rate_limited"));
         // A query's field that nobody knows.
         problems.push((400, "bad_request"));
         if self.takes_body() {
@@ -92,6 +96,10 @@ const PAGE_OF_ROOM: &[Field] = &[LIMIT, AFTER, ROOM];
 
 const EVENTS: &[Field] =
     &[LIMIT, AFTER, ROOM, Field { name: "types", says: "of these types alone, with commas between them" }];
+
+const DELIVERIES: &[Field] = &[LIMIT, AFTER, Field { name: "status", says: "queued, delivered or dead alone" }];
+const NO_WEBHOOK: &[(u16, &str)] = &[(404, "webhook_not_found")];
+const NO_DELIVERY: &[(u16, &str)] = &[(404, "delivery_not_found"), (404, "webhook_not_found")];
 
 const fn schema<T: Described>() -> Option<Schema> {
     Some(T::schema)
@@ -147,7 +155,7 @@ const END_STREAM: Row = Row {
     ..BASE
 };
 
-pub static ROWS: [Row; 32] = [
+pub static ROWS: [Row; 42] = [
     Row {
         path: "/v1/rooms",
         id: "listRooms",
@@ -269,8 +277,11 @@ pub static ROWS: [Row; 32] = [
         method: "POST",
         path: "/v1/viewers/{viewer}/kick",
         id: "kickViewer",
-        about: "Send a viewer away. With a valid token it may come again",
+        about: "Send a viewer away. With a valid token it may come again, unless it is banned for a while: then nobody with \
+                the same `sub` may come to this room",
         access: Access::Either,
+        body: schema::<Kick>(),
+        is_body_optional: true,
         answer: schema::<Ended>(),
         errors: &[(404, "viewer_not_found")],
         handler: |call| Box::pin(handlers::kick(call)),
@@ -377,6 +388,108 @@ pub static ROWS: [Row; 32] = [
         answer: schema::<Page<Event>>(),
         errors: &[(403, "wrong_room")],
         handler: |call| Box::pin(events::events(call)),
+        ..BASE
+    },
+    Row {
+        path: "/v1/webhooks",
+        id: "listWebhooks",
+        about: "Webhooks, oldest first, without their secrets",
+        query: PAGE,
+        answer: schema::<Page<Webhook>>(),
+        handler: |call| Box::pin(webhooks::list(call)),
+        ..BASE
+    },
+    Row {
+        method: "POST",
+        path: "/v1/webhooks",
+        id: "createWebhook",
+        about: "Have events posted to a URL, signed as Standard Webhooks has it. The secret is in this answer and nowhere else",
+        body: schema::<NewWebhook>(),
+        status: 201,
+        answer: schema::<WebhookWithSecret>(),
+        errors: &[(409, "webhooks_full")],
+        handler: |call| Box::pin(webhooks::create(call)),
+        ..BASE
+    },
+    Row {
+        path: "/v1/webhooks/{webhook}",
+        id: "getWebhook",
+        about: "One webhook, without its secret. Its ETag is for If-Match of a PATCH",
+        answer: schema::<Webhook>(),
+        errors: NO_WEBHOOK,
+        handler: |call| Box::pin(webhooks::read(call)),
+        ..BASE
+    },
+    Row {
+        method: "PATCH",
+        path: "/v1/webhooks/{webhook}",
+        id: "updateWebhook",
+        about: "Change a webhook, or take it up again",
+        body: schema::<WebhookPatch>(),
+        answer: schema::<Webhook>(),
+        errors: &[(404, "webhook_not_found"), (412, "version_mismatch")],
+        handler: |call| Box::pin(webhooks::update(call)),
+        ..BASE
+    },
+    Row {
+        method: "DELETE",
+        path: "/v1/webhooks/{webhook}",
+        id: "deleteWebhook",
+        about: "Delete a webhook and its deliveries",
+        status: 204,
+        errors: NO_WEBHOOK,
+        handler: |call| Box::pin(webhooks::delete(call)),
+        ..BASE
+    },
+    Row {
+        method: "POST",
+        path: "/v1/webhooks/{webhook}/rotate",
+        id: "rotateWebhook",
+        about: "Give a webhook another secret; the one before signs as well for a day, or as long as is said",
+        body: schema::<WebhookRotation>(),
+        is_body_optional: true,
+        answer: schema::<WebhookWithSecret>(),
+        errors: NO_WEBHOOK,
+        handler: |call| Box::pin(webhooks::rotate(call)),
+        ..BASE
+    },
+    Row {
+        method: "POST",
+        path: "/v1/webhooks/{webhook}/test",
+        id: "testWebhook",
+        about: "Post a webhook.test event at once, once, and say what came of it (within 10 s)",
+        answer: schema::<WebhookTest>(),
+        errors: NO_WEBHOOK,
+        handler: |call| Box::pin(webhooks::test(call)),
+        ..BASE
+    },
+    Row {
+        path: "/v1/webhooks/{webhook}/deliveries",
+        id: "listDeliveries",
+        about: "What became of a webhook's events, newest first; the last 5,000 are kept",
+        query: DELIVERIES,
+        answer: schema::<Page<Delivery>>(),
+        errors: NO_WEBHOOK,
+        handler: |call| Box::pin(webhooks::deliveries(call)),
+        ..BASE
+    },
+    Row {
+        path: "/v1/webhooks/{webhook}/deliveries/{delivery}",
+        id: "getDelivery",
+        about: "One delivery",
+        answer: schema::<Delivery>(),
+        errors: NO_DELIVERY,
+        handler: |call| Box::pin(webhooks::delivery(call)),
+        ..BASE
+    },
+    Row {
+        method: "POST",
+        path: "/v1/webhooks/{webhook}/deliveries/{delivery}/retry",
+        id: "retryDelivery",
+        about: "Send an event again, whatever became of it: at once, then for a day",
+        answer: schema::<Delivery>(),
+        errors: NO_DELIVERY,
+        handler: |call| Box::pin(webhooks::retry(call)),
         ..BASE
     },
     Row {

@@ -3,6 +3,7 @@
 //! OpenAPI document, and every row's every problem must have been seen.
 
 mod admission;
+mod backend;
 mod events;
 mod insight;
 mod matrix;
@@ -97,6 +98,40 @@ fn a_post_sent_twice_is_done_once_also_by_the_next_control() {
     operator(&node).ask("POST", "/v1/rooms", &[("Idempotency-Key", &"x".repeat(256))], "{}").is(400, "bad_request");
     let secret = first.json()["secret"].as_str().unwrap().to_owned();
     assert!(!holds(&stored(&node), &secret), "what is shown once is nowhere in clear");
+}
+
+#[test]
+fn no_secret_that_was_given_out_is_in_the_database_in_clear() {
+    let mut node = Node::new();
+    let mut secrets = Vec::new();
+    {
+        let operator = operator(&node);
+        let mut give = |path: &str, body: Value, key: &str| {
+            let reply = operator.ask("POST", path, &[("Idempotency-Key", key)], &body.to_string());
+            assert!([200, 201].contains(&reply.status()), "{path}: {}", reply.body);
+            let secret = reply.json()["secret"].as_str().or(reply.json()["token"].as_str()).unwrap().to_owned();
+            secrets.extend([secret.clone(), secret.trim_start_matches("whsec_").to_owned()]);
+            reply.json()["id"].as_str().unwrap_or_default().to_owned()
+        };
+        let hook = give("/v1/webhooks", json!({ "url": "http://127.0.0.1:9/" }), "a");
+        give(&format!("/v1/webhooks/{hook}/rotate"), json!({}), "b");
+        let key = give("/v1/keys", json!({ "role": "admin" }), "c");
+        give(&format!("/v1/keys/{key}/rotate"), json!({ "grace_seconds": 60 }), "d");
+        give("/v1/keys", json!({ "role": "stream", "room": "demo" }), "e");
+        give("/v1/tokens", json!({ "room": "demo", "role": "admin" }), "f");
+        // A delivery that was tried has been written as well.
+        assert_eq!(operator.post("/v1/rooms", &json!({ "id": "lobby" })).status(), 201);
+        node.until(|_| operator.get(&format!("/v1/webhooks/{hook}")).json()["failing_since"].is_string());
+        assert!(!operator.get("/v1/webhooks").body.contains("whsec_"));
+    }
+    let master = std::fs::read_to_string(node.data.join("master.key")).unwrap();
+    secrets.push(master.trim().to_owned());
+    let found = |node: &Node| secrets.iter().filter(|secret| holds(&stored(node), secret)).count();
+    assert_eq!(found(&node), 0);
+    node.kill_control();
+    assert_eq!(found(&node), 0);
+    // What the test looks for could be found: a webhook's URL stands there in clear.
+    assert!(holds(&stored(&node), "http://127.0.0.1:9/"));
 }
 
 #[test]

@@ -103,7 +103,7 @@ fn threat_12_whoever_asks_gets_what_he_may_and_nothing_else() {
     for (caller, bearer) in &callers {
         for row in ROWS.iter() {
             let path = ["room", "account"].iter().fold(row.path.to_owned(), |path, name| path.replace(&format!("{{{name}}}"), "demo"));
-            let path = ["stream", "viewer", "key"].iter().fold(path, |path, name| path.replace(&format!("{{{name}}}"), "none"));
+            let path = ["stream", "viewer", "key", "webhook", "delivery"].iter().fold(path, |path, name| path.replace(&format!("{{{name}}}"), "none"));
             // Nothing that would change who may what: bodies that are refused, and names that are not there.
             let body = match row.id {
                 "createToken" => json!({ "room": "demo", "role": "view" }).to_string(),

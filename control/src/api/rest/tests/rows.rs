@@ -97,9 +97,14 @@ fn path(row: &Row, names: &[(&str, &str)]) -> String {
 
 #[test]
 fn every_row_of_the_document_is_kept() {
-    let node = Node::new();
+    let mut node = Node::new();
+    node.settings.requests_per_token = 0;
     let mut witness = Witness { document: openapi::document(), seen: BTreeSet::new() };
     let operator = operator(&node);
+    // Somebody who is not there: what is for him waits.
+    let hook_body = json!({ "url": "http://127.0.0.1:9/in" });
+    let new_hook = || operator.post("/v1/webhooks", &hook_body).json()["id"].as_str().unwrap().to_owned();
+    let (hook, doomed_hook) = (new_hook(), new_hook());
     node.live();
     node.view();
     node.view();
@@ -108,14 +113,28 @@ fn every_row_of_the_document_is_kept() {
     let viewer = operator.get("/v1/viewers").json()["data"][0]["id"].as_str().unwrap().to_owned();
     let key = operator.key(json!({ "role": "read" }))["id"].as_str().unwrap().to_owned();
     let doomed = operator.key(json!({ "role": "read" }))["id"].as_str().unwrap().to_owned();
-    let names = [("room", "demo"), ("stream", &*stream), ("viewer", &*viewer), ("key", &*key), ("account", "acme")];
+    let deliveries = || operator.get(&format!("/v1/webhooks/{hook}/deliveries")).json()["data"][0]["id"].as_str().map(str::to_owned);
+    node.until(|_| deliveries().is_some());
+    let delivery = deliveries().unwrap();
+    let names = [
+        ("room", "demo"),
+        ("stream", &*stream),
+        ("viewer", &*viewer),
+        ("key", &*key),
+        ("account", "acme"),
+        ("webhook", &*hook),
+        ("delivery", &*delivery),
+    ];
     let body_of = |row: &Row| match row.id {
         "createRoom" => json!({ "id": "demo" }),
         "updateRoom" => json!({ "viewers_max": 100 }),
         "createToken" => json!({ "room": "demo", "role": "view" }),
         "createKey" => json!({ "role": "stream", "room": "demo" }),
         "updateLimits" => json!({ "viewers_max": 1_000 }),
-        "rotateKey" => json!({ "grace_seconds": 0 }),
+        "rotateKey" | "rotateWebhook" => json!({ "grace_seconds": 0 }),
+        "kickViewer" => json!({ "ban_seconds": 0 }),
+        "createWebhook" => hook_body.clone(),
+        "updateWebhook" => json!({ "types": ["stream.started"], "room": null }),
         _ => Value::Null,
     };
     let text = |body: &Value| if body.is_null() { String::new() } else { body.to_string() };
@@ -126,7 +145,7 @@ fn every_row_of_the_document_is_kept() {
         "kickViewer" => 2,
         "endStream" | "endStreamUnversioned" => 3,
         "endRoom" => 4,
-        "deleteRoom" | "revokeKey" => 5,
+        "deleteRoom" | "revokeKey" | "deleteWebhook" => 5,
         _ => 1,
     };
     let mut rows: Vec<&'static Row> = ROWS.iter().collect();
@@ -135,6 +154,9 @@ fn every_row_of_the_document_is_kept() {
         let mut names = names;
         if row.id == "revokeKey" {
             names[3].1 = &doomed;
+        }
+        if row.id == "deleteWebhook" {
+            names[5].1 = &doomed_hook;
         }
         if row.id == "endStreamUnversioned" {
             // The first one was ended by the row before.
@@ -177,26 +199,58 @@ fn every_row_of_the_document_is_kept() {
         }
         if row.method == "POST" {
             // The key it succeeded with, for something else.
-            let others = [("room", "demo2"), ("stream", "st_other"), ("viewer", "vw_other"), ("key", "key_other")];
+            let others = [
+                ("room", "demo2"),
+                ("stream", "st_other"),
+                ("viewer", "vw_other"),
+                ("key", "key_other"),
+                ("webhook", "wh_other"),
+                ("delivery", "dl_other"),
+            ];
             let key = format!("once-{}", row.id);
             let other = if row.takes_body() { json!({ "id": "other" }).to_string() } else { String::new() };
             ask(&operator, &path(row, &others), &[("Idempotency-Key", &key)], &other);
         }
     }
     // What only one row can be told.
-    let nothing = [("room", "nobody"), ("stream", "st_0"), ("viewer", "vw_0"), ("key", "key_0")];
+    let nothing = [("room", "nobody"), ("stream", "st_0"), ("viewer", "vw_0"), ("key", "key_0"), ("webhook", "wh_0"), ("delivery", "dl_0")];
+    for id in ["getDelivery", "retryDelivery"] {
+        let none = [("webhook", &*hook), ("delivery", "dl_0")];
+        witness.saw(row(id), &operator.ask(row(id).method, &path(row(id), &none), &[], ""));
+    }
     for row in ROWS.iter().filter(|row| row.errors.iter().any(|(status, _)| *status == 404)) {
         let reply = operator.ask(row.method, &path(row, &nothing), &[], &text(&body_of(row)));
         witness.saw(row, &reply);
     }
     assert_eq!(operator.post("/v1/rooms", &json!({ "id": "twice" })).status(), 201);
     witness.saw(row("createRoom"), &operator.post("/v1/rooms", &json!({ "id": "twice" })));
-    for (id, path) in [("updateRoom", "/v1/rooms/twice"), ("updateLimits", "/v1/limits")] {
+    for (id, path) in [("updateRoom", "/v1/rooms/twice"), ("updateLimits", "/v1/limits"), ("updateWebhook", &*format!("/v1/webhooks/{hook}"))] {
         witness.saw(row(id), &operator.ask("PATCH", path, &[("If-Match", "\"999\"")], "{}"));
     }
     let admin = with(&node, node.token("demo", Role::Admin, "a"));
     witness.saw(row("listEvents"), &admin.get("/v1/events?room=other"));
     witness.saw(row("createToken"), &admin.post("/v1/tokens", &json!({ "room": "other", "role": "view" })));
+    for _ in 0..crate::store::WEBHOOKS_MAX {
+        operator.post("/v1/webhooks", &hook_body);
+    }
+    witness.saw(row("createWebhook"), &operator.post("/v1/webhooks", &hook_body));
+    // With a backend that knows foreign tokens, or fails to.
+    let backend = super::backend::Backend::start(|token| (if token == "no" { 401 } else { 500 }, String::new()));
+    let mut settings = node.settings.clone();
+    settings.backend_url = Some(backend.url.clone());
+    node.service().set_settings(settings.clone()).unwrap();
+    for row in ROWS.iter() {
+        for bearer in ["no", "what"] {
+            witness.saw(row, &with(&node, bearer).ask(row.method, &path(row, &names), &[], &text(&body_of(row))));
+        }
+    }
+    settings.requests_per_token = 1;
+    node.service().set_settings(settings).unwrap();
+    let hasty = with(&node, node.token("", Role::Node, "hasty"));
+    for row in ROWS.iter() {
+        let refused = (0..40).map(|_| hasty.ask(row.method, &path(row, &nothing), &[], "")).find(|reply| reply.status() == 429);
+        witness.saw(row, &refused.unwrap());
+    }
 
     // Last: without an engine.
     node.link.clear_engine_ready();
@@ -218,7 +272,7 @@ fn other_methods_are_refused_with_what_is_allowed_and_options_are_answered() {
     let node = Node::new();
     let operator = operator(&node);
     for row in ROWS.iter() {
-        let path = path(row, &[("room", "demo"), ("stream", "x"), ("viewer", "x"), ("key", "x"), ("account", "x")]);
+        let path = path(row, &[("room", "demo"), ("stream", "x"), ("viewer", "x"), ("key", "x"), ("account", "x"), ("webhook", "x"), ("delivery", "x")]);
         let refused = operator.ask("PUT", &path, &[], "");
         refused.is(405, "method_not_allowed");
         let allow = refused.header("allow").to_owned();
