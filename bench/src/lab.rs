@@ -128,6 +128,8 @@ impl Lab {
         let child = command
             .args(["netns", "exec", &self.names[0], "taskset", "-c", "0"])
             .arg(program)
+            // What a node can do is what is measured: it may not stop before.
+            .env("SPILLWAY__LIMITS__BUSY_PERCENT_MAX", "0")
             .args(["serve", "--http", &format!("{SERVER}:7080"), "--media", &format!("{SERVER}:7081"), "--shards", "1", "--data"])
             .arg(&self.data)
             .stdin(Stdio::null())

@@ -11,6 +11,7 @@ use spillway_proto::link::counters::{CounterId, TrackStats};
 use spillway_proto::link::event::Event;
 use spillway_proto::link::layout::{EngineFacts, Link};
 use spillway_proto::link::park;
+use spillway_proto::link::quality::{Counted, HistogramId, SessionStats};
 use spillway_proto::link::ring::{CommandWriter, EventReader, Ticket};
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -128,6 +129,14 @@ impl EngineLink {
 
     pub fn counter(&self, shard: usize, id: CounterId) -> u64 {
         self.link.counters(shard).get(id)
+    }
+
+    pub fn histogram_sum(&self, id: HistogramId) -> Counted {
+        self.link.histogram_sum(id)
+    }
+
+    pub fn session_stats(&self, index: u32) -> &'static SessionStats {
+        self.link.session_stats(index)
     }
 
     pub fn track_stats(&self, index: u32) -> &'static TrackStats {

@@ -20,6 +20,7 @@ pub struct Meters {
     before: Option<Before>,
     rates: HashMap<TrackId, Rates>,
     pub egress_bps: u64,
+    shards: Option<(Instant, Vec<u64>)>,
 }
 
 #[derive(Debug)]
@@ -63,6 +64,14 @@ impl Meters {
         self.before = Some(Before { at: now, tracks: present, bytes_sent });
     }
 
+    /// How busy each shard was since the last call, 0 to 1, from the nanoseconds it has worked in all; empty the first time.
+    pub fn measure_shards(&mut self, now: Instant, worked: Vec<u64>) -> Vec<f64> {
+        let before = self.shards.replace((now, worked.clone()));
+        let Some((at, before)) = before.filter(|(at, _)| now > *at) else { return Vec::new() };
+        let span = now.saturating_duration_since(at).as_nanos() as f64;
+        worked.iter().zip(before).map(|(now, before)| (now.saturating_sub(before) as f64 / span).min(1.0)).collect()
+    }
+
     pub fn rates(&self, track: TrackId) -> Rates {
         self.rates.get(&track).copied().unwrap_or_default()
     }
@@ -72,6 +81,17 @@ impl Meters {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn a_shard_is_as_busy_as_it_worked_of_the_time() {
+        let (begin, second) = (Instant::now(), Duration::from_secs(1));
+        let mut meters = Meters::default();
+        assert!(meters.measure_shards(begin, vec![5_000_000_000, 0]).is_empty());
+        let busy = meters.measure_shards(begin + 2 * second, vec![6_000_000_000, 100_000_000]);
+        assert_eq!(busy, [0.5, 0.05]);
+        // A tick that began before is counted when it ends; and nobody works more than all the time.
+        assert_eq!(meters.measure_shards(begin + 3 * second, vec![9_000_000_000, 0]), [1.0, 0.0]);
+    }
 
     #[test]
     fn rates_are_what_grew_in_the_time_between() {

@@ -5,6 +5,7 @@
 //! viewer's name in it.
 
 use spillway_proto::link::counters::{CounterId, CounterKind};
+use spillway_proto::link::quality::{Counted, HistogramId};
 use std::fmt::Write;
 
 /// What a family of series is.
@@ -12,6 +13,12 @@ use std::fmt::Write;
 pub enum Kind {
     Counter,
     Gauge,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        if self == Kind::Counter { "counter" } else { "gauge" }
+    }
 }
 
 /// A family of control's own.
@@ -33,7 +40,7 @@ const fn counter(name: &'static str, label: &'static str, help: &'static str) ->
 }
 
 /// Control's own, in the order in which they are written.
-pub const FAMILIES: [Family; 19] = [
+pub const FAMILIES: [Family; 20] = [
     gauge("spillway_build_info", "version", "1, with the version of this node"),
     gauge("spillway_engine_up", "", "1 while there is an engine whose state control knows"),
     gauge("spillway_streams", "", "Streams that are live now"),
@@ -46,6 +53,7 @@ pub const FAMILIES: [Family; 19] = [
     gauge("spillway_egress_bytes_per_second", "", "Bytes that went out over the last second"),
     gauge("spillway_ingress_bytes_per_second", "", "Bytes of media that all publishers sent over the last second"),
     counter("spillway_shard_busy_seconds_total", "shard", "Time a shard was not asleep"),
+    gauge("spillway_shard_busy_ratio", "shard", "How busy a shard is, smoothed and without handshakes, 0 to 1"),
     gauge("spillway_shard_sessions", "shard", "Publishers and viewers of a shard now"),
     gauge("spillway_uptime_seconds", "", "Since control was started"),
     gauge("process_resident_memory_bytes", "", "Memory of this node's processes"),
@@ -76,14 +84,14 @@ pub fn of_engine(id: CounterId) -> (String, Kind, f64) {
 }
 
 /// The text format of Prometheus, version 0.0.4.
-pub fn text(samples: &[Sample], engine: impl Fn(CounterId) -> u64) -> String {
+pub fn text(samples: &[Sample], histogram: impl Fn(HistogramId) -> Counted, engine: impl Fn(CounterId) -> u64) -> String {
     let mut out = String::with_capacity(16 * 1_024);
     for family in &FAMILIES {
         let mut of_family = samples.iter().filter(|sample| sample.family == family.name).peekable();
         if of_family.peek().is_none() {
             continue;
         }
-        head(&mut out, family.name, family.kind, family.help);
+        head(&mut out, family.name, family.kind.name(), family.help);
         for sample in of_family {
             // Writing to a String cannot fail.
             let _ = match family.label {
@@ -92,16 +100,26 @@ pub fn text(samples: &[Sample], engine: impl Fn(CounterId) -> u64) -> String {
             };
         }
     }
+    for id in HistogramId::ALL {
+        let (name, counted) = (format!("spillway_{}", id.name()), histogram(id));
+        head(&mut out, &name, "histogram", id.label());
+        let mut count = 0u64;
+        let bounds = id.bounds_us().iter().map(|bound| (*bound as f64 / 1e6).to_string()).chain(["+Inf".to_owned()]);
+        for (bound, of_bucket) in bounds.zip(counted.counts) {
+            count = count.saturating_add(of_bucket);
+            let _ = writeln!(out, "{name}_bucket{{le=\"{bound}\"}} {count}");
+        }
+        let _ = writeln!(out, "{name}_sum {}\n{name}_count {count}", counted.sum_us as f64 / 1e6);
+    }
     for id in CounterId::ALL {
         let (name, kind, factor) = of_engine(*id);
-        head(&mut out, &name, kind, id.label());
+        head(&mut out, &name, kind.name(), id.label());
         let _ = writeln!(out, "{name} {}", engine(*id) as f64 * factor);
     }
     out
 }
 
-fn head(out: &mut String, name: &str, kind: Kind, help: &str) {
-    let kind = if kind == Kind::Counter { "counter" } else { "gauge" };
+fn head(out: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
@@ -112,16 +130,16 @@ fn escaped(label: &str) -> String {
 /// The rows of README.md's table.
 #[cfg(test)]
 pub fn table() -> Vec<String> {
-    let kind = |kind| if kind == Kind::Counter { "counter" } else { "gauge" };
     let own = FAMILIES.iter().map(|family| {
         let label = if family.label.is_empty() { String::new() } else { format!("{{{}}}", family.label) };
-        format!("| `{}{label}` | {} | {} |", family.name, kind(family.kind), family.help)
+        format!("| `{}{label}` | {} | {} |", family.name, family.kind.name(), family.help)
     });
     let engine = CounterId::ALL.iter().map(|id| {
         let (name, of, _) = of_engine(*id);
-        format!("| `{name}` | {} | {} |", kind(of), id.label())
+        format!("| `{name}` | {} | {} |", of.name(), id.label())
     });
-    own.chain(engine).collect()
+    let histograms = HistogramId::ALL.iter().map(|id| format!("| `spillway_{}` | histogram | {} |", id.name(), id.label()));
+    own.chain(histograms).chain(engine).collect()
 }
 
 #[cfg(test)]
@@ -152,13 +170,17 @@ mod tests {
             sample("spillway_build_info", "a\"b\\c\n", 1.0),
             sample("spillway_view_joins_total", "admitted", 3.0),
         ];
-        let text = text(&samples, |id| if id == CounterId::BusyNs { 1_500_000_000 } else { id as u64 });
+        let histogram = |id| if id == HistogramId::Join { Counted { counts: [2, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 4], sum_us: 1_500_000 } } else { Counted::default() };
+        let text = text(&samples, histogram, |id| if id == CounterId::BusyNs { 1_500_000_000 } else { id as u64 });
         assert!(text.contains("spillway_build_info{version=\"a\\\"b\\\\c\\n\"} 1\n"));
         assert!(text.contains("# TYPE spillway_view_joins_total counter\nspillway_view_joins_total{result=\"room_full\"} 2\nspillway_view_joins_total{result=\"admitted\"} 3\n"));
         assert!(text.contains("spillway_engine_busy_seconds_total 1.5\n"), "{text}");
         assert!(!text.contains("spillway_limit"), "a family without a value is not named");
         let helps = text.lines().filter(|line| line.starts_with("# HELP ")).count();
-        assert_eq!(helps, 2 + CounterId::ALL.len());
+        assert_eq!(helps, 2 + CounterId::ALL.len() + HistogramId::ALL.len());
+        for line in ["_bucket{le=\"0.01\"} 2", "_bucket{le=\"0.1\"} 3", "_bucket{le=\"16\"} 3", "_bucket{le=\"+Inf\"} 7", "_sum 1.5", "_count 7"] {
+            assert!(text.contains(&format!("\nspillway_viewer_join_seconds{line}\n")), "{line}\n{text}");
+        }
         assert!(text.ends_with('\n'));
     }
 

@@ -45,6 +45,8 @@ use tokio::sync::watch;
 
 mod operations;
 
+pub use spillway_proto::link::quality::{Quality, Reception};
+
 pub use crate::store::{Changed, Found, KeyRow, Record, RoomChange, RoomRow, Rotated};
 pub use operations::{Applied, KeyRole, Refused};
 

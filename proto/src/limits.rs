@@ -131,6 +131,9 @@ pub const KEYFRAME_REQUEST_INTERVAL: Duration = Duration::from_millis(500);
 pub const KEYFRAME_JOIN_INTERVAL: Duration = Duration::from_secs(2);
 /// A keyframe later than this is no answer to a request: a round trip, and an encoder's frame or two.
 pub const KEYFRAME_ANSWER_TIME: Duration = Duration::from_secs(1);
+/// After so long without an answer who waits for one is shown what the reel has, as if the publisher were deaf: if it hears
+/// after all, a replay was sent for nothing, and nobody saw a still picture longer.
+pub const KEYFRAME_SUSPECT_TIME: Duration = Duration::from_millis(500);
 /// Requests left unanswered before a publisher is taken for deaf (OBS, ffmpeg, cameras).
 pub const KEYFRAME_UNANSWERED_MAX: u8 = 2;
 /// A deaf publisher is asked once per this span while somebody has no picture the reel could give: it may only have
@@ -205,6 +208,7 @@ const _: () = assert!(SESSIONS_MAX <= 1 << 24, "a ufrag names the index in four 
 const _: () = assert!(TRACKS_PER_STREAM_MAX * PUBLISHERS_MAX == TRACKS_MAX);
 const _: () = assert!(PACKETS_PER_ROUND_MAX <= SEGMENTS_MAX);
 const _: () = assert!(REPLAY_BYTES_MAX <= REPLAY_BYTES_PER_SECOND_MAX && REPLAY_BYTES_MAX <= REEL_BYTES_MAX as u64);
+const _: () = assert!(KEYFRAME_SUSPECT_TIME.as_millis() < KEYFRAME_ANSWER_TIME.as_millis());
 const _: () = assert!(KEYFRAME_REQUEST_INTERVAL.as_millis() <= KEYFRAME_ANSWER_TIME.as_millis());
 const _: () = assert!(
     KEYFRAME_PROBE_INTERVAL.as_millis() + KEYFRAME_ANSWER_TIME.as_millis() <= DECODABLE_WITHIN.as_millis(),

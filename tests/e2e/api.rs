@@ -8,7 +8,9 @@ use spillway_proto::link::counters::CounterId;
 use spillway_tests::http::Answer;
 use spillway_tests::kernel::{self, Counters};
 use spillway_tests::node::{Machine, Node, Start, stderr, stdout};
+use spillway_tests::publisher::{Conduct, Publisher, clip};
 use spillway_tests::wait::{seconds, until};
+use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Calls as who may everything.
@@ -220,4 +222,127 @@ fn a_configuration_is_checked_shown_and_reloaded() {
     // What was broken in between kept nobody from starting again.
     restart_control(&node);
     until("the next control has it", seconds(5), || if limit() == Some(8) { Ok(()) } else { Err(format!("{:?}", limit())) });
+}
+
+fn stream_named(node: &Node, room: &str) -> String {
+    until("the stream is live", seconds(10), || {
+        let streams = call(node, "GET", &format!("/v1/streams?room={room}"), &Value::Null).json();
+        match streams["data"][0]["live"].as_bool() {
+            Some(true) => Ok(streams["data"][0]["id"].as_str().unwrap_or_default().to_owned()),
+            _ => Err(streams.to_string()),
+        }
+    })
+}
+
+#[test]
+fn a_publisher_is_asked_for_a_keyframe_by_the_api_and_one_that_does_not_hear_is_known() {
+    let _machine = Machine::shared();
+    let node = Node::start();
+    let hears = Publisher::start(&node, "hears", clip(), Conduct::OBEDIENT);
+    let deaf = Publisher::start(&node, "deaf", clip(), Conduct::DEAF);
+    let ask = |stream: &str| {
+        let answer = call(&node, "POST", &format!("/v1/streams/{stream}/keyframe"), &Value::Null);
+        assert_eq!((answer.status, answer.json()["id"].as_str()), (202, Some(stream)));
+        answer.json()["result"].as_str().unwrap_or_default().to_owned()
+    };
+    let stream = stream_named(&node, "hears");
+    // Whoever has just sent one is not asked in the same moment.
+    until("it is asked", seconds(10), || match ask(&stream).as_str() {
+        "asked" => Ok(()),
+        other => Err(other.to_owned()),
+    });
+    until("it has heard", seconds(5), || match hears.told().keyframe_requests.len() {
+        0 => Err("no request".to_owned()),
+        _ => Ok(()),
+    });
+    // It negotiated requests, as OBS does, and follows none: two are unanswered for a second each.
+    let stream = stream_named(&node, "deaf");
+    until("it is found out", seconds(20), || match ask(&stream).as_str() {
+        "deaf" => Ok(()),
+        other => Err(other.to_owned()),
+    });
+    assert!(deaf.told().keyframe_requests.len() >= 2);
+}
+
+#[test]
+fn what_a_viewer_experiences_is_seen_without_asking_the_engine() {
+    let _machine = Machine::shared();
+    let node = Node::start();
+    let _publisher = node.publish("demo", "vp8");
+    let player = node.begin(&["play", "demo", "--seconds", "20", "--json"]);
+    let counters = node.counters();
+    let quality = until("its words were brought up to date", seconds(10), || {
+        let viewers = call(&node, "GET", "/v1/viewers", &Value::Null).json();
+        match viewers["data"][0]["quality"]["packets_sent"].as_u64() {
+            Some(1..) => Ok(viewers["data"][0]["quality"].clone()),
+            _ => Err(viewers.to_string()),
+        }
+    });
+    let commands = counters.sum(CounterId::Commands);
+    let step = |name: &str| quality["join"][name].as_f64().unwrap_or_else(|| panic!("{name} in {quality}"));
+    assert!(0.0 < step("checked_ms") && step("checked_ms") < step("connected_ms"), "{quality}");
+    assert!(step("connected_ms") <= step("first_packet_ms") && step("first_packet_ms") <= step("first_picture_ms"), "{quality}");
+    assert_eq!((quality["freezes_estimated"].as_u64(), quality["keyframe_requests"].as_u64()), (Some(0), Some(0)));
+    for _ in 0..20 {
+        assert_eq!(call(&node, "GET", "/v1/viewers", &Value::Null).status, 200);
+    }
+    assert_eq!(counters.sum(CounterId::Commands), commands, "no command for it");
+    let text = node.http.ask("GET", "/metrics", &[], None).body;
+    assert!(text.contains("spillway_viewer_join_seconds_count 1\n"), "{text}");
+    drop(player);
+}
+
+/// The load is made until the node says that it is there: whatever the machine can do.
+#[test]
+fn a_busy_node_refuses_more_viewers_and_keeps_those_it_has() {
+    let _machine = Machine::alone();
+    let node = Node::start_with(&Start { more: &["--shards", "1"], ..Start::default() });
+    let _publisher = node.publish("demo", "vp8");
+    let player = node.begin(&["play", "demo", "--seconds", "120", "--json"]);
+    let token = node.token("demo", "view");
+    until("somebody watches", seconds(10), || match viewers(&node.counters()) {
+        1 => Ok(()),
+        other => Err(other.to_string()),
+    });
+    let busy = || call(&node, "GET", "/v1/node", &Value::Null).json()["shards"][0]["busy_ratio"].as_f64().unwrap_or_default();
+    let join = || node.http.offer("/whep/demo", &token, VIEW);
+    // Four times what it takes to serve one, so that a slow machine is not taken for a busy one.
+    let idle = until("it was measured", seconds(10), || Some(busy()).filter(|busy| *busy > 0.0).ok_or("nothing yet".to_owned()));
+    let max = ((idle * 400.0).ceil() as u32).clamp(10, 60);
+    assert_eq!(call(&node, "PATCH", "/v1/limits", &json!({ "busy_percent_max": max })).status, 200);
+    let admitted = join();
+    assert_eq!(admitted.status, 201, "{}", admitted.body);
+    assert_eq!(node.http.delete(admitted.header("location").unwrap_or_default(), &token).status, 200);
+    let (over, media) = (AtomicBool::new(false), node.media());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            // Of nobody it knows: looked at and dropped.
+            scope.spawn(|| {
+                let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+                while !over.load(Ordering::Relaxed) {
+                    let _ = socket.send_to(&[0x80; 200], media);
+                }
+            });
+        }
+        let refused = until("it refuses", seconds(60), || {
+            let answer = join();
+            if answer.status == 201 {
+                node.http.delete(answer.header("location").unwrap_or_default(), &token);
+                return Err(format!("{} of {max} %", busy() * 100.0));
+            }
+            Ok(answer)
+        });
+        over.store(true, Ordering::Relaxed);
+        assert_eq!((refused.status, refused.code().as_str(), refused.header("retry-after")), (503, "capacity_full", Some("10")));
+    });
+    let facts = call(&node, "GET", "/v1/node", &Value::Null).json();
+    assert_eq!((facts["capacity"]["limited_by"].as_str(), facts["capacity"]["viewers_left"].as_u64()), (Some("shards"), Some(0)));
+    assert_eq!(viewers(&node.counters()), 1, "who was there is, and nobody else");
+    let sent = node.counters().sum(CounterId::PacketsSent);
+    until("it is still served", seconds(5), || (node.counters().sum(CounterId::PacketsSent) > sent + 50).then_some(()).ok_or("no packets".to_owned()));
+    until("it admits again", seconds(60), || match join().status {
+        201 => Ok(()),
+        _ => Err(busy().to_string()),
+    });
+    drop(player);
 }

@@ -42,6 +42,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("ice_restart_unsupported", "DELETE, then POST"),
     ("account_full", "the account has as many publishers or viewers as it may have"),
     ("join_rate", "more viewers come per second than may; wait a second"),
+    ("capacity_full", "the node's shards are as busy as they may be; wait, or another node"),
     ("egress_full", "one more viewer would need more than may go out; wait, or another node"),
     ("engine_restarting", "wait a second"),
     ("engine_busy", "many are joining; wait a second"),
@@ -236,6 +237,9 @@ impl From<Refusal> for Problem {
             }
             Refusal::EgressFull { .. } => {
                 problem(StatusCode::SERVICE_UNAVAILABLE, "Uplink is full").retry(10)
+            }
+            Refusal::CapacityFull { .. } => {
+                problem(StatusCode::SERVICE_UNAVAILABLE, "Node is busy").retry(10)
             }
             Refusal::SessionNotFound => problem(StatusCode::NOT_FOUND, "No such session"),
             Refusal::Store(_) => {

@@ -8,7 +8,7 @@ use crate::engine_link::EngineLink;
 use crate::shm::{Wake, heap_link};
 use crate::store::Store;
 use spillway_proto::id::{Codec, FeedId, SessionId, Side, StreamId, TrackId};
-use spillway_proto::link::command::{Answer, Command, DumpEntry, Fingerprint, Note, SessionState, Status, dump_fits};
+use spillway_proto::link::command::{Answer, Command, DumpEntry, Fingerprint, KeyframeOutcome, Note, SessionState, Status, dump_fits};
 use spillway_proto::link::event::{CloseReason, Event};
 use spillway_proto::link::layout::{EngineFacts, IoKind, Link};
 use spillway_proto::link::ring::{CommandReader, EventWriter, Received};
@@ -152,6 +152,9 @@ impl Tables {
                 let feed = FeedId::new(self.number(), 1);
                 self.feeds.push((shard, feed, session, track));
                 Answer::Feed { feed, ssrc: feed.index, rtx_ssrc: 0 }
+            }
+            Command::RequestKeyframe { track } if self.tracks.iter().any(|entry| entry.0 == shard && entry.1 == track) => {
+                Answer::Keyframe { outcome: KeyframeOutcome::Asked }
             }
             Command::Dump { cursor } => self.dump(shard, cursor),
             _ => return (Status::NotFound, Answer::Nothing, events),

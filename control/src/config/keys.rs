@@ -75,7 +75,7 @@ const PLAIN: Key =
 const LIMIT: Key = Key { table: "limits", kind: COUNT, default: "0", is_live: true, ..PLAIN };
 const TURN: Key = Key { table: "turn", is_live: true, ..PLAIN };
 
-pub const KEYS: [Key; 22] = [
+pub const KEYS: [Key; 23] = [
     Key {
         table: "server",
         name: "http",
@@ -182,6 +182,13 @@ pub const KEYS: [Key; 22] = [
     Key { name: "viewers_per_account_max", help: "viewers of one account, all its rooms together", ..LIMIT },
     Key { name: "joins_per_second_max", help: "viewers that may join per second, on this node", ..LIMIT },
     Key { name: "egress_mbps_max", help: "Mbit/s that go out to viewers; one that would need more is refused", ..LIMIT },
+    Key {
+        name: "busy_percent_max",
+        kind: Kind::Number { min: 0, max: 100 },
+        default: "85",
+        help: "percent of its time a shard may be busy before no more viewers come to it; those who watch come first",
+        ..LIMIT
+    },
     Key {
         name: "urls",
         kind: Kind::Texts,

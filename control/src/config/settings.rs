@@ -136,6 +136,7 @@ impl Config {
                 viewers_per_account_max: number("limits.viewers_per_account_max"),
                 joins_per_second_max: number("limits.joins_per_second_max"),
                 egress_mbps_max: number("limits.egress_mbps_max"),
+                busy_percent_max: number("limits.busy_percent_max"),
             },
             turn: TurnSettings { urls: list("turn.urls"), username: text("turn.username"), secret },
         }

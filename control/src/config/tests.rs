@@ -17,7 +17,8 @@ fn an_empty_file_is_the_defaults() {
     let settings = of("", &[], &[]).unwrap().settings();
     assert_eq!(settings.http.to_string(), "127.0.0.1:7080");
     assert_eq!(settings.media, ["127.0.0.1:7081".parse().unwrap()]);
-    assert_eq!((settings.io.as_str(), settings.shards, settings.limits), ("auto", None, Default::default()));
+    let limits = crate::policy::limits::Limits { busy_percent_max: 85, ..Default::default() };
+    assert_eq!((settings.io.as_str(), settings.shards, settings.limits), ("auto", None, limits));
     let none = Config::of(None, [], &[]).unwrap();
     assert_eq!(none.settings(), settings);
     assert!(none.warnings.is_empty());

@@ -2,6 +2,8 @@
 //! with the join's entry into its tables, so that of many who come at once exactly as many get in as there are places.
 
 use super::Refusal;
+use super::capacity::Capacity;
+use super::placement::{self, Load};
 use serde::{Deserialize, Serialize};
 use spillway_proto::time::Time;
 
@@ -16,10 +18,11 @@ pub struct Limits {
     pub viewers_per_account_max: u32,
     pub joins_per_second_max: u32,
     pub egress_mbps_max: u32,
+    pub busy_percent_max: u32,
 }
 
 impl Limits {
-    pub const NAMES: [&str; 7] = [
+    pub const NAMES: [&str; 8] = [
         "publishers_max",
         "publishers_per_account_max",
         "viewers_max",
@@ -27,6 +30,7 @@ impl Limits {
         "viewers_per_account_max",
         "joins_per_second_max",
         "egress_mbps_max",
+        "busy_percent_max",
     ];
 
     pub fn by_name(&mut self, name: &str) -> Option<&mut u32> {
@@ -38,6 +42,7 @@ impl Limits {
             "viewers_per_account_max" => &mut self.viewers_per_account_max,
             "joins_per_second_max" => &mut self.joins_per_second_max,
             "egress_mbps_max" => &mut self.egress_mbps_max,
+            "busy_percent_max" => &mut self.busy_percent_max,
             _ => return None,
         })
     }
@@ -86,6 +91,7 @@ pub struct Gate {
     pub limits: Limits,
     /// All that went out in the last second, with headers and what was sent twice.
     pub egress_bps: u64,
+    pub capacity: Capacity,
     joins: Joins,
 }
 
@@ -101,8 +107,13 @@ impl Gate {
         Ok(())
     }
 
-    /// `room_max` is the room's own limit. Takes a join of this second if it admits.
-    pub fn admit_viewer(&mut self, counts: &Counts, room_max: Option<u32>, now: Time) -> Result<(), Refusal> {
+    /// How busy a shard may be, 0 to 1; 0: as busy as it gets.
+    pub fn busy_max(&self) -> f64 {
+        f64::from(self.limits.busy_percent_max) / 100.0
+    }
+
+    /// `room_max` is the room's own limit. Takes a join of this second if it admits, and says to which shard.
+    pub fn admit_viewer(&mut self, counts: &Counts, loads: &[Load], room_max: Option<u32>, now: Time) -> Result<usize, Refusal> {
         let limits = self.limits;
         let room_max = room_max.unwrap_or(limits.viewers_per_room_max);
         if is_full(counts.viewers_of_room, room_max) {
@@ -119,10 +130,14 @@ impl Gate {
         if limits.egress_mbps_max > 0 && egress_bps > u64::from(limits.egress_mbps_max) * 1_000_000 {
             return Err(Refusal::EgressFull { max: limits.egress_mbps_max });
         }
+        let has_room = |shard| self.capacity.has_room(shard, loads, self.busy_max(), counts.wanted_bps);
+        let Some(shard) = placement::viewer_shard(loads, has_room) else {
+            return Err(Refusal::CapacityFull { max: limits.busy_percent_max });
+        };
         if !self.joins.take(limits.joins_per_second_max, now) {
             return Err(Refusal::JoinRate { max: limits.joins_per_second_max });
         }
-        Ok(())
+        Ok(shard)
     }
 }
 
@@ -164,6 +179,8 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
+    const LOADS: [Load; 1] = [Load { publishers: 1, viewers: 0 }];
+
     fn gate(limits: Limits) -> Gate {
         Gate { limits, ..Gate::default() }
     }
@@ -171,7 +188,7 @@ mod tests {
     #[test]
     fn each_limit_admits_up_to_itself_and_none_beyond() {
         let max = 3;
-        let view = |limits: Limits, counts: Counts| gate(limits).admit_viewer(&counts, None, Time::ZERO).err();
+        let view = |limits: Limits, counts: Counts| gate(limits).admit_viewer(&counts, &LOADS, None, Time::ZERO).err();
         let publish = |limits: Limits, counts: Counts| gate(limits).admit_publisher(&counts).err();
         for (count, full) in [(2, false), (3, true), (4, true)] {
             let of = |refusal: Refusal| full.then_some(refusal);
@@ -199,25 +216,43 @@ mod tests {
     fn a_rooms_own_limit_goes_before_the_nodes() {
         let counts = Counts { viewers_of_room: 3, ..Counts::default() };
         let mut gate = gate(Limits { viewers_per_room_max: 3, ..Limits::default() });
-        assert_eq!(gate.admit_viewer(&counts, Some(4), Time::ZERO), Ok(()));
-        assert_eq!(gate.admit_viewer(&counts, Some(2), Time::ZERO), Err(Refusal::RoomFull { max: 2 }));
-        assert_eq!(gate.admit_viewer(&counts, Some(0), Time::ZERO), Ok(()), "0 is no limit here, too");
+        assert_eq!(gate.admit_viewer(&counts, &LOADS, Some(4), Time::ZERO), Ok(0));
+        assert_eq!(gate.admit_viewer(&counts, &LOADS, Some(2), Time::ZERO), Err(Refusal::RoomFull { max: 2 }));
+        assert_eq!(gate.admit_viewer(&counts, &LOADS, Some(0), Time::ZERO), Ok(0), "0 is no limit here, too");
     }
 
     #[test]
     fn what_goes_out_already_counts_even_if_nobody_promised_it() {
         let mut gate = gate(Limits { egress_mbps_max: 10, ..Limits::default() });
         let counts = Counts { promised_bps: 5_000_000, wanted_bps: 1_000_000, ..Counts::default() };
-        assert_eq!(gate.admit_viewer(&counts, None, Time::ZERO), Ok(()));
+        assert_eq!(gate.admit_viewer(&counts, &LOADS, None, Time::ZERO), Ok(0));
         gate.egress_bps = 9_500_000;
-        assert_eq!(gate.admit_viewer(&counts, None, Time::ZERO), Err(Refusal::EgressFull { max: 10 }));
+        assert_eq!(gate.admit_viewer(&counts, &LOADS, None, Time::ZERO), Err(Refusal::EgressFull { max: 10 }));
+    }
+
+    #[test]
+    fn a_busy_node_refuses_and_a_shard_with_room_is_found() {
+        let mut gate = gate(Limits { busy_percent_max: 85, ..Limits::default() });
+        let loads = [Load { publishers: 1, viewers: 30 }, Load { publishers: 0, viewers: 90 }];
+        let counts = Counts { wanted_bps: 1_000_000, ..Counts::default() };
+        let shard = |gate: &mut Gate| gate.admit_viewer(&counts, &loads, None, Time::ZERO);
+        assert_eq!(shard(&mut gate), Ok(0), "nothing is known of either");
+        for (busy, found) in [([0.1, 0.1], Ok(0)), ([0.95, 0.1], Ok(1)), ([0.95, 0.95], Err(Refusal::CapacityFull { max: 85 }))] {
+            for _ in 0..20 {
+                let max = gate.busy_max();
+                gate.capacity.measure(&busy, &loads, max, 1_000_000);
+            }
+            assert_eq!(shard(&mut gate), found);
+        }
+        gate.limits.busy_percent_max = 0;
+        assert_eq!(shard(&mut gate), Ok(0), "0 is no limit");
     }
 
     #[test]
     fn joins_come_in_a_burst_of_a_second_and_then_at_their_rate() {
         let mut gate = gate(Limits { joins_per_second_max: 10, ..Limits::default() });
         let at = |ms| Time::ZERO + Duration::from_secs(9) + Duration::from_millis(ms);
-        let mut joins = |ms| (0..100).filter(|_| gate.admit_viewer(&Counts::default(), None, at(ms)).is_ok()).count();
+        let mut joins = |ms| (0..100).filter(|_| gate.admit_viewer(&Counts::default(), &LOADS, None, at(ms)).is_ok()).count();
         assert_eq!(joins(0), 10);
         assert_eq!(joins(99), 0);
         assert_eq!(joins(100), 1);
@@ -225,7 +260,7 @@ mod tests {
         assert_eq!(joins(9_000), 10, "no more than a second is saved up");
         // Asked every millisecond, still ten a second.
         let mut gate = super::Gate { limits: Limits { joins_per_second_max: 10, ..Limits::default() }, ..Gate::default() };
-        let count = (0..3_000).filter(|ms| gate.admit_viewer(&Counts::default(), None, at(*ms)).is_ok()).count();
+        let count = (0..3_000).filter(|ms| gate.admit_viewer(&Counts::default(), &LOADS, None, at(*ms)).is_ok()).count();
         assert_eq!(count, 10 + 29);
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod admission;
 pub mod candidates;
+pub mod capacity;
 pub mod limits;
 pub mod placement;
 pub mod rooms;
@@ -103,6 +104,8 @@ pub enum Refusal {
     JoinRate { max: u32 },
     #[error("one more viewer of this stream would need more than the {max} Mbit/s that may go out; try again in a while")]
     EgressFull { max: u32 },
+    #[error("every shard is about as busy as the {max} % it may be; those who watch come first, try again in a while")]
+    CapacityFull { max: u32 },
     #[error("there is no such session in this room; it has ended, or never was")]
     SessionNotFound,
     #[error("the node cannot write its database: {0}")]
@@ -127,6 +130,7 @@ impl Refusal {
             Refusal::AccountFull { .. } => "account_full",
             Refusal::JoinRate { .. } => "join_rate",
             Refusal::EgressFull { .. } => "egress_full",
+            Refusal::CapacityFull { .. } => "capacity_full",
             Refusal::SessionNotFound => "session_not_found",
             Refusal::Store(_) => "store_unavailable",
         }

@@ -7,19 +7,17 @@ pub struct Load {
     pub viewers: usize,
 }
 
-/// A viewer goes where the fewest sessions are: sealing for viewers is what costs.
-pub fn viewer_shard(loads: &[Load]) -> usize {
-    least(loads, |load| (load.viewers + load.publishers, load.publishers))
+/// A viewer goes where the fewest sessions are of the shards that have room: sealing for viewers is what costs.
+pub fn viewer_shard(loads: &[Load], has_room: impl Fn(usize) -> bool) -> Option<usize> {
+    let open = loads.iter().enumerate().filter(|(shard, _)| has_room(*shard));
+    open.min_by_key(|(_, load)| (load.viewers + load.publishers, load.publishers)).map(|(shard, _)| shard)
 }
 
 /// A publisher that opens a stream goes where the fewest publishers are, then the fewest sessions. One that
 /// takes over goes to its tracks' shard and is not asked here.
 pub fn publisher_shard(loads: &[Load]) -> usize {
-    least(loads, |load| (load.publishers, load.viewers))
-}
-
-fn least<K: Ord>(loads: &[Load], key: impl Fn(&Load) -> K) -> usize {
-    loads.iter().enumerate().min_by_key(|(_, load)| key(load)).map_or(0, |(shard, _)| shard)
+    let least = loads.iter().enumerate().min_by_key(|(_, load)| (load.publishers, load.viewers));
+    least.map_or(0, |(shard, _)| shard)
 }
 
 #[cfg(test)]
@@ -32,11 +30,13 @@ mod tests {
         let publisher = publisher_shard(&loads);
         loads[publisher].publishers += 1;
         for _ in 0..9 {
-            let shard = viewer_shard(&loads);
+            let shard = viewer_shard(&loads, |_| true).unwrap();
             loads[shard].viewers += 1;
         }
         assert_eq!(loads, [Load { publishers: 1, viewers: 4 }, Load { publishers: 0, viewers: 5 }]);
         assert_eq!(publisher_shard(&loads), 1);
-        assert_eq!(viewer_shard(&[]), 0);
+        assert_eq!(viewer_shard(&[], |_| true), None);
+        assert_eq!(viewer_shard(&loads, |shard| shard == 1), Some(1), "the other one is full");
+        assert_eq!(viewer_shard(&loads, |_| false), None);
     }
 }

@@ -30,7 +30,7 @@ mod views;
 
 use happenings::word_of;
 pub use happenings::Happening;
-pub use views::{SessionView, StreamView, TrackView, Usage};
+pub use views::{CapacityView, SessionView, StreamView, TrackView, Usage};
 
 /// Something that has to be done because of a decision.
 #[derive(Clone, PartialEq, Debug)]
@@ -165,10 +165,11 @@ pub struct KnownSession {
 pub struct Rooms {
     /// 0 while no engine is ready: nothing is admitted then.
     engine_epoch: u64,
-    shards: usize,
     rooms: BTreeMap<u32, Room>,
     names: HashMap<String, u32>,
     sessions: HashMap<ResourceId, Session>,
+    /// How many of them each shard has: a join does not count them.
+    loads: Vec<Load>,
     by_id: HashMap<SessionId, ResourceId>,
     streams_used: BTreeSet<u32>,
     /// Streams take places in turn, so that one is not used again while its last tracks are still detached.
@@ -186,10 +187,10 @@ impl Rooms {
     pub fn new(shards: usize) -> Rooms {
         Rooms {
             engine_epoch: 0,
-            shards: shards.max(1),
             rooms: BTreeMap::new(),
             names: HashMap::new(),
             sessions: HashMap::new(),
+            loads: vec![Load::default(); shards.max(1)],
             by_id: HashMap::new(),
             streams_used: BTreeSet::new(),
             stream_next: 0,
@@ -206,12 +207,20 @@ impl Rooms {
         self.gate.limits = limits;
     }
 
-    /// What was measured: each stream's bitrate, and all that goes out to viewers.
-    pub fn measure(&mut self, bitrates: &HashMap<StreamId, u64>, egress_bps: u64) {
+    /// What was measured: each stream's bitrate, all that goes out to viewers, and how busy each shard is.
+    pub fn measure(&mut self, bitrates: &HashMap<StreamId, u64>, egress_bps: u64, busy: &[f64]) {
         for stream in self.rooms.values_mut().filter_map(|room| room.stream.as_mut()) {
             stream.bitrate_bps = bitrates.get(&stream.id).copied().unwrap_or(0);
         }
         self.gate.egress_bps = egress_bps;
+        let (loads, max, bitrate_bps) = (self.loads(), self.gate.busy_max(), self.mean_bitrate_bps());
+        self.gate.capacity.measure(busy, &loads, max, bitrate_bps);
+    }
+
+    /// The engine and the shard that a stream's tracks are on.
+    pub fn place_of(&self, stream: StreamId) -> Option<(u64, usize)> {
+        let found = self.rooms.values().filter_map(|room| room.stream.as_ref()).find(|found| found.id == stream);
+        found.map(|stream| (self.engine_epoch, stream.shard))
     }
 
     pub fn engine_epoch(&self) -> u64 {
@@ -348,8 +357,8 @@ impl Rooms {
             .collect();
         let feeds = admission::choose_received(request.offer, &tracks)?;
         let counts = self.counts(request, Some(stream.bitrate_bps));
-        self.gate.admit_viewer(&counts, request.viewers_max, request.now)?;
-        let shard = placement::viewer_shard(&self.loads());
+        let loads = self.loads();
+        let shard = self.gate.admit_viewer(&counts, &loads, request.viewers_max, request.now)?;
         let note = self.join(request, Side::Viewer, admission::codecs_of(&feeds), shard)?;
         self.room(request.room, request.room_name).viewers.insert(request.resource);
         Ok(ViewPlan { engine_epoch: self.engine_epoch, resource: request.resource, shard, note, feeds })
@@ -623,12 +632,21 @@ impl Rooms {
     fn keep_session(&mut self, note: SessionNote, shard: usize, id: SessionId, connected: bool, who: Who) {
         let public = PublicId::of(note.resource);
         self.by_public.insert(public, note.resource);
-        self.sessions.insert(note.resource, Session { note, shard, id, connected, who, public, is_told: false });
+        let before = self.sessions.insert(note.resource, Session { note, shard, id, connected, who, public, is_told: false });
+        if let Some(count) = before.and_then(|before| count_of(&mut self.loads, before.shard, before.note.side)) {
+            *count = count.saturating_sub(1);
+        }
+        if let Some(count) = count_of(&mut self.loads, shard, note.side) {
+            *count += 1;
+        }
     }
 
     fn drop_session(&mut self, resource: ResourceId) -> Option<Session> {
         let session = self.sessions.remove(&resource)?;
         self.by_public.remove(&session.public);
+        if let Some(count) = count_of(&mut self.loads, session.shard, session.note.side) {
+            *count = count.saturating_sub(1);
+        }
         Some(session)
     }
 
@@ -680,16 +698,7 @@ impl Rooms {
     }
 
     fn loads(&self) -> Vec<Load> {
-        let mut loads = vec![Load::default(); self.shards];
-        for session in self.sessions.values() {
-            if let Some(load) = loads.get_mut(session.shard) {
-                match session.note.side {
-                    Side::Publisher => load.publishers += 1,
-                    Side::Viewer => load.viewers += 1,
-                }
-            }
-        }
-        loads
+        self.loads.clone()
     }
 
     fn take_stream_place(&mut self) -> Option<u32> {
@@ -783,10 +792,16 @@ impl Rooms {
         self.rooms.clear();
         self.names.clear();
         self.sessions.clear();
+        self.loads.fill(Load::default());
         self.by_id.clear();
         self.by_public.clear();
         self.streams_used.clear();
     }
+}
+
+fn count_of(loads: &mut [Load], shard: usize, side: Side) -> Option<&mut usize> {
+    let load = loads.get_mut(shard)?;
+    Some(if side == Side::Publisher { &mut load.publishers } else { &mut load.viewers })
 }
 
 fn detach(shard: usize, track: TrackId) -> Order {

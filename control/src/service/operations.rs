@@ -2,7 +2,7 @@
 //! when it is on the disk.
 
 use super::{
-    AuthError, Claims, CounterId, IceServers, Instant, KeyText, Limits, Rates, Refusal, Role, Service, Settings, auth,
+    AuthError, Claims, CounterId, Ordering, Quality, IceServers, Instant, KeyText, Limits, Rates, Refusal, Role, Service, Settings, auth,
     lock, now_ms,
 };
 use crate::attempts::Draft;
@@ -10,11 +10,12 @@ use crate::history::Look;
 use crate::ids;
 use crate::logging::{self, Level};
 use crate::metrics::{self, Sample};
-use crate::policy::rooms::{Happening, SessionView, StreamView, TrackView, Usage};
+use crate::policy::rooms::{CapacityView, Happening, SessionView, StreamView, TrackView, Usage};
 use crate::policy::{PublicId, warnings};
 use crate::store::{Changed, KeyRow, Overrides, Store};
 use serde_json::json;
-use spillway_proto::id::{Side, StreamId, TrackId};
+use spillway_proto::id::{Kind, SessionId, Side, StreamId, TrackId};
+use spillway_proto::link::command::{Answer, Command, KeyframeOutcome};
 use spillway_proto::limits::{PUBLISHERS_MAX, SESSIONS_MAX};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -62,10 +63,21 @@ pub struct NodeFacts {
     pub usage: Usage,
     pub streams: usize,
     pub egress_bps: u64,
+    pub capacity: CapacityView,
+}
+
+/// Of one track's publisher.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PathFacts {
+    pub jitter_us: u64,
+    pub round_trip_us: Option<u64>,
+    pub recovered: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub struct ShardFacts {
+    /// Smoothed, 0 to 1.
+    pub busy: f64,
     pub sessions: u64,
     pub packets_sent: u64,
 }
@@ -173,6 +185,42 @@ impl Service {
         lock(&self.meters).rates(track)
     }
 
+    /// What the publisher's path does to a track.
+    pub fn path(&self, track: TrackId) -> PathFacts {
+        let stats = self.link.track_stats(track.index);
+        if stats.generation.load(Ordering::Acquire) != u64::from(track.generation) {
+            return PathFacts::default();
+        }
+        let round_trip_us = stats.round_trip_us.load(Ordering::Relaxed);
+        PathFacts {
+            jitter_us: stats.jitter_us.load(Ordering::Relaxed),
+            round_trip_us: (round_trip_us > 0).then_some(round_trip_us),
+            recovered: stats.recovered.load(Ordering::Relaxed),
+        }
+    }
+
+    /// What a session experiences; None if the engine has no such session.
+    pub fn quality(&self, session: SessionId) -> Option<Quality> {
+        self.link.session_stats(session.index).read(session.generation)
+    }
+
+    /// Has the publisher of a stream's picture asked for a keyframe; what became of it, in a word.
+    pub async fn request_keyframe(&self, stream: &StreamView) -> Result<&'static str, Refusal> {
+        let video = stream.tracks.iter().find(|track| track.codec.kind() == Kind::Video);
+        let Some(track) = video.map(|track| track.id) else { return Ok("no_video") };
+        let (epoch, shard) = lock(&self.rooms).place_of(stream.id).ok_or(Refusal::StreamNotLive)?;
+        match self.link.command(epoch, shard, Command::RequestKeyframe { track }).await? {
+            Answer::Keyframe { outcome } => Ok(match outcome {
+                KeyframeOutcome::Asked => "asked",
+                KeyframeOutcome::Pending => "pending",
+                KeyframeOutcome::Withheld => "withheld",
+                KeyframeOutcome::Deaf => "deaf",
+                KeyframeOutcome::Silent => "silent",
+            }),
+            _ => Err(Refusal::EngineBusy),
+        }
+    }
+
     pub fn live_names(&self) -> Vec<String> {
         lock(&self.rooms).live_names()
     }
@@ -195,7 +243,9 @@ impl Service {
 
     pub fn node(&self) -> NodeFacts {
         let id = lock(&self.settings).settings.node_id.clone().unwrap_or_else(crate::process::machine_name);
+        let capacity = lock(&self.rooms).capacity();
         let shard = |number| ShardFacts {
+            busy: capacity.busy.get(number).copied().unwrap_or(0.0),
             sessions: self.link.counter(number, CounterId::SessionsPublisher)
                 + self.link.counter(number, CounterId::SessionsViewer),
             packets_sent: self.link.counter(number, CounterId::PacketsSent),
@@ -205,6 +255,7 @@ impl Service {
             began_ms: self.began.1,
             engine: self.link.engine().map(|(_, facts)| facts.io.name()),
             shards: (0..self.link.shards()).map(shard).collect(),
+            capacity: capacity.clone(),
             candidates: self.candidates.iter().map(ToString::to_string).collect(),
             usage: self.usage(None),
             streams: self.streams().iter().filter(|stream| stream.live).count(),
@@ -301,12 +352,16 @@ impl Service {
             ratio(usage.viewers as f64, f64::from(applied.limits.viewers_max)),
             ratio(egress_bps as f64, f64::from(applied.limits.egress_mbps_max) * 1e6),
         ];
-        add("spillway_capacity_used_ratio", "", fullest.into_iter().fold(0.0, f64::max));
+        let capacity = lock(&self.rooms).capacity();
+        let busiest = capacity.busy.iter().copied().fold(0.0, f64::max);
+        let fullest = fullest.into_iter().chain([ratio(busiest, capacity.busy_max)]);
+        add("spillway_capacity_used_ratio", "", fullest.fold(0.0, f64::max));
         add("spillway_egress_bytes_per_second", "", egress_bps as f64 / 8.0);
         add("spillway_ingress_bytes_per_second", "", ingress_bps as f64 / 8.0);
         for shard in 0..self.link.shards() {
             let count = |id| self.link.counter(shard, id) as f64;
             add("spillway_shard_busy_seconds_total", &shard.to_string(), count(CounterId::BusyNs) * 1e-9);
+            add("spillway_shard_busy_ratio", &shard.to_string(), capacity.busy.get(shard).copied().unwrap_or(0.0));
             let sessions = count(CounterId::SessionsPublisher) + count(CounterId::SessionsViewer);
             add("spillway_shard_sessions", &shard.to_string(), sessions);
         }
@@ -316,7 +371,7 @@ impl Service {
         add("process_start_time_seconds", "", self.began.1 as f64 * 1e-3);
         add("media_server_active_streams", "", live);
         add("media_server_streaming_method", "webrtc", 1.0);
-        metrics::text(&samples, |id| match id {
+        metrics::text(&samples, |id| self.link.histogram_sum(id), |id| match id {
             // A longest of each shard: their sum would mean nothing.
             CounterId::TickNsMax => (0..self.link.shards()).map(|shard| self.link.counter(shard, id)).max().unwrap_or(0),
             _ => self.link.counter_sum(id),
@@ -358,12 +413,17 @@ impl Service {
         let tracks = streams.iter().flat_map(|stream| stream.tracks.iter().map(|track| track.id));
         let mut meters = lock(&self.meters);
         let sent = self.link.counter_sum(CounterId::BytesSent);
+        let worked = |shard| {
+            let count = |id| self.link.counter(shard, id);
+            count(CounterId::BusyNs).saturating_sub(count(CounterId::HandshakeNs))
+        };
+        let busy = meters.measure_shards(Instant::now(), (0..self.link.shards()).map(worked).collect());
         meters.measure(Instant::now(), tracks, |track| self.totals(track), sent);
         let of_stream = |stream: &StreamView| stream.tracks.iter().map(|track| meters.rates(track.id).bitrate_bps).sum();
         let bitrates: HashMap<StreamId, u64> = streams.iter().map(|stream| (stream.id, of_stream(stream))).collect();
         let egress_bps = meters.egress_bps;
         drop(meters);
-        lock(&self.rooms).measure(&bitrates, egress_bps);
+        lock(&self.rooms).measure(&bitrates, egress_bps, &busy);
         self.tell_warnings(&streams);
         self.history.look(Look {
             at_ms: now_ms(),

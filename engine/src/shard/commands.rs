@@ -60,6 +60,7 @@ impl Core {
                 record.note = note;
                 record.added_at = now.as_nanos();
                 self.sessions[id.index as usize] = Some(Box::new(Session::new(id, side, now)));
+                self.begin_quality(id);
                 self.timers.add(id.index, now);
                 self.tally_sessions(side, 1);
                 Ok(Answer::Session { session: id })
@@ -89,6 +90,7 @@ impl Core {
                 record.layer = layer;
                 Ok(Answer::Nothing)
             }
+            Command::RequestKeyframe { track } => self.request_keyframe(track),
             Command::Dump { cursor } => Ok(self.dump(cursor)),
         }
     }

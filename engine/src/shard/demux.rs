@@ -10,6 +10,8 @@ use spillway_proto::id::Side;
 use spillway_proto::limits::FEEDS_PER_SESSION_MAX;
 use spillway_proto::link::command::SessionState;
 use spillway_proto::link::counters::CounterId;
+use spillway_proto::link::event::CloseReason;
+use spillway_proto::link::quality::SessionStats;
 use spillway_proto::session::dtls::{AfterHandshake, classify_late};
 use spillway_proto::session::ice::{self, IceOutcome, Refusal};
 use spillway_proto::session::record::Pair;
@@ -114,6 +116,7 @@ impl Core {
             }
         }
         if is_new {
+            SessionStats::step(&self.quality(slot).checked_at, now);
             self.begin_handshake(slot);
         }
     }
@@ -122,13 +125,18 @@ impl Core {
     fn handle_dtls(&mut self, slot: u32, path: &Path, datagram: &[u8]) {
         let knows = self.table.session(slot).is_some_and(|record| ice::knows(record, pair_of(path)));
         let full = self.handshakes.len() >= HANDSHAKES_WAITING_MAX;
-        let session = self.session_mut(slot).filter(|session| knows && session.handshake.is_some());
+        let session = self.session_mut(slot).filter(|session| knows && (session.handshake.is_some() || session.sealer.is_some()));
         let Some(session) = session else {
             self.tally.add(CounterId::DtlsRefused, 1);
             return;
         };
         if session.sealer.is_some() && classify_late(datagram) == AfterHandshake::Resend {
             self.resend_last_flight(slot, path);
+        } else if session.handshake.is_none() {
+            if session.farewell.is_some_and(|farewell| farewell.is_said_by(datagram)) {
+                return self.close_session(slot, CloseReason::RemoteClosed);
+            }
+            self.tally.add(CounterId::DtlsRefused, 1);
         } else if full || session.handshakes_waiting >= HANDSHAKES_WAITING_PER_SESSION_MAX {
             self.tally.add(CounterId::DtlsRefused, 1);
         } else {
@@ -156,16 +164,19 @@ impl Core {
     pub fn step_handshakes(&mut self, clock: impl Fn() -> Time) -> bool {
         let began = if self.handshakes.is_empty() { self.now } else { clock() };
         let time_max = began.since(self.now) / HANDSHAKES_TIME_PART;
+        let mut end = began;
         while let Some((id, datagram)) = self.handshakes.pop_front() {
             // A session that is gone leaves its datagrams; its slot may be another's by now.
             if let Some(session) = self.session_mut(id.index).filter(|session| session.id == id) {
                 session.handshakes_waiting -= 1;
                 self.drive_handshake(id.index, Some(&datagram));
-                if clock().since(began) >= time_max {
+                end = clock();
+                if end.since(began) >= time_max {
                     break;
                 }
             }
         }
+        self.tally.add(CounterId::HandshakeNs, end.since(began).as_nanos() as u64);
         !self.handshakes.is_empty()
     }
 
@@ -214,7 +225,7 @@ impl Core {
         }
         self.sessions[slot as usize] = Some(session);
         if gone {
-            self.close_session(slot, spillway_proto::link::event::CloseReason::RemoteClosed);
+            self.close_session(slot, CloseReason::RemoteClosed);
         }
     }
 
@@ -230,6 +241,7 @@ impl Core {
                 self.hear_replay_losses(session, *media, losses.clone());
                 self.hear_nack(session, *media, losses.clone());
             }
+            Rtcp::ReceiverReport { blocks, .. } | Rtcp::SenderReport { blocks, .. } => self.hear_report(session, blocks.clone()),
             _ => {}
         }
     }

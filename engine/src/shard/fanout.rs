@@ -8,6 +8,7 @@
 use super::Core;
 use super::Shared;
 use super::hold::Hold;
+use super::quality::FeedQuality;
 use super::session::{Feed, Session};
 use crate::io::{Io, Sent};
 use spillway_proto::id::{FeedId, Kind, TrackId};
@@ -280,6 +281,7 @@ impl Core {
                 report_now: false,
                 resends: Resends::new(codec.kind()),
                 late_seen: 0,
+                quality: FeedQuality::default(),
             });
         }
         self.start_feeds(slot);
@@ -434,6 +436,9 @@ impl Core {
         }
         if session.feeds.iter().any(|feed| feed.report_now) {
             self.report_to_viewer(session);
+        }
+        if session.joining {
+            self.show_join(session);
         }
         served
     }
@@ -601,6 +606,7 @@ impl Core {
             let Some(mapping) = self.fanout.reader(feed.track).and_then(|reader| reader.reel.sr()) else { continue };
             let Some(record) = self.table.feed(feed.slot) else { continue };
             let (ntp, rtp) = feedback::sender_report(&mapping, now, clock_rate, rewrite::newest(record).timestamp_offset);
+            session.feeds[at].quality.on_sender_report(ntp, now);
             let (ssrc, packets, octets) = (record.ssrc, record.packets as u32, record.octets as u32);
             self.send_rtcp(session, |out| {
                 let length = rtcp::write_sr(out, ssrc, ntp, rtp, packets, octets, &[])?;

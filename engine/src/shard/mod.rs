@@ -13,6 +13,7 @@ mod hold;
 mod late;
 pub mod mesh;
 pub mod pool;
+mod quality;
 mod repair;
 mod resend;
 mod session;
@@ -35,6 +36,8 @@ mod handshake_tests;
 mod hostile;
 #[cfg(test)]
 mod joining;
+#[cfg(test)]
+mod quality_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

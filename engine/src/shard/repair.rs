@@ -10,6 +10,7 @@ use spillway_proto::link::counters::CounterId;
 use spillway_proto::stream::nack::{Arrival, Losses};
 use spillway_proto::time::Time;
 use spillway_proto::wire::rtcp;
+use std::time::Duration;
 
 /// One track's losses.
 pub struct Repair {
@@ -18,11 +19,13 @@ pub struct Repair {
     /// It stands in `Tracks::repairing`.
     listed: bool,
     leapt: bool,
+    /// Packets that came because they were asked for, of all publishers of the track.
+    recovered: u64,
 }
 
 impl Repair {
     pub fn new() -> Repair {
-        Repair { losses: None, listed: false, leapt: false }
+        Repair { losses: None, listed: false, leapt: false, recovered: 0 }
     }
 
     /// Another publisher from now on: what the former one lost is nobody's any more.
@@ -34,13 +37,21 @@ impl Repair {
     /// A packet went into the reel. True: it came because it was asked for.
     pub fn on_packet(&mut self, now: Time, source_index: u64) -> bool {
         match self.losses.as_mut().map(|losses| losses.on_packet(now, source_index)) {
-            Some(Arrival::Filled { asked }) => asked,
+            Some(Arrival::Filled { asked }) => {
+                self.recovered += u64::from(asked);
+                asked
+            }
             Some(Arrival::Leap) => {
                 self.leapt = true;
                 false
             }
             _ => false,
         }
+    }
+
+    /// How long packets that were asked for take to come, and how many came.
+    pub fn seen(&self) -> (Option<Duration>, u64) {
+        (self.losses.as_ref().and_then(Losses::round_trip), self.recovered)
     }
 
     /// More was lost than can be asked for: a keyframe is needed.

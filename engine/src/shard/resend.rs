@@ -10,6 +10,7 @@ use super::session::Session;
 use crate::io::{Io, Sent};
 use spillway_proto::limits::PACKETS_PER_ROUND_MAX;
 use spillway_proto::link::counters::CounterId;
+use spillway_proto::link::quality::SessionStats;
 use spillway_proto::stream::resend::{Ask, answer, body_len};
 use spillway_proto::stream::rewrite;
 use spillway_proto::wire::rtcp::Losses;
@@ -21,6 +22,7 @@ impl Core {
         let now = self.now;
         let Session { id, feeds, answers, sealer, .. } = session;
         let slot = id.index;
+        let stats = self.shared.link.session_stats(slot);
         for feed in feeds {
             let Some(record) = self.table.feed(feed.slot).filter(|record| record.ssrc == media) else { continue };
             let sent = record.rtp_index.load(Ordering::Relaxed);
@@ -30,6 +32,7 @@ impl Core {
                     break;
                 }
                 self.tally.add(CounterId::NacksReceived, 1);
+                SessionStats::add(&stats.nacked, 1);
                 match feed.resends.ask(now, sent, sequence) {
                     Ask::Waits => {}
                     Ask::TooOften => self.tally.add(CounterId::RtxRefusedBudget, 1),
@@ -46,7 +49,7 @@ impl Core {
     /// The answers of one feed that wait, at most a round's worth, within the viewer's budget and pace.
     pub(super) fn serve_resends<I: Io>(&mut self, io: &mut I, session: &mut Session, at: usize) -> Served {
         let now = self.now;
-        let Session { path, sealer, feeds, answers, .. } = session;
+        let Session { id, path, sealer, feeds, answers, .. } = session;
         let (Some(path), Some(sealer), Some(feed)) = (path, sealer, feeds.get_mut(at)) else { return Served::Done };
         let resends = &mut feed.resends;
         if !resends.is_waiting() {
@@ -119,6 +122,7 @@ impl Core {
             answers.spend(now, length);
             left -= count;
             self.tally.add(CounterId::RtxFromReel, count as u64);
+            SessionStats::add(&self.shared.link.session_stats(id.index).resent, count as u64);
             self.tally.add(CounterId::BytesSent, length as u64);
             self.tally.add(CounterId::Sends, 1);
         }

@@ -7,6 +7,7 @@ use super::Core;
 use super::session::{Feed, Session};
 use spillway_proto::id::Kind;
 use spillway_proto::link::counters::CounterId;
+use spillway_proto::link::quality::SessionStats;
 use spillway_proto::rng::Rng;
 use spillway_proto::session::record::{FeedRecord, Mapping};
 use spillway_proto::stream::keyframe::Wish;
@@ -108,13 +109,21 @@ impl Core {
         let entry = turn.entry();
         let is_live = turn.feed.start.is_live();
         let request = turn.feed.start.on_request(now, entry.as_ref(), &mut self.replay_budget);
+        let stats = self.shared.link.session_stats(session.id.index);
+        SessionStats::add(&stats.keyframe_requests, 1);
         // Looked at once per restart, not once per request.
         let from_reel = is_live && matches!(request, Request::Again { .. });
         let is_torn = from_reel && entry.as_ref().is_some_and(|entry| is_torn(turn.reel, entry));
+        // The publisher's packets are missing, and a replay would miss them too.
+        let is_of_no_use = is_torn && entry.as_ref().is_some_and(|entry| !entry.deaf);
+        if is_live && request != Request::Ignored {
+            let again = matches!(request, Request::Again { .. }) && !is_of_no_use;
+            let newest = entry.as_ref().map(|entry| entry.index);
+            Core::count_freeze(now, stats, &mut turn.feed.quality, newest, again);
+        }
         match request {
             Request::Ignored => {}
-            // The publisher's packets are missing, and a replay would miss them too.
-            Request::Again { .. } if is_torn && entry.as_ref().is_some_and(|entry| !entry.deaf) => {
+            Request::Again { .. } if is_of_no_use => {
                 turn.feed.start.on_asked_upstream(now);
                 self.want_keyframe(track.index, Wish::Live);
             }
@@ -124,6 +133,7 @@ impl Core {
                     turn.enter(way, entry, true);
                 }
                 self.tally.add(CounterId::ReplaysRestarted, 1);
+                SessionStats::add(&stats.replays_restarted, 1);
                 self.fanout.queue(session.id.index);
                 // Who is taken for deaf may only have lost requests: then a torn picture is worth another.
                 if ask || is_torn {

@@ -125,7 +125,10 @@ impl Core {
         if connected && (!silent || lives) {
             match session.side {
                 Side::Publisher => self.report_to_publisher(&session),
-                Side::Viewer => self.report_to_viewer(&mut session),
+                Side::Viewer => {
+                    self.show_quality(&mut session);
+                    self.report_to_viewer(&mut session);
+                }
             }
         }
         self.sessions[slot as usize] = Some(session);

@@ -10,7 +10,7 @@ use super::session::{REPORT_SSRC, Session};
 use crate::shm::Mapping;
 use spillway_proto::id::{Codec, Kind, Side, StreamId, TrackId};
 use spillway_proto::limits::{DESCRIPTOR_BYTES_MAX, PUBLISHERS_MAX, TRACKS_MAX, TRACKS_PER_STREAM_MAX};
-use spillway_proto::link::command::{Answer, Note, Status, TrackFacts, TrackFeedback};
+use spillway_proto::link::command::{Answer, KeyframeOutcome, Note, Status, TrackFacts, TrackFeedback};
 use spillway_proto::link::counters::{CounterId, TrackStats};
 use spillway_proto::link::event::Event;
 use spillway_proto::mux::packetize;
@@ -219,7 +219,7 @@ impl Core {
             track.requests.on_keyframe(now);
         }
         track.requests.on_packet(now, rtp.payload.len(), accepted.of_entry);
-        track.reel.set_deaf(track.requests.is_deaf());
+        track.reel.set_deaf(track.requests.seems_deaf(now));
         track.reel.trim(now, slabs);
         self.tally.add(CounterId::PacketsReceived, 1);
         track.packet_at = now;
@@ -283,23 +283,26 @@ impl Core {
     }
 
     /// The merged request, if one is due, to the publisher.
-    pub fn send_keyframe_request(&mut self, index: u32) {
+    pub fn send_keyframe_request(&mut self, index: u32) -> Due {
         let now = self.now;
-        let Some(track) = self.tracks.get(index) else { return };
+        let Some(track) = self.tracks.get(index) else { return Due::Nothing };
         if track.session == NIL || track.ssrc == 0 {
-            return;
+            return Due::Nothing;
         }
         let due = track.requests.poll(now);
-        track.reel.set_deaf(track.requests.is_deaf());
+        track.reel.set_deaf(track.requests.seems_deaf(now));
         let again = match due {
-            Due::Nothing => return,
-            Due::Withheld => return self.tally.add(CounterId::KeyframeRequestsWithheld, 1),
+            Due::Nothing => return due,
+            Due::Withheld => {
+                self.tally.add(CounterId::KeyframeRequestsWithheld, 1);
+                return due;
+            }
             Due::Request { again } => again,
         };
         // RFC 5104 section 4.3.1.2: a new request has the next number, a repeated one the same.
         track.fir_sequence = track.fir_sequence.wrapping_add(u8::from(!again));
         let (slot, ssrc, pli, fir) = (track.session, track.ssrc, track.feedback.pli, track.fir_sequence);
-        let Some(session) = self.sessions.get_mut(slot as usize).and_then(Option::take) else { return };
+        let Some(session) = self.sessions.get_mut(slot as usize).and_then(Option::take) else { return Due::Nothing };
         let sent = self.send_rtcp(&session, |out| {
             let length = rtcp::write_rr(out, REPORT_SSRC, &[])?;
             let rest = &mut out[length..];
@@ -311,6 +314,31 @@ impl Core {
             self.tally.add(CounterId::KeyframeRequestsSent, 1);
         }
         self.sessions[slot as usize] = Some(session);
+        due
+    }
+
+    /// Somebody with the right to wants a keyframe of a track: as for a viewer that lost its picture.
+    pub fn request_keyframe(&mut self, id: TrackId) -> Result<Answer, Status> {
+        self.own_track(id)?;
+        let now = self.now;
+        let track = self.tracks.get(id.index).filter(|track| track.id == id).ok_or(Status::NotFound)?;
+        if track.codec.kind() != Kind::Video {
+            return Err(Status::Invalid);
+        }
+        if track.session == NIL || track.ssrc == 0 {
+            return Ok(Answer::Keyframe { outcome: KeyframeOutcome::Silent });
+        }
+        track.requests.on_wish(now, Wish::Live);
+        let due = self.send_keyframe_request(id.index);
+        let requests = self.tracks.get(id.index).map(|track| track.requests).unwrap_or_default();
+        let outcome = match due {
+            Due::Request { .. } => KeyframeOutcome::Asked,
+            Due::Withheld => KeyframeOutcome::Withheld,
+            Due::Nothing if requests.is_withheld() => KeyframeOutcome::Withheld,
+            Due::Nothing if requests.is_deaf() => KeyframeOutcome::Deaf,
+            Due::Nothing => KeyframeOutcome::Pending,
+        };
+        Ok(Answer::Keyframe { outcome })
     }
 
     /// A publisher's reports. True: it said goodbye for everything it sent.
@@ -347,6 +375,7 @@ impl Core {
         for source in &session.sources {
             let Some(track) = self.tracks.get(source.track).filter(|track| track.ssrc != 0) else { continue };
             if let (Some(place), Some(block)) = (blocks.get_mut(count), track.intake.report_block(now, track.ssrc)) {
+                show_path(self.shared.link.track_stats(source.track as usize), track, block.jitter);
                 *place = block;
                 count += 1;
             }
@@ -600,6 +629,14 @@ fn can_ask(facts: &TrackFacts) -> bool {
 fn show_publisher(stats: &TrackStats, codec: Codec, epoch: u32) {
     stats.codec.store(codec as u64, Ordering::Relaxed);
     stats.publisher_epoch.store(u64::from(epoch), Ordering::Relaxed);
+}
+
+/// What the publisher's path is like, once per report to it.
+fn show_path(stats: &TrackStats, track: &Track, jitter: u32) {
+    let (round_trip, recovered) = track.repair.seen();
+    stats.jitter_us.store(u64::from(jitter) * 1_000_000 / u64::from(track.codec.clock_rate()), Ordering::Relaxed);
+    stats.round_trip_us.store(round_trip.map_or(0, |span| span.as_micros() as u64), Ordering::Relaxed);
+    stats.recovered.store(recovered, Ordering::Relaxed);
 }
 
 /// What control and the pages see of a track.

@@ -5,7 +5,7 @@
 //! an older reader refuses as invalid. `decode` takes exactly the bytes of the body, no more and no fewer.
 
 use super::command::{
-    ANSWER_BODY_BYTES, Answer, COMMAND_BODY_BYTES, Command, DtlsRole, DumpEntry, Extensions, FeedFacts, Fingerprint,
+    ANSWER_BODY_BYTES, Answer, COMMAND_BODY_BYTES, Command, DtlsRole, DumpEntry, Extensions, FeedFacts, Fingerprint, KeyframeOutcome,
     SessionState, Status, TrackFacts, TrackFeedback,
 };
 use super::event::{CloseReason, Event};
@@ -204,6 +204,10 @@ impl Command {
                 put.u32(*cursor);
                 8
             }
+            Command::RequestKeyframe { track } => {
+                put.u64(track.to_bits());
+                12
+            }
         };
         // The longest bodies are parameter sets, bounded when they are decoded; one without room is refused as invalid.
         (kind, put.finish().unwrap_or(0))
@@ -255,6 +259,7 @@ impl Command {
                 },
             },
             11 => Command::SetParameterSets { track: take.track()?, sets: take.parameter_sets()? },
+            12 => Command::RequestKeyframe { track: take.track()? },
             _ => return None,
         };
         take.end(command)
@@ -276,6 +281,19 @@ impl Status {
     }
 }
 
+impl KeyframeOutcome {
+    const fn from_u8(value: u8) -> Option<KeyframeOutcome> {
+        Some(match value {
+            1 => KeyframeOutcome::Asked,
+            2 => KeyframeOutcome::Pending,
+            3 => KeyframeOutcome::Withheld,
+            4 => KeyframeOutcome::Deaf,
+            5 => KeyframeOutcome::Silent,
+            _ => return None,
+        })
+    }
+}
+
 impl Answer {
     /// Writes the result's body and returns its length; None if it does not fit.
     pub(super) fn encode(&self, body: &mut [u8; ANSWER_BODY_BYTES]) -> Option<usize> {
@@ -290,6 +308,9 @@ impl Answer {
             }
             Answer::Feed { feed, ssrc, rtx_ssrc } => {
                 put.u8(3).u64(feed.to_bits()).u32(*ssrc).u32(*rtx_ssrc);
+            }
+            Answer::Keyframe { outcome } => {
+                put.u8(5).u8(*outcome as u8);
             }
             Answer::Dump { next, entries } => {
                 put.u8(4).u8(u8::from(next.is_some())).u32(next.unwrap_or(0));
@@ -340,6 +361,7 @@ impl Answer {
                 }
                 Answer::Dump { next, entries }
             }
+            5 => Answer::Keyframe { outcome: KeyframeOutcome::from_u8(take.u8()?)? },
             _ => return None,
         };
         take.end(answer)
@@ -460,6 +482,7 @@ mod tests {
             Command::SelectLayer { feed: FeedId::new(1, 6), layer: 2 },
             Command::Dump { cursor: u32::MAX },
             Command::SetParameterSets { track, sets: vec![0, 3, 0x67, 1, 2, 0, 1, 0x68] },
+            Command::RequestKeyframe { track },
         ]
     }
 
@@ -488,7 +511,7 @@ mod tests {
         }
         assert_eq!(Command::decode(0, &[]), None);
         assert_eq!(Command::decode(3, &[0; 94]), None, "an AttachTrack of another build");
-        assert_eq!(Command::decode(12, &[]), None);
+        assert_eq!(Command::decode(13, &[]), None);
     }
 
     #[test]
@@ -516,6 +539,7 @@ mod tests {
         refused(&commands[8], &mut body, 9, 9); // a NAL unit longer than the body
         refused(&commands[8], &mut body, 9, 0); // an empty one
         refused(&commands[5], &mut body, 2, 2); // feed 131,072 + 65,535
+        refused(&commands[9], &mut body, 1, 16); // track 4,096 + 255
     }
 
     #[test]
@@ -527,6 +551,8 @@ mod tests {
             Answer::Feed { feed: FeedId::new(7, 7), ssrc: 1, rtx_ssrc: 2 },
             Answer::Dump { next: Some(0), entries: entries().to_vec() },
             Answer::Dump { next: None, entries: Vec::new() },
+            Answer::Keyframe { outcome: KeyframeOutcome::Asked },
+            Answer::Keyframe { outcome: KeyframeOutcome::Silent },
         ];
         for answer in answers {
             let mut body = [0; ANSWER_BODY_BYTES];
@@ -536,6 +562,8 @@ mod tests {
                 assert_eq!(Answer::decode(&body[..shorter]), None, "{answer:?} cut at {shorter}");
             }
         }
+        assert_eq!(Answer::decode(&[5, 0]), None);
+        assert_eq!(Answer::decode(&[5, 6]), None);
     }
 
     #[test]
@@ -588,10 +616,10 @@ mod tests {
         let mut bytes = [0; ANSWER_BODY_BYTES];
         for _ in 0..20_000 {
             rng.fill(&mut bytes);
-            bytes[0] = rng.below(6) as u8;
+            bytes[0] = rng.below(7) as u8;
             let length = rng.below(ANSWER_BODY_BYTES as u64 + 1) as usize;
             let _ = Answer::decode(&bytes[..length]);
-            let _ = Command::decode(rng.below(13) as u32, &bytes[..length]);
+            let _ = Command::decode(rng.below(14) as u32, &bytes[..length]);
         }
     }
 }

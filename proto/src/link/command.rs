@@ -158,6 +158,8 @@ pub enum Command {
     DetachFeed { feed: FeedId },
     /// Layers come with simulcast; layer 0 always exists.
     SelectLayer { feed: FeedId, layer: u8 },
+    /// Asks the track's publisher for a keyframe, within its budget. Answer: `Answer::Keyframe`.
+    RequestKeyframe { track: TrackId },
     /// The shard's sessions and tracks from `cursor` on. Answer: `Answer::Dump`.
     Dump { cursor: u32 },
 }
@@ -189,6 +191,23 @@ pub enum Answer {
     /// `rtx_ssrc` is 0 for a feed without retransmissions of their own.
     Feed { feed: FeedId, ssrc: u32, rtx_ssrc: u32 },
     Dump { next: Option<u32>, entries: Vec<DumpEntry> },
+    Keyframe { outcome: KeyframeOutcome },
+}
+
+/// What became of a wish for a keyframe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum KeyframeOutcome {
+    /// A request is on its way to the publisher.
+    Asked = 1,
+    /// One was sent, or a keyframe came, a moment ago: the next goes out when its time has come, if it is wished still.
+    Pending = 2,
+    /// Keyframes that were asked for have taken their share of the track's bitrate.
+    Withheld = 3,
+    /// The publisher negotiated no requests, or answers none.
+    Deaf = 4,
+    /// The track has no publisher, or none that has sent a packet yet.
+    Silent = 5,
 }
 
 #[derive(Clone, PartialEq, Debug)]

@@ -111,6 +111,7 @@ counter_table! {
     TracksDeaf = 61, "tracks_deaf", Gauge, "tracks", "Video tracks whose publisher answers no keyframe requests";
     TransportFeedbacksSent = 62, "transport_feedbacks_sent", Counter, "packets", "Packets that told a publisher when its packets arrived";
     PacketsRefusedFlood = 63, "packets_refused_flood", Counter, "packets", "Packets refused: their publisher sends more than a publisher may";
+    HandshakeNs = 64, "handshake_ns", Counter, "ns", "Time spent in steps of handshakes, a part of the busy time";
 }
 
 /// The counters of one shard.
@@ -161,7 +162,13 @@ pub struct TrackStats {
     pub last_packet_at: AtomicU64,
     /// Grows with each takeover.
     pub publisher_epoch: AtomicU64,
-    reserved: [AtomicU64; 5],
+    /// The publisher's path (RFC 3550 section 6.4.1): what it jitters, brought up to date with each report to it.
+    pub jitter_us: AtomicU64,
+    /// How long the last packets that were asked for again took to come; 0: none did.
+    pub round_trip_us: AtomicU64,
+    /// Packets that came after they were asked for again.
+    pub recovered: AtomicU64,
+    reserved: [AtomicU64; 2],
 }
 
 impl TrackStats {
@@ -178,6 +185,9 @@ impl TrackStats {
             &self.keyframe_interval_ms,
             &self.last_packet_at,
             &self.publisher_epoch,
+            &self.jitter_us,
+            &self.round_trip_us,
+            &self.recovered,
         ];
         for word in words.into_iter().chain(&self.reserved) {
             word.store(0, Ordering::Relaxed);

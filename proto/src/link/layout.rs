@@ -3,7 +3,8 @@
 //! ```text
 //!    header     magic, version, sizes | engine epoch and facts | control epoch, parked flag
 //!    tracks     TRACKS_MAX x TrackStats
-//!    shards     SHARDS_MAX x { parked flag, counters, error log, event ring, command ring }
+//!    sessions   SESSIONS_MAX x SessionStats
+//!    shards     SHARDS_MAX x { parked flag, counters, histograms, error log, event ring, command ring }
 //! ```
 //!
 //! The supervisor makes it, engine and control attach. The memory is sparse: what no shard uses is never
@@ -16,16 +17,17 @@
 use super::command::Fingerprint;
 use super::counters::{COUNTERS_MAX, Counters, TrackStats};
 use super::error_log::{ERROR_TEXT_BYTES, ErrorLog};
+use super::quality::{Counted, HISTOGRAMS_MAX, Histogram, HistogramId, SessionStats};
 use super::ring::{CommandReader, CommandWriter, EventReader, EventWriter, Shared, command_ring_words, event_ring_words};
 use crate::limits::{
-    COMMAND_SLOT_BYTES, COMMAND_SLOTS, ERRORS_MAX, EVENT_SLOT_BYTES, EVENT_SLOTS, SHARDS_MAX, TRACKS_MAX,
+    COMMAND_SLOT_BYTES, COMMAND_SLOTS, ERRORS_MAX, EVENT_SLOT_BYTES, EVENT_SLOTS, SESSIONS_MAX, SHARDS_MAX, TRACKS_MAX,
 };
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 pub const LINK_MAGIC: u64 = u64::from_le_bytes(*b"SPILLINK");
-pub const LINK_VERSION: u32 = 1;
+pub const LINK_VERSION: u32 = 2;
 /// The oldest version this build speaks: `LINK_VERSION`, or the one before.
-const VERSION_OLDEST: u32 = 1;
+const VERSION_OLDEST: u32 = 2;
 /// Bytes of the whole link, for any number of shards.
 pub const LINK_BYTES: usize = size_of::<LinkMemory>();
 
@@ -148,6 +150,7 @@ struct Parked(AtomicU32);
 struct ShardArea {
     parked: Parked,
     counters: Counters,
+    histograms: [Histogram; HISTOGRAMS_MAX],
     errors: ErrorLog,
     events: RingWords<{ event_ring_words(EVENT_SLOTS) }>,
     commands: RingWords<{ command_ring_words(COMMAND_SLOTS) }>,
@@ -164,6 +167,8 @@ struct LinkMemory {
     tracks: [TrackStats; TRACKS_MAX],
     /// What an index beyond the table gets; nobody reads it.
     track_beyond: TrackStats,
+    sessions: [SessionStats; SESSIONS_MAX],
+    session_beyond: SessionStats,
     shards: [ShardArea; SHARDS_MAX],
 }
 
@@ -315,6 +320,11 @@ impl Link {
         self.memory.tracks.get(track_index).unwrap_or(&self.memory.track_beyond)
     }
 
+    /// Likewise.
+    pub fn session_stats(&self, session_index: u32) -> &'static SessionStats {
+        self.memory.sessions.get(session_index as usize).unwrap_or(&self.memory.session_beyond)
+    }
+
     // ---- shards ----
     // `shard` is a number from the node's own configuration: one that is not below `shards()` is a bug and panics.
 
@@ -350,6 +360,17 @@ impl Link {
     /// The sum over all shards.
     pub fn counter_sum(&self, id: super::counters::CounterId) -> u64 {
         (0..self.shards).fold(0, |sum: u64, shard| sum.wrapping_add(self.counters(shard).get(id)))
+    }
+
+    pub fn histogram(&self, shard: usize, id: HistogramId) -> &'static Histogram {
+        &self.shard(shard).histograms[id as usize]
+    }
+
+    /// The sum over all shards.
+    pub fn histogram_sum(&self, id: HistogramId) -> Counted {
+        let mut counted = Counted::default();
+        (0..self.shards).for_each(|shard| self.histogram(shard, id).add_to(&mut counted));
+        counted
     }
 
     pub fn errors(&self, shard: usize) -> &'static ErrorLog {
@@ -445,6 +466,15 @@ mod tests {
         assert_eq!((control.errors(0).entries().count(), control.errors(1).entries().count()), (0, 1));
         engine.track_stats(TRACKS_MAX).packets.store(9, Ordering::Relaxed);
         assert!((0..TRACKS_MAX).all(|index| control.track_stats(index).packets.load(Ordering::Relaxed) == 0));
+        engine.session_stats(SESSIONS_MAX as u32).reset(1, Time(1));
+        engine.session_stats(5).reset(3, Time(1));
+        let named: Vec<u32> = (0..SESSIONS_MAX as u32).filter(|slot| control.session_stats(*slot).read(3).is_some()).collect();
+        assert_eq!(named, [5]);
+        assert!((0..SESSIONS_MAX as u32).all(|slot| control.session_stats(slot).read(1).is_none()));
+        engine.histogram(1, HistogramId::Join).add(HistogramId::Join, 70);
+        engine.histogram(0, HistogramId::Join).add(HistogramId::Join, 7);
+        let (joins, trips) = (control.histogram_sum(HistogramId::Join), control.histogram_sum(HistogramId::RoundTrip));
+        assert_eq!((joins.sum_us, joins.counts[0], trips), (77, 2, Counted::default()));
     }
 
     #[test]

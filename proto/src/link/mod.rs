@@ -12,4 +12,5 @@ pub mod event;
 pub mod handover;
 pub mod layout;
 pub mod park;
+pub mod quality;
 pub mod ring;

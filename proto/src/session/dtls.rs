@@ -19,13 +19,13 @@
 //!   the datagram kept from `last_flight` is sent again as it was. A remote that had it drops it as a replay.
 //! * Our flights again, when we were the client: nothing is owed. The server's last flight, which made us connected,
 //!   proves that ours arrived (RFC 6347 section 4.2.4); dimpl drops late copies.
-//! * It says close_notify: sealed with keys that went with the object. Anybody who can write the remote's
-//!   address into a datagram can make one that looks like it, so it must never close a session. Where a
-//!   clean goodbye matters (publishers) keep the object, which verifies the alert and polls `Closed`; it
-//!   does so even after `sealed_close_notify`. Elsewhere (viewers) consent expiry or a DELETE ends it.
+//! * It says close_notify. Anybody who can write the remote's address into a datagram can make one that looks like it,
+//!   so it is verified: by what `farewell` gave before the object went (37 bytes), or by the object, which then polls
+//!   `Closed`; it does so even after `sealed_close_notify`.
 
 use crate::limits::{HANDSHAKE_BYTES_MAX, HANDSHAKE_EXPIRY, HANDSHAKE_FRAGMENTS_MAX};
 use crate::link::command::{DtlsRole, Fingerprint};
+use crate::session::farewell::{self, Farewell};
 use crate::session::reassembler::{CONTENT_ALERT, CONTENT_HANDSHAKE, Reassembler, Records, content_type, epoch};
 use crate::session::record::MasterKey;
 use crate::session::rsa;
@@ -95,9 +95,9 @@ impl Identity {
                 .max_queue_rx(2 * HANDSHAKE_FRAGMENTS_MAX)
         };
         // Our request for a certificate is widened after the library has filled its datagram. What a server asks of
-        // us is hashed as it came: as the client nothing is put between.
+        // us is hashed as it came: as the client only the ciphers are watched.
         let as_server = config().mtu(DTLS_DATAGRAM_MAX - rsa::WIDENED_BY).with_crypto_provider(rsa::provider()).build();
-        let as_client = config().mtu(DTLS_DATAGRAM_MAX).build();
+        let as_client = config().mtu(DTLS_DATAGRAM_MAX).with_crypto_provider(farewell::provider()).build();
         let shared = |config: Result<Config, dimpl::Error>| {
             config.map(Arc::new).map_err(|error| DtlsError::Identity(error.to_string()))
         };
@@ -147,6 +147,11 @@ pub trait Handshake {
     /// The datagram a remote may have missed after we were connected; empty when we were the client (the
     /// server's last flight proves that ours arrived). One datagram: ChangeCipherSpec and Finished, 75 bytes.
     fn last_flight(&self) -> &[u8];
+    /// Once connected: what knows the remote's close_notify in this object's place, so that it may go. None: it has to
+    /// stay.
+    fn farewell(&self) -> Option<Farewell> {
+        None
+    }
 }
 
 /// dimpl behind `Handshake`.
@@ -167,6 +172,8 @@ pub struct Dtls {
     /// Nothing is left to poll: what comes next is the answer to what is asked next.
     drained: bool,
     last_flight: Vec<u8>,
+    /// With what the remote sealed the last record that was opened.
+    farewell: Option<Farewell>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -218,6 +225,7 @@ impl Dtls {
             connected: false,
             drained: false,
             last_flight: Vec::new(),
+            farewell: None,
         })
     }
 
@@ -242,7 +250,10 @@ impl Dtls {
     ) -> Result<T, DtlsError> {
         let inner = self.inner.as_mut().ok_or(DtlsError::Ended)?;
         let reassembler = &mut self.reassembler;
-        let result = match catch_unwind(AssertUnwindSafe(|| call(inner, reassembler))) {
+        let called = catch_unwind(AssertUnwindSafe(|| call(inner, reassembler)));
+        // Taken after every call, so that it is never another association's.
+        self.farewell = farewell::take_opened().or(self.farewell);
+        let result = match called {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) => DtlsError::Handshake(error),
             Err(_) => DtlsError::Panicked,
@@ -387,6 +398,10 @@ impl Handshake for Dtls {
     fn last_flight(&self) -> &[u8] {
         &self.last_flight
     }
+
+    fn farewell(&self) -> Option<Farewell> {
+        self.farewell.filter(|_| self.connected)
+    }
 }
 
 /// What a DTLS datagram means after the object has gone.
@@ -395,7 +410,7 @@ pub enum AfterHandshake {
     /// The remote is still finishing: send the kept last flight again (not more often than its own
     /// retransmissions come, since this is not authenticated).
     Resend,
-    /// An alert under keys we no longer have, most likely close_notify: count it, believe nothing.
+    /// Most likely close_notify: believed if `Farewell` knows it.
     Alert,
     Ignore,
 }

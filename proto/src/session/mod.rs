@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod dtls;
+pub mod farewell;
 pub mod ice;
 pub mod reassembler;
 pub mod record;

@@ -20,6 +20,7 @@
 //! Pure; what does not parse is refused, and nothing here panics.
 
 use crate::limits::RSA_SIGNATURE_BYTES_MAX;
+use crate::session::farewell;
 use crate::session::reassembler::{CONTENT_HANDSHAKE, MESSAGE_HEADER, RECORD_HEADER, Records, content_type, epoch};
 use ::aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, UnparsedPublicKey};
 use dimpl::crypto::{
@@ -40,7 +41,7 @@ const CERTIFICATE_REQUEST: u8 = 13;
 
 /// The library's crypto, hashing and verifying over transcripts as they were on the wire. For servers only.
 pub(super) fn provider() -> CryptoProvider {
-    CryptoProvider { hash_provider: &Hashes, signature_verification: &Signatures, ..aws_lc_rs::default_provider() }
+    CryptoProvider { hash_provider: &Hashes, signature_verification: &Signatures, ..farewell::provider() }
 }
 
 /// Copies a datagram of the library's with its request widened; returns its length. None: it does not fit `out`.

@@ -11,12 +11,13 @@
 //!     +----------------+---------------- unanswered --KEYFRAME_UNANSWERED_MAX times--> deaf, quiet
 //! ```
 //!
-//! A deaf publisher is asked once per KEYFRAME_PROBE_INTERVAL, and only for a wish; one that negotiated no requests
+//! From KEYFRAME_SUSPECT_TIME after a request on the publisher seems deaf, until a keyframe comes: who waits is served
+//! from the reel, and it is asked on. A deaf publisher is asked once per KEYFRAME_PROBE_INTERVAL, and only for a wish; one that negotiated no requests
 //! never.
 
 use crate::limits::{
     KEYFRAME_ANSWER_TIME, KEYFRAME_JOIN_INTERVAL, KEYFRAME_PROBE_INTERVAL, KEYFRAME_REQUEST_INTERVAL,
-    KEYFRAME_SHARE_PERCENT_MAX, KEYFRAME_SHARE_WINDOW, KEYFRAME_UNANSWERED_MAX,
+    KEYFRAME_SHARE_PERCENT_MAX, KEYFRAME_SHARE_WINDOW, KEYFRAME_SUSPECT_TIME, KEYFRAME_UNANSWERED_MAX,
 };
 use crate::time::Time;
 
@@ -53,6 +54,8 @@ pub struct KeyframeRequests {
     /// The oldest request that may still be answered.
     awaiting: Option<Time>,
     unanswered: u8,
+    /// A request's time was over, and no keyframe came since.
+    late: bool,
     deaf: bool,
     withheld: bool,
     keyframe_at: Option<Time>,
@@ -68,6 +71,17 @@ impl KeyframeRequests {
     /// Asking is of no use.
     pub fn is_deaf(&self) -> bool {
         self.deaf || !self.can_ask
+    }
+
+    /// Whoever waits is better served from the reel, if it can: the publisher is deaf, or is taking long.
+    pub fn seems_deaf(&self, now: Time) -> bool {
+        let is_late = |at: Time| now.since(at) >= KEYFRAME_SUSPECT_TIME && self.packet_at.is_some_and(|packet| packet > at);
+        self.is_deaf() || self.late || self.awaiting.is_some_and(is_late)
+    }
+
+    /// A wish waits because keyframes have taken their share.
+    pub fn is_withheld(&self) -> bool {
+        self.withheld
     }
 
     pub fn on_wish(&mut self, now: Time, wish: Wish) {
@@ -94,6 +108,7 @@ impl KeyframeRequests {
         }
         self.share.on_keyframe(answers);
         self.keyframe_at = Some(now);
+        self.late = false;
         (self.live, self.join, self.again, self.withheld) = (false, false, false, false);
     }
 
@@ -144,6 +159,7 @@ impl KeyframeRequests {
         self.awaiting = self.sent_at.filter(|at| *at > asked_at && now.since(*at) < KEYFRAME_ANSWER_TIME);
         if self.packet_at.is_some_and(|at| at > asked_at) {
             self.unanswered = self.unanswered.saturating_add(1);
+            self.late = true;
         }
         self.deaf |= self.unanswered >= KEYFRAME_UNANSWERED_MAX;
         if self.deaf {
@@ -289,6 +305,30 @@ mod tests {
             run(&mut requests, 50_000..50_200, Some((100, 1_000)), |_| Some(wish));
             assert!(!requests.is_deaf());
         }
+    }
+
+    #[test]
+    fn who_takes_long_seems_deaf_until_its_keyframe_comes() {
+        let mut requests = KeyframeRequests::new(true);
+        let once = |at| (at == 0).then_some(Wish::Join);
+        assert_eq!(run(&mut requests, 0..500, None, once), [0]);
+        assert!(!requests.seems_deaf(MS(499)) && requests.seems_deaf(MS(501)) && !requests.is_deaf());
+        // Also between the first request's time and the second, and while that one waits.
+        for (from, to) in [(500, 1_001), (1_001, 1_900), (1_900, 2_300)] {
+            run(&mut requests, from..to, None, |_| None);
+            assert!(requests.seems_deaf(MS(to)) && !requests.is_deaf(), "{to}");
+        }
+        requests.on_keyframe(MS(2_300));
+        assert!(!requests.seems_deaf(MS(9_000)), "it heard");
+        // Once late, and nobody waits any more: a keyframe of its own time came.
+        run(&mut requests, 10_000..11_200, None, |at| (at == 10_000).then_some(Wish::Join));
+        requests.on_keyframe(MS(11_200));
+        run(&mut requests, 11_201..12_000, None, |_| None);
+        assert!(!requests.seems_deaf(MS(12_000)));
+        // Of whom nothing comes nothing is known.
+        requests.on_wish(MS(20_000), Wish::Live);
+        requests.poll(MS(20_000));
+        assert!(!requests.seems_deaf(MS(21_000)));
     }
 
     #[test]

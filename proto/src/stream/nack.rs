@@ -106,6 +106,11 @@ impl Losses {
         Arrival::Filled { asked: missing.attempts > 0 }
     }
 
+    /// How long packets that were asked for take to come; None before one came.
+    pub fn round_trip(&self) -> Option<Duration> {
+        (self.round_trip != ROUND_TRIP_FIRST).then_some(self.round_trip)
+    }
+
     /// The packets to ask for now, ascending, as many as `out` holds; returns how many. Gives up what is too old.
     pub fn poll(&mut self, now: Time, out: &mut [u16]) -> usize {
         let before = self.missing.len();

@@ -34,8 +34,11 @@ pub enum Ask {
 
 /// One feed's packets that were asked for, by SRTP index.
 pub struct Resends {
-    /// By index modulo the length, a power of two, for `end - length..end`.
+    /// By index modulo the length, a power of two, for `end - length..end`. Empty until something is asked for: most viewers
+    /// never lose anything.
     packets: Box<[Asked]>,
+    /// Its length once it is not empty.
+    window: u16,
     /// One past the newest index.
     end: u64,
     /// How many wait, and that none below `first` does.
@@ -65,6 +68,7 @@ impl Asked {
 }
 
 const _: () = assert!(ANSWERS_PER_PACKET_MAX <= 3, "two bits");
+const _: () = assert!(RESEND_WINDOW_VIDEO <= u16::MAX as usize && RESEND_WINDOW_AUDIO <= u16::MAX as usize);
 const _: () = assert!(RESEND_WINDOW_VIDEO.is_power_of_two() && RESEND_WINDOW_AUDIO.is_power_of_two());
 
 fn millis(now: Time) -> u16 {
@@ -72,13 +76,13 @@ fn millis(now: Time) -> u16 {
 }
 
 impl Resends {
-    /// Takes its memory once.
+    /// Takes its memory with the first packet that is asked for.
     pub fn new(kind: Kind) -> Resends {
         let window = match kind {
             Kind::Video => RESEND_WINDOW_VIDEO,
             Kind::Audio => RESEND_WINDOW_AUDIO,
         };
-        Resends { packets: vec![Asked::default(); window].into_boxed_slice(), end: 0, waiting: 0, first: 0 }
+        Resends { packets: Box::default(), window: window as u16, end: 0, waiting: 0, first: 0 }
     }
 
     pub fn is_waiting(&self) -> bool {
@@ -88,10 +92,14 @@ impl Resends {
     /// The viewer misses `sequence`. `sent` is one more than the largest index this feed ever sent.
     pub fn ask(&mut self, now: Time, sent: u64, sequence: u16) -> Ask {
         let Some(index) = index_before(sent, sequence) else { return Ask::Unknown };
-        self.advance(sent);
-        if self.end - index > self.packets.len() as u64 {
+        if self.end.max(sent) - index > u64::from(self.window) {
             return Ask::Unknown;
         }
+        if self.packets.is_empty() {
+            self.packets = vec![Asked::default(); usize::from(self.window)].into_boxed_slice();
+            self.end = sent;
+        }
+        self.advance(sent);
         let asked = self.at(index);
         if asked.waits() {
             return Ask::Waits;

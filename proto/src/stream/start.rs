@@ -229,6 +229,10 @@ impl Start {
     pub fn sent(&self) -> Option<u32> {
         self.sent
     }
+    /// The picture it entered at last: its first packet and its timestamp.
+    pub fn entered_at(&self) -> (u64, u32) {
+        (self.entry, self.entry_timestamp)
+    }
     pub fn is_bent(&self) -> bool {
         self.bent
     }

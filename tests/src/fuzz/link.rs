@@ -118,7 +118,7 @@ fn assert_indices(command: &Command) {
         Command::SetParameterSets { track, sets } => {
             assert!((track.index as usize) < TRACKS_MAX && sets.len() <= PARAMETER_SETS_BYTES_MAX);
         }
-        Command::DetachTrack { track } => assert!((track.index as usize) < TRACKS_MAX),
+        Command::DetachTrack { track } | Command::RequestKeyframe { track } => assert!((track.index as usize) < TRACKS_MAX),
         Command::AttachFeed { session, track, facts } => {
             assert!((session.index as usize) < SESSIONS_MAX && (track.index as usize) < TRACKS_MAX);
             assert!(facts.payload_types.iter().chain(&facts.rtx_payload_types).all(|payload_type| *payload_type < 128));

@@ -29,6 +29,10 @@ body!(answer Track: "one audio or video of a stream" {
     frames_per_second: f64 = "over the last second",
     loss_ratio: f64 = "what the publisher's path lost of the last second's packets, 0 to 1",
     keyframe_interval_ms: u64 = "between the last two keyframes; 0: not known yet",
+    jitter_ms: f64 = "of the publisher's path, RFC 3550",
+    round_trip_ms: Option<f64> = "how long packets that were asked for again take to come; null: none was yet",
+    packets_recovered: u64 = "that came after they were asked for again",
+    layers: u64 = "always 1: there is no simulcast yet",
 });
 
 body!(answer Warning: "something about a stream that viewers will notice" {
@@ -54,6 +58,36 @@ body!(answer Stream: "one publisher's output" {
     warnings: Vec<Warning> = "what to put right at the publisher",
 });
 
+body!(answer Reception: "what a viewer reports of its audio or its video (RFC 3550)" {
+    loss_ratio: f64 = "of the packets since the report before, 0 to 1; those that were sent again and came are not lost",
+    packets_lost: u64 = "since it joined",
+    jitter_ms: f64 = "how unevenly packets come",
+    reported_at: String = "RFC 3339",
+});
+
+body!(answer Join: "milliseconds from the join's command to the engine until each step; null: not yet" {
+    checked_ms: Option<f64> = "its first connectivity check came",
+    connected_ms: Option<f64> = "the handshake was complete",
+    first_packet_ms: Option<f64> = "the first packet was sent to it",
+    first_picture_ms: Option<f64> = "all of the first picture was sent to it; without video the same as first_packet_ms",
+});
+
+body!(answer Quality: "what a viewer experiences, as far as the node can tell; not older than about a second" {
+    join: Join = "how its join went",
+    packets_sent: u64 = "of media, each counted once",
+    bytes_sent: u64 = "of their payload",
+    round_trip_ms: Option<f64> = "from its last report; null: no report has told it yet",
+    round_trip_min_ms: Option<f64> = "the shortest so far",
+    video: Option<Reception> = "null: no report of it yet",
+    audio: Option<Reception> = "null: no report of it yet",
+    packets_nacked: u64 = "asked for again, each time counted",
+    packets_resent: u64 = "sent again",
+    keyframe_requests: u64 = "PLI and FIR",
+    replays_restarted: u64 = "keyframe requests that were answered from the reel",
+    freezes_estimated: u64 = "times it asked for a keyframe after its first picture: players do once they can show nothing more",
+    frozen_ms_estimated: f64 = "how long it then waited for one, in all; what passed before it asked is not in it",
+});
+
 body!(answer Viewer: "who watches" {
     id: String = "sorts by age; it is not the session's URL",
     room: String = "where",
@@ -63,6 +97,14 @@ body!(answer Viewer: "who watches" {
     connected: bool = "the handshake is complete",
     protocol: String = "whep",
     codecs: Vec<String> = "what it can show",
+    quality: Option<Quality> = "null while the engine does not know it",
+});
+
+body!(answer KeyframeAnswer: "what became of a wish for a keyframe" {
+    id: String = "the stream",
+    result: String = "asked: the publisher is asked; pending: it was a moment ago, or a keyframe came; withheld: keyframes \
+                      have taken their share of the bitrate; deaf: it answers no requests; silent: no packet of it came \
+                      yet; no_video",
 });
 
 body!(answer Ended: "what was ended" {
@@ -134,6 +176,7 @@ body!(request LimitsPatch: "limits to be set (merge patch: null puts one back to
     viewers_per_account_max: Option<u32> = "viewers of one account",
     joins_per_second_max: Option<u32> = "viewers that may join per second",
     egress_mbps_max: Option<u32> = "Mbit/s that go out to viewers",
+    busy_percent_max: Option<u32> = "percent of its time a shard may be busy before no more viewers come to it",
 });
 
 body!(answer Usage: "what there is now" {
@@ -150,6 +193,7 @@ body!(answer Limits: "the limits in force; 0 is no limit" {
     viewers_per_account_max: u32 = "viewers of one account",
     joins_per_second_max: u32 = "viewers that may join per second",
     egress_mbps_max: u32 = "Mbit/s that go out to viewers",
+    busy_percent_max: u32 = "percent of its time a shard may be busy before no more viewers come to it",
     set_here: Vec<String> = "those that this API has set; the others are the configuration's",
     used: Usage = "what of it is used",
 });
@@ -157,6 +201,13 @@ body!(answer Limits: "the limits in force; 0 is no limit" {
 body!(answer Shard: "a forwarding thread" {
     sessions: u64 = "publishers and viewers it carries",
     packets_sent: u64 = "since the supervisor was started",
+    busy_ratio: f64 = "of its time, smoothed over some seconds, handshakes left out; 0 to 1",
+});
+
+body!(answer Capacity: "what this node can still do" {
+    limited_by: String = "what ends first: shards (their time), egress, viewers (their limit) or sessions (the tables)",
+    viewers_left: Option<u64> = "an estimate of how many more viewers of a middling stream that is; null while there is no stream to judge by",
+    busy_ratio_max: f64 = "how busy a shard may be before it gets no more viewers; 0: no limit",
 });
 
 body!(answer Node: "this node" {
@@ -169,6 +220,7 @@ body!(answer Node: "this node" {
     candidates: Vec<String> = "addresses that clients are told to send media to",
     streams: u64 = "that are live",
     used: Usage = "publishers and viewers, all accounts together",
+    capacity: Capacity = "how many more there may be",
     egress_bps: u64 = "all that went out in the last second, with headers and what was sent twice",
     memory_bytes: u64 = "of its processes",
 });

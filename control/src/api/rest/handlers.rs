@@ -1,8 +1,8 @@
 //! One function for each row of the table. They look up, translate and answer; what may be is `policy`'s.
 
 use super::bodies::{
-    Ended, Health, HealthCpu, HealthMemory, Key, KeyWithSecret, Limits, LimitsPatch, NewKey, NewRoom, NewToken, Node, Publisher, Room,
-    RoomPatch, Rotation, Shard, Stream, Token, TokenUrls, Track, Usage, Viewer, Warning,
+    Capacity, Ended, Health, HealthCpu, HealthMemory, Join, Key, KeyWithSecret, KeyframeAnswer, Limits, LimitsPatch, NewKey, NewRoom, NewToken, Node, Publisher,
+    Quality, Reception, Room, RoomPatch, Rotation, Shard, Stream, Token, TokenUrls, Track, Usage, Viewer, Warning,
 };
 use super::page::{Page, Wanted};
 use super::{Answer, Call, Reply, Scope};
@@ -13,9 +13,11 @@ use crate::policy::limits::Limits as LimitsInForce;
 use crate::policy::rooms::{SessionView, StreamView};
 use crate::policy::Refusal;
 use crate::process;
+use crate::shm::monotonic_now;
 use crate::service::{Applied, Changed, KeyRole, KeyRow, RoomChange, RoomRow, Rotated, now_ms};
 use axum::http::header;
 use spillway_proto::id::{Codec, Kind};
+use spillway_proto::time::Time;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -165,6 +167,15 @@ pub async fn end_stream(call: Call) -> Answer {
     }
 }
 
+pub async fn request_keyframe(call: Call) -> Answer {
+    // First: what an engine leaves behind is no stream that has ended.
+    call.service.require_engine()?;
+    let stream = stream_named(&call)?;
+    let result = call.service.request_keyframe(&stream).await?;
+    let id = ids::stream(stream.id, stream.began_ms);
+    Ok(Reply::json(202, &KeyframeAnswer { id, result: result.to_owned() }))
+}
+
 /// The stream in the path; one of another room is not there for who may not see it.
 fn stream_named(call: &Call) -> Result<StreamView, Problem> {
     let id = call.part("stream");
@@ -175,7 +186,7 @@ fn stream_named(call: &Call) -> Result<StreamView, Problem> {
 
 fn stream_body(call: &Call, stream: &StreamView) -> Stream {
     let tracks: Vec<Track> = stream.tracks.iter().map(|track| {
-        let rates = call.service.rates(track.id);
+        let (rates, path) = (call.service.rates(track.id), call.service.path(track.id));
         Track {
             kind: if track.codec.kind() == Kind::Audio { "audio" } else { "video" }.to_owned(),
             codec: track.codec.sdp_name().to_owned(),
@@ -184,6 +195,10 @@ fn stream_body(call: &Call, stream: &StreamView) -> Stream {
             frames_per_second: rates.frames_per_second,
             loss_ratio: rates.loss_ratio,
             keyframe_interval_ms: rates.keyframe_interval_ms,
+            jitter_ms: millis(path.jitter_us),
+            round_trip_ms: path.round_trip_us.map(millis),
+            packets_recovered: path.recovered,
+            layers: 1,
         }
     }).collect();
     let warnings = call.service.warnings(stream);
@@ -220,11 +235,12 @@ pub async fn viewers(call: Call) -> Answer {
         (_, asked) => asked,
     };
     let found = call.service.viewers(room.as_deref(), after, count + 1);
-    Ok(Reply::json(200, &Page::new(found.iter().map(viewer_body).collect(), count, |viewer: &Viewer| viewer.id.clone())))
+    let bodies = found.iter().map(|viewer| viewer_body(&call, viewer)).collect();
+    Ok(Reply::json(200, &Page::new(bodies, count, |viewer: &Viewer| viewer.id.clone())))
 }
 
 pub async fn viewer(call: Call) -> Answer {
-    Ok(Reply::json(200, &viewer_body(&viewer_named(&call)?)))
+    Ok(Reply::json(200, &viewer_body(&call, &viewer_named(&call)?)))
 }
 
 pub async fn kick(call: Call) -> Answer {
@@ -240,7 +256,7 @@ fn viewer_named(call: &Call) -> Result<SessionView, Problem> {
     found.filter(|viewer| call.caller.sees(&viewer.room)).ok_or_else(|| Problem::missing("viewer"))
 }
 
-fn viewer_body(viewer: &SessionView) -> Viewer {
+fn viewer_body(call: &Call, viewer: &SessionView) -> Viewer {
     let codecs = (0..=u8::MAX).map_while(|number| (usize::from(number) < Codec::COUNT).then_some(number));
     let codecs = codecs.filter_map(Codec::from_u8).filter(|codec| viewer.codecs.contains(*codec));
     Viewer {
@@ -252,7 +268,49 @@ fn viewer_body(viewer: &SessionView) -> Viewer {
         connected: viewer.connected,
         protocol: "whep".to_owned(),
         codecs: codecs.map(|codec| codec.sdp_name().to_owned()).collect(),
+        quality: call.service.quality(viewer.session).map(|quality| quality_body(&quality)),
     }
+}
+
+fn quality_body(quality: &crate::service::Quality) -> Quality {
+    let step = |at: Option<Time>| at.map(|at| millis(at.since(quality.added_at).as_micros() as u64));
+    // The link's clock is the monotonic one.
+    let (now, now_ms) = (monotonic_now(), now_ms());
+    let reception = |of: crate::service::Reception| Reception {
+        loss_ratio: rounded(f64::from(of.fraction_lost) / 256.0),
+        packets_lost: of.lost,
+        jitter_ms: millis(of.jitter_us),
+        reported_at: rfc3339(now_ms.saturating_sub(now.since(of.reported_at).as_millis() as u64)),
+    };
+    Quality {
+        join: Join {
+            checked_ms: step(quality.checked_at),
+            connected_ms: step(quality.connected_at),
+            first_packet_ms: step(quality.packet_at),
+            first_picture_ms: step(quality.picture_at),
+        },
+        packets_sent: quality.packets,
+        bytes_sent: quality.octets,
+        round_trip_ms: quality.round_trip_us.map(millis),
+        round_trip_min_ms: quality.round_trip_us_min.map(millis),
+        video: quality.video.map(reception),
+        audio: quality.audio.map(reception),
+        packets_nacked: quality.nacked,
+        packets_resent: quality.resent,
+        keyframe_requests: quality.keyframe_requests,
+        replays_restarted: quality.replays_restarted,
+        freezes_estimated: quality.freezes,
+        frozen_ms_estimated: millis(quality.frozen_us),
+    }
+}
+
+fn millis(micros: u64) -> f64 {
+    micros as f64 / 1_000.0
+}
+
+/// A ratio with as many places as say something.
+fn rounded(ratio: f64) -> f64 {
+    (ratio * 10_000.0).round() / 10_000.0
 }
 
 // ---- tokens ----
@@ -416,6 +474,7 @@ pub async fn update_limits(call: Call) -> Answer {
         ("viewers_per_account_max", patch.viewers_per_account_max),
         ("joins_per_second_max", patch.joins_per_second_max),
         ("egress_mbps_max", patch.egress_mbps_max),
+        ("busy_percent_max", patch.busy_percent_max),
     ];
     // null and nothing are two things in a merge patch (RFC 7396).
     let named = all.into_iter().filter(|(name, _)| call.body.get(name).is_some());
@@ -436,6 +495,7 @@ fn limits_reply(call: &Call, applied: Applied) -> Reply {
         viewers_per_account_max,
         joins_per_second_max,
         egress_mbps_max,
+        busy_percent_max,
     } = applied.limits;
     let body = Limits {
         publishers_max,
@@ -445,6 +505,7 @@ fn limits_reply(call: &Call, applied: Applied) -> Reply {
         viewers_per_account_max,
         joins_per_second_max,
         egress_mbps_max,
+        busy_percent_max,
         set_here: applied.set.into_keys().collect(),
         used: usage_body(call.service.usage(None)),
     };
@@ -470,11 +531,16 @@ pub async fn node(call: Call) -> Answer {
         shards: facts
             .shards
             .iter()
-            .map(|shard| Shard { sessions: shard.sessions, packets_sent: shard.packets_sent })
+            .map(|shard| Shard { sessions: shard.sessions, packets_sent: shard.packets_sent, busy_ratio: rounded(shard.busy) })
             .collect(),
         candidates: facts.candidates,
         streams: facts.streams as u64,
         used: usage_body(facts.usage),
+        capacity: Capacity {
+            limited_by: facts.capacity.limited_by.to_owned(),
+            viewers_left: facts.capacity.viewers_left,
+            busy_ratio_max: facts.capacity.busy_max,
+        },
         egress_bps: facts.egress_bps,
         memory_bytes: process::node().memory_bytes,
     };

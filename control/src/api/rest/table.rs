@@ -2,7 +2,7 @@
 //! OpenAPI document are made from it, and a test walks through it.
 
 use super::bodies::{
-    Attempt, Ended, Event, Health, History, Key, KeyWithSecret, Limits, LimitsPatch, Lobby, NewKey, NewRoom, NewToken, Node, Room, RoomPatch, Rotation,
+    Attempt, Ended, Event, Health, History, Key, KeyWithSecret, KeyframeAnswer, Limits, LimitsPatch, Lobby, NewKey, NewRoom, NewToken, Node, Room, RoomPatch, Rotation,
     Stream, Token, Usage, Viewer,
 };
 use super::page::Page;
@@ -147,7 +147,7 @@ const END_STREAM: Row = Row {
     ..BASE
 };
 
-pub static ROWS: [Row; 31] = [
+pub static ROWS: [Row; 32] = [
     Row {
         path: "/v1/rooms",
         id: "listRooms",
@@ -225,6 +225,18 @@ pub static ROWS: [Row; 31] = [
     STREAMS,
     STREAM,
     END_STREAM,
+    Row {
+        method: "POST",
+        path: "/v1/streams/{stream}/keyframe",
+        id: "requestKeyframe",
+        about: "Have the publisher asked for a keyframe, within what keyframes may take of its bitrate. The answer says what became of it",
+        access: Access::Either,
+        status: 202,
+        answer: schema::<KeyframeAnswer>(),
+        errors: &[(404, "stream_not_found"), (503, "engine_restarting")],
+        handler: |call| Box::pin(handlers::request_keyframe(call)),
+        ..BASE
+    },
     Row { path: "/streams", id: "listStreamsUnversioned", about: "The same as GET /v1/streams", ..STREAMS },
     Row { path: "/streams/{stream}", id: "getStreamUnversioned", about: "The same as GET /v1/streams/{stream}", ..STREAM },
     Row {

@@ -80,6 +80,7 @@ impl World {
         }
         let orders = self.rooms.published(&plan, session, &ids)?;
         self.obey(&orders);
+        assert_loads(&self.rooms);
         Ok((resource, session, orders))
     }
 
@@ -99,6 +100,7 @@ impl World {
         self.feeds.extend(plan.feeds.iter().map(|feed| (plan.shard, session, feed.track)));
         self.rooms.viewed(&plan, session)?;
         self.rooms.on_event(&Event::SessionConnected { session, profile: 7 });
+        assert_loads(&self.rooms);
         Ok((resource, session, plan))
     }
 
@@ -148,6 +150,7 @@ impl World {
         let mut rooms = Rooms::new(2);
         let names = HashMap::from([(ROOM, "demo".to_owned())]);
         let orders = rooms.rebuild(EPOCH, &self.dump(), &self.known(), &names, |_| true);
+        assert_loads(&rooms);
         (rooms, orders)
     }
 
@@ -155,8 +158,18 @@ impl World {
         let orders = self.rooms.on_event(&Event::SessionClosed { session, reason: CloseReason::RemoteClosed });
         self.obey(&[Order::Command { shard: 0, command: Command::RemoveSession { session } }]);
         self.obey(&orders);
+        assert_loads(&self.rooms);
         orders
     }
+}
+
+/// What is kept of each shard's sessions is what a count of them gives.
+fn assert_loads(rooms: &Rooms) {
+    let mut counted = vec![Load::default(); rooms.loads.len()];
+    for session in rooms.sessions.values() {
+        *count_of(&mut counted, session.shard, session.note.side).unwrap() += 1;
+    }
+    assert_eq!(rooms.loads, counted);
 }
 
 fn commands(orders: &[Order]) -> Vec<Command> {
@@ -518,7 +531,7 @@ fn a_viewer_whose_stream_does_not_fit_the_uplink_is_refused() {
     let (_, session, _) = world.publish(1, PUBLISH).unwrap();
     world.live(session);
     let stream = world.rooms.streams()[0].id;
-    world.rooms.measure(&HashMap::from([(stream, 2_000_000)]), 0);
+    world.rooms.measure(&HashMap::from([(stream, 2_000_000)]), 0, &[]);
     assert!(world.view(VIEW).is_ok() && world.view(VIEW).is_ok());
     assert_eq!(world.view(VIEW).unwrap_err(), Refusal::EgressFull { max: 5 });
     assert_eq!(world.rooms.usage(None).egress_bps, 4_000_000);

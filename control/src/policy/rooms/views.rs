@@ -2,7 +2,8 @@
 
 use super::{Rooms, Who, is_live};
 use crate::policy::{CodecSet, PublicId, ResourceId};
-use spillway_proto::id::{Codec, Side, StreamId, TrackId};
+use spillway_proto::id::{Codec, SessionId, Side, StreamId, TrackId};
+use spillway_proto::limits::SESSIONS_MAX;
 use std::ops::Bound;
 
 /// A stream as it is now.
@@ -30,6 +31,8 @@ pub struct TrackView {
 pub struct SessionView {
     pub id: PublicId,
     pub resource: ResourceId,
+    /// The engine's name for it.
+    pub session: SessionId,
     pub side: Side,
     pub room: String,
     pub who: Who,
@@ -47,7 +50,54 @@ pub struct Usage {
     pub egress_bps: u64,
 }
 
+/// What the node can still do, and what ends it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct CapacityView {
+    /// What ends first: shards, egress, viewers or sessions.
+    pub limited_by: &'static str,
+    /// How many more viewers of a middling stream that is; None while there is no stream to judge by.
+    pub viewers_left: Option<u64>,
+    /// By shard, smoothed, 0 to 1.
+    pub busy: Vec<f64>,
+    pub busy_max: f64,
+}
+
 impl Rooms {
+    /// What a viewer gets on average: of those that are there, else of the streams there are.
+    pub(super) fn mean_bitrate_bps(&self) -> u64 {
+        let of = |weight: fn(usize) -> u64| {
+            let streams = self.rooms.values().filter_map(|room| Some((room.stream.as_ref()?.bitrate_bps, weight(room.viewers.len()))));
+            let (sum, count) = streams.fold((0u64, 0u64), |(sum, count), (bitrate, weight)| {
+                (sum.saturating_add(bitrate.saturating_mul(weight)), count + weight)
+            });
+            sum.checked_div(count)
+        };
+        of(|viewers| viewers as u64).filter(|mean| *mean > 0).or_else(|| of(|_| 1)).unwrap_or(0)
+    }
+
+    pub fn capacity(&self) -> CapacityView {
+        let (gate, usage, loads) = (&self.gate, self.usage(None), self.loads());
+        let (bitrate, busy_max) = (self.mean_bitrate_bps(), gate.busy_max());
+        let mut left = vec![("sessions", SESSIONS_MAX.saturating_sub(usage.publishers + usage.viewers) as u64)];
+        if gate.limits.viewers_max > 0 {
+            left.push(("viewers", u64::from(gate.limits.viewers_max).saturating_sub(usage.viewers as u64)));
+        }
+        if gate.limits.egress_mbps_max > 0 && bitrate > 0 {
+            let room = u64::from(gate.limits.egress_mbps_max) * 1_000_000;
+            left.push(("egress", room.saturating_sub(gate.egress_bps.max(usage.egress_bps)) / bitrate));
+        }
+        // Without a limit of ours a shard is full when it never sleeps.
+        let max = if busy_max > 0.0 { busy_max } else { 1.0 };
+        left.push(("shards", gate.capacity.viewers_left(&loads, max, bitrate)));
+        let (limited_by, viewers_left) = left.into_iter().min_by_key(|(_, left)| *left).unwrap_or(("sessions", 0));
+        CapacityView {
+            limited_by,
+            viewers_left: (bitrate > 0).then_some(viewers_left),
+            busy: (0..loads.len()).map(|shard| gate.capacity.busy(shard)).collect(),
+            busy_max,
+        }
+    }
+
     /// Every stream, oldest first.
     pub fn streams(&self) -> Vec<StreamView> {
         let mut streams: Vec<StreamView> = self.rooms.values().filter_map(|room| {
@@ -116,6 +166,7 @@ impl Rooms {
         Some(SessionView {
             id: session.public,
             resource,
+            session: session.id,
             side: session.note.side,
             room: self.rooms.get(&session.note.room)?.name.clone(),
             who: session.who.clone(),

@@ -480,6 +480,36 @@ fn a_kept_close_notify_closes_the_other_end_and_ours_still_listens() {
     assert!(wire.closed[CLIENT]);
 }
 
+/// In either role, and without the object: it is gone when the goodbye comes.
+#[test]
+fn a_farewell_knows_the_remotes_goodbye_and_nothing_else() {
+    for end in [CLIENT, SERVER] {
+        let (mut wire, mut other) = (wire(), wire());
+        assert!(wire.ends[end].farewell().is_none(), "not before there are keys");
+        for wire in [&mut wire, &mut other] {
+            wire.run(|_, datagram| vec![datagram]).unwrap();
+        }
+        let [farewell, others] = [&wire, &other].map(|wire| wire.ends[end].farewell().expect("AES-GCM"));
+        let remote = 1 - end;
+        let kept = wire.ends[end].last_flight().to_vec();
+        assert!(!farewell.is_said_by(&kept), "a flight is no goodbye, and not the remote's");
+        wire.ends[remote].close();
+        let (goodbye, _) = wire.poll(remote).unwrap();
+        assert!(farewell.is_said_by(&goodbye[0]));
+        assert!(!others.is_said_by(&goodbye[0]), "of another session");
+        // Our own goodbye sent back to us.
+        wire.ends[end].close();
+        let (ours, _) = wire.poll(end).unwrap();
+        assert!(!farewell.is_said_by(&ours[0]));
+        for at in 0..goodbye[0].len() {
+            let mut forged = goodbye[0].clone();
+            forged[at] ^= 1;
+            assert!(!farewell.is_said_by(&forged), "byte {at}");
+            assert!(!farewell.is_said_by(&goodbye[0][..at]), "cut at {at}");
+        }
+    }
+}
+
 #[test]
 fn late_datagrams_are_told_apart() {
     let record = |content, epoch| vec![content, 0xFE, 0xFD, 0, epoch, 0, 0, 0, 0, 0, 0, 0, 1, 0];

@@ -19,6 +19,17 @@ fn a_sequence_number_means_the_newest_packet_that_was_sent_with_it() {
     assert_eq!(index_before(0x1_0006, 0xFFFF), Some(0xFFFF));
 }
 
+/// Whoever loses nothing, or asks for what was never sent or is long gone, costs no window.
+#[test]
+fn memory_is_taken_by_the_first_packet_that_can_be_answered() {
+    let mut resends = Resends::new(Kind::Video);
+    assert_eq!(resends.ask(at(0), 0, 7), Ask::Unknown);
+    assert_eq!(resends.ask(at(0), 5_000, 7), Ask::Unknown);
+    assert_eq!((resends.next(0), resends.is_waiting(), resends.packets.len()), (None, false, 0));
+    assert_eq!(resends.ask(at(1), 5_000, 4_999), Ask::Waits);
+    assert_eq!((resends.next(0), resends.packets.len()), (Some(4_999), RESEND_WINDOW_VIDEO));
+}
+
 #[test]
 fn two_answers_apart_and_no_third() {
     let mut resends = Resends::new(Kind::Video);
@@ -45,7 +56,7 @@ fn agrees_with_a_map() {
     let mut rng = Rng::new(9);
     for kind in [Kind::Video, Kind::Audio] {
         let mut resends = Resends::new(kind);
-        let window = resends.packets.len() as u64;
+        let window = u64::from(resends.window);
         let mut model: HashMap<u64, (u8, u64, bool)> = HashMap::new();
         let mut sent = 65_000 + rng.below(100);
         for ms in 0..20_000u64 {

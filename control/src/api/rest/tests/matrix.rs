@@ -26,7 +26,7 @@ fn expected(caller: &str, row: &Row) -> Outcome {
     let of_one_room = ["getRoom", "endRoom", "listRoomViewers"].contains(&row.id);
     let shared = [
         "listRooms", "listStreams", "getStream", "endStream", "listStreamsUnversioned", "getStreamUnversioned",
-        "endStreamUnversioned", "listViewers", "getViewer", "kickViewer", "createToken", "listEvents",
+        "endStreamUnversioned", "requestKeyframe", "listViewers", "getViewer", "kickViewer", "createToken", "listEvents",
     ];
     match caller {
         "nobody" => Outcome::Refused(401, "token_missing"),

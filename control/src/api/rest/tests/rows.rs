@@ -198,6 +198,12 @@ fn every_row_of_the_document_is_kept() {
     witness.saw(row("listEvents"), &admin.get("/v1/events?room=other"));
     witness.saw(row("createToken"), &admin.post("/v1/tokens", &json!({ "room": "other", "role": "view" })));
 
+    // Last: without an engine.
+    node.link.clear_engine_ready();
+    let reply = operator.post(&path(row("requestKeyframe"), &names), &Value::Null);
+    reply.is(503, "engine_restarting");
+    witness.saw(row("requestKeyframe"), &reply);
+
     let mut unseen = Vec::new();
     for row in ROWS.iter() {
         let success = (row.id, row.status.to_string());
