@@ -37,15 +37,16 @@ export function resourcesOf(node, limits, points) {
   const add = (name, used, most, words) => {
     if (Number.isFinite(used) && most > 0) found.push({ name, ratio: Math.min(used / most, 1), words });
   };
-  const busy = node.capacity?.busy_ratio ?? points.at(-1)?.busy_ratio;
-  add("forwarding threads", busy, 1, formatRatio(busy));
+  // What the node measures for its own decisions, where it tells; else what the last ten seconds were.
+  const told = (node.shards ?? []).map((shard) => shard.busy_ratio).filter(Number.isFinite);
+  const busy = told.length ? Math.max(...told) : points.at(-1)?.busy_ratio;
+  const busyMax = node.capacity?.busy_ratio_max || 1;
+  add("forwarding threads", busy, busyMax, busyMax < 1 ? `${formatRatio(busy)} of ${formatRatio(busyMax)}` : formatRatio(busy));
   const { viewers, publishers } = node.used;
   add("viewers", viewers, limits?.viewers_max, `${formatCount(viewers)} of ${formatCount(limits?.viewers_max)}`);
   add("publishers", publishers, limits?.publishers_max, `${formatCount(publishers)} of ${formatCount(limits?.publishers_max)}`);
   const egress = Math.max(node.egress_bps, node.used.egress_bps);
   add("egress", egress, limits?.egress_mbps_max * 1e6, `${formatBitrate(egress)} of ${formatBitrate(limits?.egress_mbps_max * 1e6)}`);
-  const viewersMax = node.capacity?.viewers_max;
-  add("viewers by load", viewers, viewersMax, `${formatCount(viewers)} of about ${formatCount(viewersMax)}`);
   return found.sort((left, right) => right.ratio - left.ratio);
 }
 
@@ -162,9 +163,10 @@ function gauge(element, ratio) {
 export function drawOverview({ node, limits, points, streams }) {
   const resources = resourcesOf(node, limits, points);
   const most = resources[0];
-  const ratio = node.capacity?.used_ratio ?? most?.ratio ?? 0;
-  const by = node.capacity?.limited_by ?? most?.name;
-  setText($("#capacity-words"), by ? `${formatRatio(ratio)} used, nearest its limit: ${by}` : "Nothing is limited, and nothing is measured yet");
+  const ratio = most?.ratio ?? 0;
+  const left = node.capacity?.viewers_left;
+  const room = Number.isFinite(left) ? `; room for about ${formatCount(left)} viewers, then ${node.capacity.limited_by} end` : "";
+  setText($("#capacity-words"), most ? `${formatRatio(ratio)} used, nearest its limit: ${most.name}${room}` : "Nothing is limited, and nothing is measured yet");
   $("#gauge").setAttribute("aria-valuenow", Math.round(ratio * 100));
   gauge($("#gauge"), ratio);
   keep($("#resources"), resources, ({ name }) => name, ({ name }) => {
@@ -219,12 +221,12 @@ export function drawStreams(streams, now, act) {
 }
 
 /** Statistics that the API may have of viewers: shown as soon as one of them comes. */
+const milliseconds = (ms) => (Number.isFinite(ms) ? `${Math.round(ms)} ms` : "–");
 const QUALITY = [
-  ["rtt_ms", "RTT", (ms) => (Number.isFinite(ms) ? `${Math.round(ms)} ms` : "–")], ["loss_ratio", "Loss", formatRatio],
-  ["jitter_ms", "Jitter", (ms) => (Number.isFinite(ms) ? `${Math.round(ms)} ms` : "–")], ["nacks", "NACKs", formatCount],
-  ["plis", "PLIs", formatCount], ["freezes", "Freezes", formatCount],
+  ["First picture", (quality) => quality.join?.first_picture_ms, milliseconds], ["RTT", (quality) => quality.round_trip_ms, milliseconds],
+  ["Loss", (quality) => (quality.video ?? quality.audio)?.loss_ratio, formatRatio], ["Jitter", (quality) => (quality.video ?? quality.audio)?.jitter_ms, milliseconds],
+  ["Asked again", (quality) => quality.packets_nacked, formatCount], ["Freezes", (quality) => quality.freezes_estimated, formatCount],
 ];
-const quality = (viewer, field) => viewer[field] ?? viewer.qoe?.[field] ?? viewer.stats?.[field];
 
 export function matches(viewer, words) {
   const text = [viewer.id, viewer.room, viewer.sub, viewer.account].join(" ").toLowerCase();
@@ -232,14 +234,14 @@ export function matches(viewer, words) {
 }
 
 export function drawViewers({ viewers, hasMore }, words, now, act) {
-  const known = QUALITY.filter(([field]) => viewers.some((viewer) => quality(viewer, field) !== undefined));
+  const known = viewers.some((viewer) => viewer.quality) ? QUALITY : [];
   const cells = [
     { label: "Who", of: (viewer) => viewer.sub },
     { label: "Room", of: (viewer) => viewer.room },
     { label: "Account", of: (viewer) => viewer.account },
     { label: "State", of: (viewer) => [viewer.connected ? chip("connected", "good") : chip("joining")] },
     { label: "Here for", n: true, of: (viewer) => age(viewer.joined_at, now) },
-    ...known.map(([field, label, words]) => ({ label, n: true, of: (viewer) => words(quality(viewer, field)) })),
+    ...known.map(([label, of, words]) => ({ label, n: true, of: (viewer) => words(of(viewer.quality ?? {})) })),
     { label: "Id", of: (viewer) => [code(viewer.id)] },
   ];
   const head = $("#viewer-head");

@@ -73,11 +73,13 @@ async function doing(said, work) {
     await work();
     announce(said);
     trouble("");
+    await refresh();
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
+    await refresh();
+    // Last: what went wrong stays to be read.
     trouble(words(problem));
   }
-  await refresh();
 }
 
 function showSecret(title, secret) {
@@ -89,7 +91,10 @@ function showSecret(title, secret) {
 const part = encodeURIComponent;
 const act = {
   endStream: (id) => doing("The stream was ended", () => ask("POST", `/v1/streams/${part(id)}/end`)),
-  keyframe: (id) => doing("A keyframe was asked for", () => ask("POST", `/v1/streams/${part(id)}/keyframe`)),
+  keyframe: (id) => doing("A keyframe was asked for", async () => {
+    const { result } = (await ask("POST", `/v1/streams/${part(id)}/keyframe`)).body ?? {};
+    if (result && !["asked", "pending"].includes(result)) throw new Problem({ status: 200, title: "No keyframe", detail: result });
+  }),
   kick: (id) => doing("The viewer was sent away", () => ask("POST", `/v1/viewers/${part(id)}/kick`)),
   revokeKey: (id) => doing("The key was revoked", () => ask("DELETE", `/v1/keys/${part(id)}`)),
   rotateKey: (id) => doing("The key has another secret", async () => {

@@ -77,7 +77,7 @@ fn the_admin_page_shows_what_the_api_says_and_does_what_its_buttons_say() {
     page.until("the limit is in force", seconds(10), "return spillway.data.limits.viewers_max === 2 && document.querySelector('#limits-said').textContent === 'In force.'");
     assert_eq!(get(&node, &token, "/v1/limits")["viewers_max"], 2);
     show(&page, "overview");
-    page.until("the full limit is named", seconds(10), "return document.querySelector('#capacity-words').textContent === '100 % used, nearest its limit: viewers'");
+    page.until("the full limit is named", seconds(10), "return document.querySelector('#capacity-words').textContent .startsWith('100 % used, nearest its limit: viewers')");
 
     // Streams and viewers.
     show(&page, "streams");

@@ -17,6 +17,9 @@ test("the fullest resource is named first, and what has no limit not at all", ()
   // More than there may be (a limit was lowered) is full, not fuller.
   assert.equal(resourcesOf(node, { viewers_max: 10 }, [])[0].ratio, 1);
   assert.deepEqual(resourcesOf(node, null, []), []);
+  // A node that judges its load: its own figures, towards its own bound.
+  const judged = { ...node, shards: [{ busy_ratio: 0.2 }, { busy_ratio: 0.4 }], capacity: { busy_ratio_max: 0.8 } };
+  assert.deepEqual(resourcesOf(judged, null, [{ busy_ratio: 0.9 }]).map(({ ratio, words }) => [ratio, words]), [[0.5, "40 % of 80 %"]]);
 });
 
 test("attempts stand by reason, the latest first, with all that happened counted", () => {

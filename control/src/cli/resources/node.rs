@@ -46,14 +46,12 @@ pub fn card_of(node: &Value) -> Painted {
         ("egress", bitrate(&node["egress_bps"])),
         ("memory", bytes(&node["memory_bytes"])),
     ];
-    if let Some(capacity) = node["capacity"].as_object() {
-        let ratio = capacity.get("used_ratio").map(percent).unwrap_or_default();
-        let by = capacity.get("limited_by").map(string).filter(|by| !by.is_empty());
-        facts.push(("capacity", format!("{ratio} used{}", by.map_or(String::new(), |by| format!(", most of all {by}")))));
+    if let Some(left) = node["capacity"]["viewers_left"].as_u64() {
+        facts.push(("capacity", format!("about {left} more viewers, then {} end", string(&node["capacity"]["limited_by"]))));
     }
     for (number, shard) in node["shards"].as_array().into_iter().flatten().enumerate() {
-        let name = format!("{} sessions, {} packets sent", shard["sessions"], shard["packets_sent"]);
-        facts.push(("shard", format!("{number}: {name}")));
+        let busy = if shard["busy_ratio"].is_number() { format!(", {} busy", percent(&shard["busy_ratio"])) } else { String::new() };
+        facts.push(("shard", format!("{number}: {} sessions, {} packets sent{busy}", shard["sessions"], shard["packets_sent"])));
     }
     card(&facts)
 }

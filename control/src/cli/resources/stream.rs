@@ -105,6 +105,19 @@ pub fn card_of(stream: &Value) -> Painted {
     card(&facts)
 }
 
+/// In the node's words, what became of it.
+pub fn keyframe_line(stream: &str, answer: &Value) -> Painted {
+    line(match answer["result"].as_str().unwrap_or_default() {
+        "" | "asked" => format!("asked the publisher of {stream} for a keyframe"),
+        "pending" => format!("the publisher of {stream} was asked a moment ago"),
+        "withheld" => format!("not asked: keyframes have taken their share of the bitrate of {stream}"),
+        "deaf" => format!("not asked: the publisher of {stream} answers no requests; set its keyframe interval"),
+        "silent" => format!("not asked: no packet of {stream} came yet"),
+        "no_video" => format!("not asked: {stream} has no video"),
+        other => other.to_owned(),
+    })
+}
+
 pub fn run(args: StreamArgs) -> ExitCode {
     let path = |stream: &str| format!("/v1/streams/{}", escaped(stream));
     match args.action {
@@ -122,7 +135,7 @@ pub fn run(args: StreamArgs) -> ExitCode {
         Action::Keyframe(Named { stream, api }) => client::run(
             &api,
             |server| server.ask("POST", &format!("{}/keyframe", path(&stream)), None),
-            |_| line(format!("asked the publisher of {stream} for a keyframe")),
+            |answer| keyframe_line(&stream, answer),
         ),
     }
 }

@@ -71,13 +71,15 @@ fn streams() {
 fn viewers_with_and_without_statistics() {
     let mut one = json!({ "id": "vw_1", "room": "demo", "sub": "anna", "account": "", "joined_at": now(), "connected": true,
         "protocol": "whep", "codecs": ["opus", "VP8"] });
-    assert_eq!(cells(table(viewer::COLUMNS, &page(one.clone()), "")), ["vw_1", "demo", "anna", "-", "yes", "1m 5s", "-", "-"]);
-    one["rtt_ms"] = json!(23.4);
-    one["loss_ratio"] = json!(0.5);
-    one["freezes"] = json!(2);
-    assert_eq!(cells(table(viewer::COLUMNS, &page(one.clone()), ""))[6..], ["23 ms", "50 %"]);
+    assert_eq!(cells(table(viewer::COLUMNS, &page(one.clone()), "")), ["vw_1", "demo", "anna", "-", "yes", "1m 5s", "-", "-", "-"]);
+    let reception = json!({ "loss_ratio": 0.5, "packets_lost": 9, "jitter_ms": 3.2, "reported_at": now() });
+    one["quality"] = json!({ "join": { "first_picture_ms": 41.0 }, "round_trip_ms": 23.4, "round_trip_min_ms": 20.0, "video": null,
+        "audio": reception, "packets_nacked": 7, "packets_resent": 6, "keyframe_requests": 1, "freezes_estimated": 2, "frozen_ms_estimated": 310.0 });
+    assert_eq!(cells(table(viewer::COLUMNS, &page(one.clone()), ""))[6..], ["23 ms", "50 %", "2"]);
     let shown = facts(viewer::card_of(&one));
-    assert_eq!((fact(&shown, "codecs"), fact(&shown, "loss_ratio"), fact(&shown, "freezes")), ("opus VP8".into(), "50 %".into(), "2".into()));
+    assert_eq!((fact(&shown, "codecs"), fact(&shown, "video")), ("opus VP8".into(), String::new()));
+    assert_eq!(fact(&shown, "audio"), "50 % lost (9 packets so far), jitter 3 ms");
+    assert_eq!((fact(&shown, "round trip"), fact(&shown, "freezes")), ("23 ms (least 20 ms)".into(), "about 2, 310 ms in all".into()));
 }
 
 #[test]
@@ -121,6 +123,13 @@ fn a_node_without_an_engine_says_so() {
     assert_eq!(fact(&shown, "engine"), "io_uring, 1 shard");
     assert_eq!(fact(&shown, "memory"), "100 MiB");
     assert_eq!(fact(&shown, "up for"), "3m 12s");
+    assert_eq!(fact(&shown, "shard"), "0: 3 sessions, 99 packets sent");
+    // What a node that judges its load says besides.
+    one["shards"][0]["busy_ratio"] = json!(0.25);
+    one["capacity"] = json!({ "limited_by": "shards", "viewers_left": 120 });
+    let shown = facts(node::card_of(&one));
+    assert_eq!(fact(&shown, "shard"), "0: 3 sessions, 99 packets sent, 25 % busy");
+    assert_eq!(fact(&shown, "capacity"), "about 120 more viewers, then shards end");
     one["engine"] = Value::Null;
     assert!(fact(&facts(node::card_of(&one)), "engine").starts_with("none just now"));
 }

@@ -2,7 +2,7 @@
 
 use super::gone;
 use crate::cli::client::{self, ApiArgs, escaped};
-use crate::cli::show::{self, Column, Painted, bitrate, card, number, or_dash, percent, since, string, text, yes_no};
+use crate::cli::show::{self, Column, Painted, card, number, or_dash, percent, since, string, text, yes_no};
 use crate::cli::token::parse_ttl;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -62,12 +62,20 @@ pub const COLUMNS: &[Column] = &[
     text("ACCOUNT", |viewer| or_dash(&viewer["account"])),
     text("CONNECTED", |viewer| yes_no(&viewer["connected"])),
     number("HERE FOR", |viewer| since(&viewer["joined_at"])),
-    number("RTT", |viewer| viewer["rtt_ms"].as_f64().map_or_else(|| "-".to_owned(), |ms| format!("{ms:.0} ms"))),
-    number("LOSS", |viewer| percent(&viewer["loss_ratio"])),
+    number("RTT", |viewer| ms(&viewer["quality"]["round_trip_ms"])),
+    number("LOSS", |viewer| percent(&reception(viewer)["loss_ratio"])),
+    number("FREEZES", |viewer| or_dash(&viewer["quality"]["freezes_estimated"])),
 ];
 
-/// What is told of viewers in words of its own; a server that knows more shows the rest as it comes.
-const TOLD: [&str; 8] = ["id", "room", "sub", "account", "joined_at", "connected", "protocol", "codecs"];
+fn ms(value: &Value) -> String {
+    value.as_f64().map_or_else(|| "-".to_owned(), |ms| format!("{ms:.0} ms"))
+}
+
+/// What it reports of its video; of its audio where there is no video.
+fn reception(viewer: &Value) -> &Value {
+    let quality = &viewer["quality"];
+    if quality["video"].is_null() { &quality["audio"] } else { &quality["video"] }
+}
 
 pub fn card_of(viewer: &Value) -> Painted {
     let codecs = viewer["codecs"].as_array().into_iter().flatten().map(string).collect::<Vec<_>>().join(" ");
@@ -81,13 +89,21 @@ pub fn card_of(viewer: &Value) -> Painted {
         ("protocol", string(&viewer["protocol"])),
         ("codecs", codecs),
     ];
-    for (name, value) in viewer.as_object().into_iter().flatten().filter(|(name, _)| !TOLD.contains(&name.as_str())) {
-        let shown = match name.as_str() {
-            name if name.ends_with("_ratio") => percent(value),
-            name if name.ends_with("_bps") => bitrate(value),
-            _ => string(value),
+    let quality = &viewer["quality"];
+    if quality.is_object() {
+        let heard = |kind: &str| match &quality[kind] {
+            Value::Null => String::new(),
+            heard => format!("{} lost ({} packets so far), jitter {}", percent(&heard["loss_ratio"]), heard["packets_lost"], ms(&heard["jitter_ms"])),
         };
-        facts.push((name, shown));
+        facts.extend([
+            ("first picture", format!("after {}", ms(&quality["join"]["first_picture_ms"]))),
+            ("round trip", format!("{} (least {})", ms(&quality["round_trip_ms"]), ms(&quality["round_trip_min_ms"]))),
+            ("video", heard("video")),
+            ("audio", heard("audio")),
+            ("repair", format!("{} packets asked for again, {} sent again", quality["packets_nacked"], quality["packets_resent"])),
+            ("keyframes", format!("{} asked for", quality["keyframe_requests"])),
+            ("freezes", format!("about {}, {} in all", quality["freezes_estimated"], ms(&quality["frozen_ms_estimated"]))),
+        ]);
     }
     card(&facts)
 }
