@@ -235,11 +235,10 @@ fn stream_named(node: &Node, room: &str) -> String {
 }
 
 #[test]
-fn a_publisher_is_asked_for_a_keyframe_by_the_api_and_one_that_does_not_hear_is_known() {
+fn a_publisher_is_asked_for_a_keyframe_by_the_api() {
     let _machine = Machine::shared();
     let node = Node::start();
     let hears = Publisher::start(&node, "hears", clip(), Conduct::OBEDIENT);
-    let deaf = Publisher::start(&node, "deaf", clip(), Conduct::DEAF);
     let ask = |stream: &str| {
         let answer = call(&node, "POST", &format!("/v1/streams/{stream}/keyframe"), &Value::Null);
         assert_eq!((answer.status, answer.json()["id"].as_str()), (202, Some(stream)));
@@ -255,13 +254,6 @@ fn a_publisher_is_asked_for_a_keyframe_by_the_api_and_one_that_does_not_hear_is_
         0 => Err("no request".to_owned()),
         _ => Ok(()),
     });
-    // It negotiated requests, as OBS does, and follows none: two are unanswered for a second each.
-    let stream = stream_named(&node, "deaf");
-    until("it is found out", seconds(20), || match ask(&stream).as_str() {
-        "deaf" => Ok(()),
-        other => Err(other.to_owned()),
-    });
-    assert!(deaf.told().keyframe_requests.len() >= 2);
 }
 
 #[test]
