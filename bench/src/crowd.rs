@@ -11,12 +11,13 @@ use crate::remote::{self, Identity, Remote};
 use crate::sys::{self, BATCH, Batch, DATAGRAM_BYTES_MAX, HEAD_BYTES, Poller};
 use crate::target::Joined;
 use crate::totals::{Phases, Totals};
-use crate::viewer::{Measured, Seconds, Taken, Viewer};
+use crate::viewer::{Measured, Opened, Seconds, Taken, Viewer};
 use crate::witness::{self, Witness};
 use spillway_proto::rng::Rng;
 use spillway_proto::wire::demux::{Class, classify};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
@@ -125,6 +126,8 @@ pub struct Arriving {
     pub agreed: Agreed,
     pub joined: Joined,
     pub witness: bool,
+    /// The address it has; none: the network's choice.
+    pub from: Option<IpAddr>,
 }
 
 /// What a thread of the crowd leaves.
@@ -137,6 +140,7 @@ pub struct Outcome {
     /// Of ordinary frames.
     pub video_ns: Histogram,
     pub keyframe_ns: Histogram,
+    pub opened: Opened,
     pub refused: u64,
     pub cpu: Duration,
     /// How late turns were, in microseconds.
@@ -177,6 +181,7 @@ pub struct Crowd {
     audio_ns: Histogram,
     video_ns: Histogram,
     keyframe_ns: Histogram,
+    opened: Opened,
     lag_us: Histogram,
     seconds: Seconds,
     delayed: BinaryHeap<Reverse<Delayed>>,
@@ -213,6 +218,7 @@ impl Crowd {
             audio_ns: Histogram::new(),
             video_ns: Histogram::new(),
             keyframe_ns: Histogram::new(),
+            opened: Opened::default(),
             lag_us: Histogram::new(),
             seconds: Seconds::default(),
             delayed: BinaryHeap::new(),
@@ -245,11 +251,11 @@ impl Crowd {
     }
 
     fn welcome(&mut self, newcomer: Arriving) {
-        let Arriving { number, scheduled, answered, ufrag, agreed, joined, witness } = newcomer;
+        let Arriving { number, scheduled, answered, ufrag, agreed, joined, witness, from } = newcomer;
         let witness = witness || self.manner.all_witness;
         let place = self.free.pop().unwrap_or(self.viewers.len());
         let (ledger, rtx_pt) = (Ledger::new(if self.manner.audio_only { agreed.audio_pt } else { agreed.video_pt }, self.manner.drop_each), agreed.rtx_pt);
-        let remote = remote::connect(&agreed, SOCKET_BYTES, witness).map_err(|error| error.to_string()).and_then(|socket| {
+        let remote = remote::connect(&agreed, from, SOCKET_BYTES, witness).map_err(|error| error.to_string()).and_then(|socket| {
             self.poller.add(&socket, place as u64).map_err(|error| error.to_string())?;
             if !witness {
                 return Ok(Remote::new(&self.identity, &ufrag, agreed, socket));
@@ -418,6 +424,7 @@ impl Crowd {
                     video_ns: &mut self.video_ns,
                     keyframe_ns: &mut self.keyframe_ns,
                     seconds: &mut self.seconds,
+                    opened: &mut self.opened,
                 });
                 if !note(viewer, heard, &self.tally, &mut self.refused) {
                     return;
@@ -445,6 +452,7 @@ impl Crowd {
                 video_ns: &mut self.video_ns,
                 keyframe_ns: &mut self.keyframe_ns,
                 seconds: &mut self.seconds,
+                opened: &mut self.opened,
             });
             note(viewer, heard, &self.tally, &mut self.refused);
             let deadline = viewer.deadline();
@@ -513,6 +521,7 @@ impl Crowd {
             audio_ns: self.audio_ns,
             video_ns: self.video_ns,
             keyframe_ns: self.keyframe_ns,
+            opened: self.opened,
             refused: self.refused,
             cpu: sys::thread_cpu_time(),
             lag_us: self.lag_us,
@@ -596,7 +605,7 @@ mod tests {
                 rtx_pt: Some(97),
             };
             let joined = Joined::of_nobody();
-            self.crowd.welcome(Arriving { number: self.came, scheduled: now, answered: now, ufrag: "own".into(), agreed, joined, witness: false });
+            self.crowd.welcome(Arriving { number: self.came, scheduled: now, answered: now, ufrag: "own".into(), agreed, joined, witness: false, from: None });
             let place = self.crowd.viewers.iter().position(|viewer| viewer.number == self.came).unwrap();
             self.came += 1;
             self.crowd.viewers[place].phases.connected = Some(now);

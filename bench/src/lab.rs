@@ -13,6 +13,7 @@ use crate::null::NullNic;
 use crate::run::{Elsewhere, RunError};
 use crate::sys;
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -21,6 +22,8 @@ const SERVER: &str = "10.77.0.1";
 /// The target of every run here.
 pub const TARGET: &str = "http://10.77.0.1:7080";
 const VIEWERS: &str = "10.77.0.2";
+/// Of those who stay on the cable when the others' packets end in the null NIC.
+const CABLED: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 3);
 const READY_MAX: Duration = Duration::from_secs(20);
 const PREFIX: &str = "sb-";
 
@@ -106,6 +109,9 @@ impl Lab {
         for (name, address) in [(server, SERVER), (viewers, VIEWERS)] {
             let address = format!("{address}/24");
             command("ip", &["-n", name, "address", "add", &address, "dev", "sb0"])?;
+            if name == viewers {
+                command("ip", &["-n", name, "address", "add", &format!("{CABLED}/24"), "dev", "sb0"])?;
+            }
             command("ip", &["-n", name, "link", "set", "lo", "up"])?;
             command("ip", &["-n", name, "link", "set", "sb0", "up"])?;
             command("ip", &["netns", "exec", name, "ethtool", "-K", "sb0", "tx-udp-segmentation", "off", "gro", "off", "tso", "off", "gso", "on"])?;
@@ -173,7 +179,7 @@ impl Lab {
             });
             kill
         });
-        let make = || NullNic::make(&self.names[0], self.open_namespace(0)?, VIEWERS);
+        let make = || NullNic::make(&self.names[0], self.open_namespace(0)?, VIEWERS, CABLED.into());
         let null = self.null.then(make).transpose()?;
         Ok(Elsewhere { namespace: self.open_namespace(0)?, core: 0, deed, null })
     }

@@ -1,5 +1,6 @@
 //! The load tester, and what the benches share. `run` is the story; the other modules are its parts.
 
+mod bare;
 pub mod cli;
 pub mod crowd;
 pub mod find_max;

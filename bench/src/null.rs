@@ -11,23 +11,28 @@ use crate::run::RunError;
 use crate::sys;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::Duration;
 
 /// Viewers give up 30 s after the last answer; the hold and what is around it have to be shorter.
 pub const HOLD_MAX: Duration = Duration::from_secs(20);
 const DEVICE: &str = "null0";
+/// One viewer in so many stays on the cable, at an address of its own, and opens what it gets: packets that nobody looks at could
+/// be anything.
+pub const CABLED_EACH: u64 = 1_000;
 
 pub struct NullNic {
     namespace: String,
     viewers: String,
+    cabled: IpAddr,
     /// /proc/net/dev of the server's network.
     counters: Mutex<File>,
 }
 
 impl NullNic {
     /// Makes the device in the namespace. The route is not touched yet.
-    pub fn make(namespace: &str, open: File, viewers: &str) -> Result<NullNic, RunError> {
+    pub fn make(namespace: &str, open: File, viewers: &str, cabled: IpAddr) -> Result<NullNic, RunError> {
         run("ip", &["-n", namespace, "link", "add", DEVICE, "type", "ifb"])?;
         run("ip", &["-n", namespace, "link", "set", DEVICE, "up"])?;
         // No queue of its own: nothing waits before a NIC that never waits.
@@ -40,7 +45,12 @@ impl NullNic {
         });
         let counters = opened.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked")));
         let counters = counters.map_err(|error| RunError::Failed(format!("/proc/net/dev: {error}")))?;
-        Ok(NullNic { namespace: namespace.to_owned(), viewers: format!("{viewers}/32"), counters: Mutex::new(counters) })
+        Ok(NullNic { namespace: namespace.to_owned(), viewers: format!("{viewers}/32"), cabled, counters: Mutex::new(counters) })
+    }
+
+    /// The address of those who stay on the cable.
+    pub fn cabled(&self) -> IpAddr {
+        self.cabled
     }
 
     /// From now on what the server sends to viewers ends here.

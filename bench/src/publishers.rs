@@ -90,7 +90,7 @@ impl Publisher {
         let wish = Wish { codec: plan.codec, sends: Some(ssrcs), rtx: false, audio_only: !plan.has_video() };
         let joined = target.join(Role::Publish, room, &offer::write(&credentials, &wish))?;
         let agreed = offer::read(&joined.answer, &credentials).map_err(failed)?;
-        let socket = remote::connect(&agreed, SOCKET_BYTES, false).map_err(|error| failed(error.to_string()))?;
+        let socket = remote::connect(&agreed, None, SOCKET_BYTES, false).map_err(|error| failed(error.to_string()))?;
         let mut remote = Remote::new(identity, &credentials.ufrag, agreed.clone(), socket);
         let deadline = sys::monotonic() + CONNECT_MAX;
         let mut datagram = [0; DATAGRAM_BYTES_MAX];

@@ -8,7 +8,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use dimpl::{Config, DtlsCertificate, Output, SrtpProfile};
 use spillway_proto::wire::stun;
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -131,14 +131,14 @@ pub struct Remote {
 }
 
 /// A socket towards the first candidate there is a way to.
-pub fn connect(agreed: &Agreed, bytes: usize, stamps: bool) -> io::Result<UdpSocket> {
+pub fn connect(agreed: &Agreed, from: Option<IpAddr>, bytes: usize, stamps: bool) -> io::Result<UdpSocket> {
     let mut refused = io::Error::other("no candidate");
     for candidate in &agreed.candidates {
-        let any: SocketAddr = match candidate.ip() {
-            IpAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
-            IpAddr::V6(_) => ([0_u16; 8], 0).into(),
+        let any: IpAddr = match candidate.ip() {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let connected = UdpSocket::bind(any).and_then(|socket| {
+        let connected = UdpSocket::bind((from.unwrap_or(any), 0)).and_then(|socket| {
             socket.connect(candidate)?;
             sys::prepare(&socket, bytes, stamps)?;
             Ok(socket)

@@ -1,5 +1,6 @@
 //! One run: publish, let viewers join on a fixed clock, hold, leave, and add up.
 
+use crate::bare;
 use crate::cli::{Exit, RunArgs, Sink};
 use crate::crowd::{Arriving, Crowd, Manner, Outcome, Tally};
 use crate::generator::{self, Spent, busiest, spent};
@@ -18,6 +19,7 @@ use crate::timeline::Timeline;
 use crate::witness;
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -83,6 +85,8 @@ struct Joiners {
     crowds: Vec<Sender<Arriving>>,
     refused: Mutex<BTreeMap<String, u64>>,
     witness_print: Option<[u8; 32]>,
+    /// Where those are who go on getting packets when the others' end in the null NIC.
+    cabled: Option<IpAddr>,
     all_witness: bool,
     rooms: Vec<String>,
     tasks: Mutex<Receiver<Task>>,
@@ -108,7 +112,8 @@ impl Joiners {
         let joined = self.target.join(Role::View, room, &offer::write(&credentials, &self.wish));
         let arriving = joined.map_err(|error| error.to_string()).and_then(|joined| {
             let agreed = offer::read(&joined.answer, &credentials)?;
-            Ok(Arriving { number, scheduled, answered: sys::monotonic(), ufrag: credentials.ufrag.clone(), agreed, joined, witness })
+            let from = self.cabled.filter(|_| number % null::CABLED_EACH == 0);
+            Ok(Arriving { number, scheduled, answered: sys::monotonic(), ufrag: credentials.ufrag.clone(), agreed, joined, witness, from })
         });
         match arriving {
             Ok(arriving) => {
@@ -256,6 +261,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
         crowds,
         refused: Mutex::new(BTreeMap::new()),
         witness_print: Some(witness_print),
+        cabled: null.map(NullNic::cabled),
         all_witness,
         rooms: (0..args.rooms()).map(|number| room_name(args, number)).collect(),
         tasks: Mutex::new(queue),
@@ -286,6 +292,8 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     }
 
     // ---- hold
+    // While the route is turned, answers to us end in the null NIC, too.
+    let sent_before = target.sends();
     if let Some(null) = null {
         null.divert()?;
         published.thin.store(false, Ordering::Relaxed);
@@ -311,6 +319,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     if let Some(null) = null {
         null.restore()?;
     }
+    let sent_after = target.sends();
     tally.window_to_ns.store(ended.unix_ns, Ordering::Relaxed);
     let memory_bytes = ended.server.memory_bytes();
     let (packets, bytes) = (ended.packets - begun.packets, ended.bytes - begun.bytes);
@@ -334,6 +343,9 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     let target_gone = target.reach().is_err();
     goodbye(&target, &outcomes);
     live.end();
+
+    // ---- what the same packets cost nobody but a cipher, on the server's core and with nothing else there
+    let bare = publisher_at.and_then(|place| bare::seal_ns_per_packet(&plan, args.viewers, place.core));
 
     // ---- add up
     let seconds = ((ended.unix_ns.saturating_sub(begun.unix_ns)) as f64 / 1e9).max(1e-3);
@@ -359,10 +371,14 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     let server = (!args.server_pid.is_empty()).then(|| {
         let processes = ended.server.since(&begun.server);
         let used: f64 = processes.iter().map(|usage| usage.cpu_s).sum();
+        let engine = processes.iter().find(|usage| usage.name.ends_with(" engine")).filter(|_| packets > 0);
         let grown = ended.server.rss_bytes() as f64 - before_viewers.rss_bytes() as f64;
         Server {
             cpu_ns_per_packet: if packets == 0 { 0.0 } else { used * 1e9 / packets as f64 },
             cpu_ratio: used / seconds,
+            engine_user_ns_per_packet: engine.map(|engine| engine.user_s * 1e9 / packets as f64),
+            seal_ns_per_packet: bare,
+            sends_per_packet: sent_before.zip(sent_after).and_then(|(before, after)| after.per_packet_since(&before)),
             memory_bytes,
             rss_bytes: ended.server.rss_bytes(),
             slopes: timeline.slopes(),
@@ -407,6 +423,8 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
         latency_spread_ratio: crowd.latency_spread_ratio,
         srtp_profile: crowd.srtp_profile,
         witnesses,
+        opened_packets: outcomes.iter().map(|outcome| outcome.opened.packets).sum(),
+        altered_packets: outcomes.iter().map(|outcome| outcome.opened.altered).sum(),
         server,
         generator,
         publisher: PublisherSummary {
@@ -511,7 +529,9 @@ struct Edge {
 impl Edge {
     fn take(tally: &Tally, args: &RunArgs, null: Option<&NullNic>) -> Edge {
         let unix_ns = tally.take_stock(args.threads);
-        let (packets, bytes) = null.map_or_else(|| tally.delivered(), NullNic::taken);
+        // Of a null NIC: what ended there, and what a few viewers still get.
+        let (got, dropped) = (tally.delivered(), null.map(NullNic::taken).unwrap_or_default());
+        let (packets, bytes) = (got.0 + dropped.0, got.1 + dropped.1);
         Edge {
             at: sys::monotonic(),
             unix_ns,

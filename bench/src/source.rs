@@ -177,6 +177,20 @@ impl Stamp {
     }
 }
 
+/// Where nothing but filler stands: behind what a codec wants first.
+const FILLER_AT: usize = 48;
+const FILLER_VIDEO: u8 = 0xA5;
+const FILLER_AUDIO: u8 = 0x5A;
+
+/// A stamped payload is what was published, byte for byte.
+pub fn is_intact(payload: &[u8], stamp: &Stamp) -> bool {
+    let (from, filler) = match stamp.kind {
+        StampKind::Audio => (1, FILLER_AUDIO),
+        StampKind::Video => (FILLER_AT, FILLER_VIDEO),
+    };
+    payload.get(from..payload.len().saturating_sub(STAMP_BYTES)).is_some_and(|bytes| bytes.iter().all(|byte| *byte == filler))
+}
+
 /// Parameter sets of a 640 x 360 constrained baseline stream, as one STAP-A (RFC 6184 section 5.7.1).
 const H264_SETS: [u8; 23] = [
     0x78, 0, 14, 0x67, 0x42, 0xC0, 0x1E, 0xD9, 0x00, 0xA0, 0x2F, 0xF9, 0x61, 0x00, 0x00, 0x03, 0x00, 0, 4, 0x68, 0xCB, 0x83, 0xCB,
@@ -184,9 +198,9 @@ const H264_SETS: [u8; 23] = [
 
 /// The payload of one packet, but for its stamp.
 pub fn video_payload(codec: VideoCodec, keyframe: bool, place: usize, count: usize, size: usize) -> Vec<u8> {
-    let length = size.saturating_sub(HEADER_BYTES).max(STAMP_BYTES + 48);
+    let length = size.saturating_sub(HEADER_BYTES).max(STAMP_BYTES + FILLER_AT);
     // Neither zeros, which somebody might compress, nor a start code.
-    let mut payload = vec![0xA5; length];
+    let mut payload = vec![FILLER_VIDEO; length];
     let (first, last) = (place == 0, place + 1 == count);
     match codec {
         VideoCodec::H264 if keyframe && first && count > 1 => {
@@ -221,14 +235,14 @@ pub fn video_payload(codec: VideoCodec, keyframe: bool, place: usize, count: usi
 }
 
 pub fn audio_payload() -> Vec<u8> {
-    let mut payload = vec![0x5A; AUDIO_BYTES];
+    let mut payload = vec![FILLER_AUDIO; AUDIO_BYTES];
     // SILK-less CELT, 20 ms, stereo, one frame (RFC 6716 section 3.1).
     payload[0] = 0xFC;
     payload
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use spillway_proto::wire::payload::{h264, vp8};
 
@@ -277,6 +291,26 @@ mod tests {
         let magic = payload.len() - STAMP_BYTES;
         payload[magic] ^= 1;
         assert_eq!(Stamp::read(&payload), None, "whatever looks like the rest of one");
+    }
+
+    #[test]
+    fn a_byte_that_changed_on_the_way_is_found() {
+        for (mut payload, kind) in [
+            (video_payload(VideoCodec::H264, true, 0, 5, 1_199), StampKind::Video),
+            (video_payload(VideoCodec::H264, false, 2, 5, 1_200), StampKind::Video),
+            (video_payload(VideoCodec::Vp8, true, 0, 1, 200), StampKind::Video),
+            (audio_payload(), StampKind::Audio),
+        ] {
+            let stamp = Stamp { kind, keyframe: false, of_keyframe: false, run: 7, number: 9, sent_ns: 5 };
+            stamp.write(&mut payload);
+            assert!(is_intact(&payload, &stamp));
+            for place in [60, payload.len() - STAMP_BYTES - 1] {
+                payload[place] ^= 1;
+                assert!(!is_intact(&payload, &stamp));
+                payload[place] ^= 1;
+            }
+            assert!(!is_intact(&payload[..10], &stamp));
+        }
     }
 
     #[test]

@@ -53,6 +53,9 @@ pub struct Summary {
     pub latency_spread_ratio: Option<f64>,
     pub srtp_profile: Option<String>,
     pub witnesses: u64,
+    /// Packets of the hold that witnesses opened, and how many of them held something else than what was published.
+    pub opened_packets: u64,
+    pub altered_packets: u64,
     pub server: Option<Server>,
     pub generator: Generator,
     pub publisher: PublisherSummary,
@@ -106,6 +109,11 @@ pub struct Server {
     pub cpu_ns_per_packet: f64,
     /// Of one core.
     pub cpu_ratio: f64,
+    /// Of Spillway alone: user time of its engine, and sends of its, per packet.
+    pub engine_user_ns_per_packet: Option<f64>,
+    /// What sealing the same packets with as many keys costs on the server's core, in a lab.
+    pub seal_ns_per_packet: Option<f64>,
+    pub sends_per_packet: Option<f64>,
     /// What all its processes hold, shared pages once (proportional set size).
     pub memory_bytes: u64,
     pub rss_bytes: u64,
@@ -302,6 +310,7 @@ impl Summary {
             "latency_p999" => self.latency_us.p999? / 1_000.0,
             "loss" => self.loss_ratio,
             "loss_raw" => self.loss_raw_ratio,
+            "altered" => self.altered_packets as f64,
             "duplicates" => self.duplicate_ratio,
             "join_failures" => self.join_failures as f64,
             "viewers" => self.viewers_joined as f64,

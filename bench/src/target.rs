@@ -49,6 +49,28 @@ pub struct Target {
 pub enum Role {
     Publish,
     View,
+    /// The whole node's API.
+    Node,
+}
+
+/// What a Spillway engine says of its sending.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sends {
+    sends: u64,
+    packets: u64,
+}
+
+impl Sends {
+    fn read(metrics: &str) -> Option<Sends> {
+        let of = |name: &str| metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok());
+        Some(Sends { sends: of("spillway_engine_sends_total")?, packets: of("spillway_engine_packets_sent_total")? })
+    }
+
+    pub fn per_packet_since(&self, before: &Sends) -> Option<f64> {
+        // An engine that was killed begins anew.
+        let packets = self.packets.checked_sub(before.packets).filter(|packets| *packets > 0)?;
+        Some(self.sends.checked_sub(before.sends)? as f64 / packets as f64)
+    }
 }
 
 /// A session the server has made.
@@ -108,7 +130,7 @@ impl Target {
     pub fn join(&self, role: Role, room: &str, offer: &str) -> Result<Joined, TargetError> {
         let path = match role {
             Role::Publish => &self.whip,
-            Role::View => &self.whep,
+            Role::View | Role::Node => &self.whep,
         };
         let path = path.replace("{room}", room);
         let token = self.token(role, room);
@@ -137,6 +159,15 @@ impl Target {
             request = request.header("authorization", format!("Bearer {token}"));
         }
         let _ = request.call();
+    }
+
+    /// How many sends carried how many packets so far; of Spillway, with its signing key.
+    pub fn sends(&self) -> Option<Sends> {
+        let Rights::Key(key) = &self.rights else { return None };
+        let token = mint(key, Role::Node, "", "bench");
+        let request = self.http.get(format!("{}/metrics", self.base)).header("authorization", format!("Bearer {token}"));
+        let text = request.call().ok()?.body_mut().read_to_string().ok()?;
+        Sends::read(&text)
     }
 
     fn token(&self, role: Role, room: &str) -> Option<String> {
@@ -179,7 +210,11 @@ fn read_key(path: &Path) -> Result<Vec<u8>, TargetError> {
 fn mint(key: &[u8], role: Role, room: &str, sub: &str) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let id: String = digest::digest(&digest::SHA256, key).as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    let role = if role == Role::Publish { "publish" } else { "view" };
+    let role = match role {
+        Role::Publish => "publish",
+        Role::View => "view",
+        Role::Node => "node",
+    };
     let header = json!({"typ": "JWT", "alg": "HS256", "kid": id});
     let claims = json!({
         "iss": "spillway", "aud": "spillway", "sub": sub, "acct": id, "room": room, "role": role,
@@ -212,6 +247,15 @@ mod tests {
         for (plain, text) in [("", ""), ("f", "Zg"), ("fo", "Zm8"), ("foo", "Zm9v"), ("foob", "Zm9vYg"), ("\u{3ff}\u{3fe}", "z7_Pvg")] {
             assert_eq!(base64(plain.as_bytes()), text);
         }
+    }
+
+    #[test]
+    fn sends_are_read_from_the_metrics_and_counted_between_two_looks() {
+        let text = |sends, packets| format!("# HELP spillway_engine_sends_total x\nspillway_engine_sends_total {sends}\nspillway_engine_sends_failed_total 9\nspillway_engine_packets_sent_total {packets}\n");
+        let (before, after) = (Sends::read(&text(10, 100)).unwrap(), Sends::read(&text(30, 200)).unwrap());
+        assert_eq!(after.per_packet_since(&before), Some(0.2));
+        assert_eq!((before.per_packet_since(&after), before.per_packet_since(&before)), (None, None));
+        assert_eq!(Sends::read("<html>"), None);
     }
 
     #[test]

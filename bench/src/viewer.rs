@@ -4,7 +4,7 @@ use crate::crowd::{Manner, Tally};
 use crate::histogram::Histogram;
 use crate::ledger::{Entry, Heard, Ledger, NACK_INTERVAL};
 use crate::remote::{Event, Keys, Remote};
-use crate::source::{Stamp, StampKind};
+use crate::source::{self, Stamp, StampKind};
 use crate::sys;
 use crate::target::Joined;
 use crate::totals::{Account, Phases};
@@ -116,7 +116,7 @@ impl Viewer {
         if self.ledger.throws_away(&entry, is_resent) {
             return Taken::Nothing;
         }
-        let (mut stamp, mut original) = (None, None);
+        let (mut stamp, mut original, mut is_intact) = (None, None, true);
         if self.witness || is_resent {
             let Some(keys) = self.keys.as_mut() else { return Taken::Nothing };
             let Ok(plain) = keys.open.decrypt_rtp(datagram) else { return Taken::Refused };
@@ -130,6 +130,7 @@ impl Viewer {
                 (original, payload) = (Some(u16::from_be_bytes(*number)), rest);
             }
             stamp = Stamp::read(payload).filter(|stamp| stamp.run == manner.run && self.witness);
+            is_intact = stamp.as_ref().is_none_or(|stamp| source::is_intact(payload, stamp));
         }
         if let Some(stamp) = &stamp {
             let age = Duration::from_nanos(at_ns.saturating_sub(stamp.sent_ns));
@@ -141,6 +142,8 @@ impl Viewer {
             let from = tally.window_from_ns.load(Ordering::Relaxed).max(self.ledger.began_ns());
             let to = tally.window_to_ns.load(Ordering::Relaxed);
             if (from..to).contains(&stamp.sent_ns) && at_ns > 0 {
+                measured.opened.packets += 1;
+                measured.opened.altered += u64::from(!is_intact);
                 let latency = at_ns.saturating_sub(stamp.sent_ns);
                 let of_kind = match (stamp.kind, stamp.of_keyframe) {
                     (StampKind::Audio, _) => &mut *measured.audio_ns,
@@ -213,6 +216,15 @@ pub struct Measured<'c> {
     pub video_ns: &'c mut Histogram,
     pub keyframe_ns: &'c mut Histogram,
     pub seconds: &'c mut Seconds,
+    pub opened: &'c mut Opened,
+}
+
+/// Packets of the hold that witnesses opened.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Opened {
+    pub packets: u64,
+    /// Of these, not what was published.
+    pub altered: u64,
 }
 
 /// Latency second by second.

@@ -8,6 +8,7 @@ use crate::auth::{KeyError, SigningKey};
 use crate::cli::ControlArgs;
 use crate::config::{Settings, SettingsError};
 use crate::engine_link::EngineLink;
+use crate::logging::{self, Level};
 use crate::policy::candidates::candidates;
 use crate::service::Service;
 use crate::shm::{self, ShmError, Wake};
@@ -75,12 +76,12 @@ fn start(args: &ControlArgs) -> Result<(), StartError> {
     let store = Store::open(&args.data.data)?;
     // Without a list of interfaces only a wildcard loses something.
     let interfaces = shm::interface_addresses().unwrap_or_else(|error| {
-        eprintln!("cannot list the network interfaces ({error}); give --announce IP");
+        logging::tell(Level::Warn, &format!("cannot list the network interfaces ({error}); give --announce IP"), &[]);
         Vec::new()
     });
     let candidates = candidates(&args.media, &args.announce, &interfaces);
     if candidates.is_empty() {
-        eprintln!("no address that others can reach was found; give --announce IP");
+        logging::tell(Level::Warn, "no address that others can reach was found; give --announce IP", &[]);
     }
 
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -114,10 +115,10 @@ fn start(args: &ControlArgs) -> Result<(), StartError> {
             match tokio::net::TcpListener::bind(address).await {
                 Ok(listener) => {
                     let served = axum::serve(api::Bounded::new(listener), api::monitoring(watched)).await;
-                    eprintln!("metrics are not served any more: {served:?}");
+                    logging::tell(Level::Error, &format!("metrics are not served any more: {served:?}"), &[]);
                 }
                 // The node's work does not hang on who watches it.
-                Err(error) => eprintln!("metrics cannot be served on {address}: {error}"),
+                Err(error) => logging::tell(Level::Error, &format!("metrics cannot be served on {address}: {error}"), &[]),
             }
         };
         let monitor = tokio::spawn(monitor);
@@ -128,7 +129,7 @@ fn start(args: &ControlArgs) -> Result<(), StartError> {
                     Ok(settings) => service.set_settings(settings),
                     Err(error) => Err(error),
                 }
-                .unwrap_or_else(|error| eprintln!("the settings stay as they were: {error}"));
+                .unwrap_or_else(|error| logging::tell(Level::Error, &format!("the settings stay as they were: {error}"), &[]));
             }
         };
         let ended = tokio::select! {

@@ -3,6 +3,7 @@
 //! A library so that the simulator in tests/ runs the real policy. Nothing else links it.
 
 mod api;
+mod attempts;
 mod auth;
 pub mod cli;
 mod config;
@@ -11,7 +12,9 @@ mod data_dir;
 mod engine_link;
 mod event_log;
 mod events;
+mod history;
 mod ids;
+mod logging;
 mod meters;
 mod metrics;
 pub mod policy;

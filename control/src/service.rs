@@ -9,11 +9,14 @@
 //!
 //! A join runs in a task of its own: a client that hangs up leaves no half-made session behind.
 
+use crate::attempts::Attempts;
 use crate::auth::{self, AuthError, Claims, KeyText, Role, SigningKey};
 use crate::config::Settings;
 use crate::engine_link::{EngineLink, LinkFailure};
 use crate::event_log::EventLog;
 use crate::events::{Events, Snapshot, TrackTotals};
+use crate::history::History;
+use crate::logging::{self, Level};
 use crate::meters::{Meters, Rates};
 use crate::policy::limits::Limits;
 use crate::policy::rooms::{JoinRequest, Order, PublishPlan, Rooms, RoomState, ViewPlan, Who};
@@ -69,6 +72,8 @@ pub struct Service {
     rooms: Mutex<Rooms>,
     pub events: Events,
     pub log: EventLog,
+    pub attempts: Attempts,
+    pub history: History,
     candidates: Vec<SocketAddr>,
     /// Joins hold it for reading, a rebuild for writing.
     joins: tokio::sync::RwLock<()>,
@@ -165,6 +170,8 @@ impl Service {
             rooms,
             events: Events::default(),
             log: EventLog::default(),
+            attempts: Attempts::default(),
+            history: History::default(),
             candidates,
             joins: tokio::sync::RwLock::new(()),
             publishing: Mutex::new(HashMap::new()),
@@ -481,7 +488,7 @@ impl Service {
     /// Another engine is ready, or none is any more.
     fn on_engine(self: &Arc<Self>, ready: u64) {
         if self.engine_epoch.swap(0, Ordering::AcqRel) != 0 {
-            eprintln!("the engine is gone; waiting for the next");
+            logging::tell(Level::Warn, "the engine is gone; waiting for the next", &[]);
             self.log.push("node.engine_lost", None, now_ms(), &serde_json::json!({}));
         }
         let orders = lock(&self.rooms).engine_gone();
@@ -518,7 +525,7 @@ impl Service {
                     self.synced.send_replace(true);
                 }
                 Err(reason) => {
-                    eprintln!("cannot take stock of the engine: {reason}; trying again");
+                    logging::tell(Level::Warn, &format!("cannot take stock of the engine: {reason}; trying again"), &[]);
                     tokio::time::sleep(RESYNC_RETRY).await;
                     continue;
                 }
@@ -591,7 +598,7 @@ impl Service {
             && let Err(error) = self.store.forget_sessions(forgotten).await
         {
             // Left-over rows are found and removed at the next start.
-            eprintln!("{error}");
+            logging::tell(Level::Error, &error.to_string(), &[]);
         }
     }
 

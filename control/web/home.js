@@ -3,7 +3,7 @@
 //
 // For tests: window.spillway = {state: "idle", errors: [], room, roles: [roles of the tokens at hand], start(way)}.
 
-import { $, keepToken, keptToken, readToken, setText, takeFragment, wireCopy } from "./common.js";
+import { $, formatViewers, keepToken, keptToken, readToken, setText, takeFragment, wireCopy } from "./common.js";
 
 const room = $("#room");
 const fields = { publish: $("#publish-token"), view: $("#view-token") };
@@ -91,6 +91,47 @@ wireCopy($("#copy-token"), () => fields.publish.value.trim());
 wireCopy($("#copy-synthetic"), () => $("#synthetic").textContent);
 wireCopy($("#copy-play"), () => $("#play").textContent);
 render();
+
+// ---------------------------------------------------------------- live rooms
+
+const LOBBY_MS = 5000;
+
+/** Who may see which rooms are live: everybody where the node says so, else who has a right to it. */
+async function liveRooms() {
+  const answer = async (path, token) => {
+    const response = await fetch(path, { cache: "no-store", headers: token ? { Authorization: `Bearer ${token}` } : {} });
+    return response.ok ? response.json() : null;
+  };
+  const lobby = await answer("/v1/lobby");
+  if (lobby?.public) return lobby.data.map(({ id, viewers }) => ({ id, viewers }));
+  const rights = [keptToken("operator", ""), fields.publish.value.trim(), fields.view.value.trim()];
+  const token = rights.find((text) => text && (text === rights[0] || readToken(text)?.role === "admin"));
+  const streams = token ? await answer("/v1/streams?limit=200", token) : null;
+  return streams ? streams.data.filter(({ live }) => live).map(({ room: id, viewers }) => ({ id, viewers })) : null;
+}
+
+async function lobby() {
+  let rooms = null;
+  try {
+    rooms = await liveRooms();
+  } catch {
+    // Nobody answers just now; the list comes back with the server.
+  }
+  $("#lobby").hidden = !rooms?.length;
+  const links = (rooms ?? []).map(({ id, viewers }) => {
+    const link = document.createElement("a");
+    link.href = `/watch/${encodeURIComponent(id)}`;
+    link.append(Object.assign(document.createElement("b"), { textContent: id }), Object.assign(document.createElement("span"), { className: "hint", textContent: formatViewers(viewers) }));
+    const item = document.createElement("li");
+    item.append(link);
+    return item;
+  });
+  // A list that is the same stays: somebody may be about to press it.
+  if ($("#lobby-rooms").textContent !== links.map((link) => link.textContent).join("")) $("#lobby-rooms").replaceChildren(...links);
+  setText($("#lobby-count"), links.length === 1 ? "one room" : `${links.length} rooms`);
+  setTimeout(lobby, LOBBY_MS);
+}
+lobby();
 
 window.spillway = {
   state: "idle",

@@ -39,6 +39,9 @@ pub const COMMANDS_PER_TICK_MAX: usize = 64;
 pub const DATAGRAMS_PER_TICK_MAX: usize = 512;
 /// Packets of one feed per round: one round of a keyframe never delays the next session longer than this.
 pub const PACKETS_PER_ROUND_MAX: usize = 16;
+/// Packets get a byte of padding up to this payload: what libwebrtc fills packets with, so that no path takes less of ours
+/// than of theirs.
+pub const PADDED_BYTES_MAX: usize = 1_200;
 /// Datagrams another shard may have in flight to us: a full mesh drops and counts. Half a second of a publisher of
 /// 20 Mbit/s, so that its shard may stand still for so long; 2.2 MB for each pair of shards that has strays.
 pub const MESH_DATAGRAMS_MAX: usize = 1_024;

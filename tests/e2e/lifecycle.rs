@@ -19,6 +19,32 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
+fn a_log_that_no_terminal_shows_is_json_with_room_and_request_and_says_the_same_once() {
+    let _machine = Machine::shared();
+    let mut node = Node::start_with(&Start { format: "auto", ..Start::default() });
+    let token = node.token_of("demo", "view", &["--sub", "anna"]);
+    for _ in 0..50 {
+        assert_eq!(node.http.offer("/whep/demo", &token, crate::offers::VIEW).code(), "stream_not_live");
+    }
+    let _publisher = node.publish("demo", "vp8");
+    until("the stream is told of", seconds(10), || if node.output().contains("stream.started") { Ok(()) } else { Err(node.output()) });
+    node.stop();
+    let lines: Vec<serde_json::Value> =
+        node.output().lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect();
+    for line in &lines {
+        let has = |name: &str| line[name].as_str().is_some_and(|text| !text.is_empty());
+        assert!(has("time") && has("level") && has("process") && has("message"), "{line}");
+    }
+    let refused: Vec<_> = lines.iter().filter(|line| line["message"] == "whep: refused, stream_not_live").collect();
+    assert_eq!(refused.len(), 1, "fifty are one line: {refused:?}");
+    assert_eq!((&refused[0]["room"], &refused[0]["sub"], refused[0]["request_id"].is_string()), (&"demo".into(), &"anna".into(), true));
+    let started = lines.iter().find(|line| line["message"] == "stream.started").expect("a stream");
+    assert!(started["room"] == "demo" && started["stream"].as_str().is_some_and(|id| id.starts_with("st_")), "{started}");
+    // Links carry tokens, which belong into no log.
+    assert!(!node.output().contains("eyJ"), "a token in the log");
+}
+
+#[test]
 fn node_json_says_what_runs_and_goes_with_a_clean_stop() {
     let _machine = Machine::shared();
     let mut node = Node::start();

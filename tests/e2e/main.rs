@@ -2,11 +2,13 @@
 //! Method: the built binary on ports of its own, our headless publisher and viewer, real Chromium with a fake
 //! camera, and the clients of others: Firefox, ffmpeg, GStreamer. Conditions are polled against a deadline; nothing sleeps for a fixed time.
 
+mod admin;
 mod answers;
 mod api;
 mod bench;
 mod bench_lab;
 mod browser;
+mod cli;
 mod codecs;
 mod ffmpeg;
 mod firefox;
@@ -18,6 +20,7 @@ mod loss;
 mod networks;
 mod pages;
 mod ramp;
+mod referees;
 mod restart;
 mod sync;
 mod threats;

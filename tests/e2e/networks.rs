@@ -66,7 +66,7 @@ fn a_node_on_two_networks_answers_from_the_address_that_was_asked() {
     left.ip(&["route", "add", "10.91.2.0/24", "via", "10.91.1.1"]);
     let started = |more: &[&str]| {
         let more = [&["--shards", "2"], more].concat();
-        let node = Node::start_with(&Start { http: "0.0.0.0:0", media: &["0.0.0.0:0"], more: &more });
+        let node = Node::start_with(&Start { http: "0.0.0.0:0", media: &["0.0.0.0:0"], more: &more, ..Start::default() });
         let publisher = node.publish("demo", "h264");
         let port = node.http.base().rsplit(':').next().unwrap_or_default().to_owned();
         (publisher, node, port)

@@ -240,6 +240,13 @@ impl Page<'_> {
         self.run(&format!("return document.querySelector({selector:?})?.checkVisibility() ?? false")) == true
     }
 
+    /// As wide and as high as a screen of another size.
+    pub fn resize(&self, width: u32, height: u32) {
+        self.focus();
+        let metrics = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
+        self.browser.post("/goog/cdp/execute", &json!({"cmd": "Emulation.setDeviceMetricsOverride", "params": metrics}));
+    }
+
     /// One key, pressed and released.
     pub fn press(&self, key: &str) {
         self.focus();

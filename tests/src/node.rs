@@ -78,6 +78,8 @@ fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command.args(arguments).stdin(Stdio::null());
     // A test under systemd is no service.
+    // Tests read what people read; one asks for JSON.
+    command.env("SPILLWAY__LOG__FORMAT", "text");
     command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC").env_remove("JOURNAL_STREAM");
     command
 }
@@ -95,11 +97,13 @@ pub struct Start<'a> {
     pub http: &'a str,
     pub media: &'a [&'a str],
     pub more: &'a [&'a str],
+    /// `log.format`: most tests read what people read.
+    pub format: &'a str,
 }
 
 impl Default for Start<'_> {
     fn default() -> Self {
-        Start { http: "127.0.0.1:0", media: &["127.0.0.1:0"], more: &["--shards", "2"] }
+        Start { http: "127.0.0.1:0", media: &["127.0.0.1:0"], more: &["--shards", "2"], format: "text" }
     }
 }
 
@@ -139,7 +143,7 @@ impl Node {
         for media in start.media {
             command.args(["--media", media]);
         }
-        command.args(start.more);
+        command.args(start.more).env("SPILLWAY__LOG__FORMAT", start.format);
         // A correctness test does not depend on how busy the machine is; who tests that sets it by the API.
         command.env("SPILLWAY__LIMITS__BUSY_PERCENT_MAX", "0");
         command.stdout(output.try_clone().expect("a log file")).stderr(output);

@@ -34,6 +34,8 @@ pub const MEASURES: &[Measure] = &[
     row("viewers-core", "viewers", viewers),
     row("cost-null", "ns", |runs| at_busy(runs, NULL_LOSS_MAX, "/cpu_ns_per_packet")),
     row("viewers-null", "viewers", viewers),
+    row("user-beyond-seal", "ns", |runs| Ok(number(runs, 0, "/server/engine_user_ns_per_packet")? - number(runs, 0, "/server/seal_ns_per_packet")?)),
+    row("sends-500", "sends/packet", |runs| number(runs, 0, "/server/sends_per_packet")),
     row("latency-busy-frames", "ms", |runs| Ok(at_busy(runs, LOSS_MAX, "/latency_frame_us/p99")? / 1e3)),
     row("latency-busy-keyframes", "ms", |runs| Ok(at_busy(runs, LOSS_MAX, "/latency_keyframe_us/p99")? / 1e3)),
     row("latency-busy-spread", "%", |runs| Ok(at_busy(runs, LOSS_MAX, "/latency_spread_ratio")? * 1e2)),

@@ -1,6 +1,7 @@
 //! The HTTP API: one handler file per resource, no decisions here. What a status means stands in
 //! `problem`; who may do what in `auth` and `policy`.
 
+mod attempt;
 mod health;
 mod listener;
 mod live;
@@ -13,6 +14,7 @@ mod whep;
 mod whip;
 
 pub use listener::{Bounded, Peer};
+pub use problem::CODES;
 
 use crate::auth::{self, AuthError, Claims, Role};
 use crate::service::{Joined, Service};
@@ -65,13 +67,12 @@ fn router(service: Arc<Service>) -> Router {
         .merge(metrics)
         .merge(rest::router())
         .merge(probes())
-        .route("/whip", any(whip::endpoint_without_room))
-        .route("/whip/{room}", any(whip::endpoint))
+        .merge(joins(service.clone()))
         .route("/whip/{room}/{session}", any(session::publisher))
-        .route("/whep/{room}", any(whep::endpoint))
         .route("/whep/{room}/{session}", any(session::viewer))
         .route("/v1/rooms/{room}/live", any(live::events))
         .route("/", get(pages::home))
+        .route("/admin", get(pages::admin))
         .route("/publish/{room}", get(pages::publish))
         .route("/watch/{room}", get(pages::watch))
         .route("/assets/{file}", get(pages::asset))
@@ -79,6 +80,15 @@ fn router(service: Arc<Service>) -> Router {
         .method_not_allowed_fallback(|request: Request| async move { Problem::method("GET, HEAD", request.method()) })
         .layer(middleware::from_fn(cross_origin))
         .with_state(service)
+}
+
+/// What comes to nothing here is kept for who looks for the reason.
+fn joins(service: Arc<Service>) -> Router<Arc<Service>> {
+    Router::new()
+        .route("/whip", any(whip::endpoint_without_room))
+        .route("/whip/{room}", any(whip::endpoint))
+        .route("/whep/{room}", any(whep::endpoint))
+        .layer(middleware::from_fn_with_state(service, attempt::watch))
 }
 
 /// Pages of any origin may publish and watch: what protects a room is its token (RFC 9725 section 4.2).
@@ -114,7 +124,9 @@ fn options(methods: &'static str, accept_post: bool) -> Response {
 async fn claims_of(service: &Service, headers: &HeaderMap, query: Option<&str>) -> Result<Claims, Problem> {
     let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = auth::token_of(authorization, query).ok_or(AuthError::Missing)?;
-    Ok(service.claims(token).await?)
+    let claims = service.claims(token).await?;
+    attempt::note_claims(&claims);
+    Ok(claims)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -177,6 +189,7 @@ async fn text_of(headers: &HeaderMap, body: Body) -> Result<String, Problem> {
 async fn offer_of(headers: &HeaderMap, body: Body) -> Result<OfferFacts, Problem> {
     require_type(headers, SDP_TYPE)?;
     let text = text_of(headers, body).await?;
+    attempt::note_offer(&text);
     OfferFacts::parse(&text).map_err(|error| Problem::from(crate::policy::Refusal::Sdp(error)))
 }
 
@@ -184,6 +197,7 @@ async fn offer_of(headers: &HeaderMap, body: Body) -> Result<OfferFacts, Problem
 fn created(protocol: &str, room: &str, joined: Joined, links: Vec<String>) -> Result<Response, Problem> {
     let location = HeaderValue::try_from(format!("/{protocol}/{room}/{}", joined.resource))
         .map_err(|_| Problem::not_found())?;
+    attempt::note_answer(joined.resource, &joined.answer);
     let mut response = (StatusCode::CREATED, joined.answer).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(SDP_TYPE));

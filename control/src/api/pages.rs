@@ -26,10 +26,15 @@ macro_rules! file {
 static HOME: File = file!("index.html", "text/html; charset=utf-8");
 static PUBLISH: File = file!("publish.html", "text/html; charset=utf-8");
 static WATCH: File = file!("watch.html", "text/html; charset=utf-8");
+static ADMIN: File = file!("admin.html", "text/html; charset=utf-8");
 static DOCS: File = file!("docs.html", "text/html; charset=utf-8");
-static ASSETS: [File; 9] = [
+static ASSETS: [File; 13] = [
+    file!("admin.css", "text/css; charset=utf-8"),
+    file!("admin.js", "text/javascript; charset=utf-8"),
+    file!("admin-views.js", "text/javascript; charset=utf-8"),
     file!("app.css", "text/css; charset=utf-8"),
     file!("common.js", "text/javascript; charset=utf-8"),
+    file!("chart.js", "text/javascript; charset=utf-8"),
     file!("docs.js", "text/javascript; charset=utf-8"),
     file!("home.js", "text/javascript; charset=utf-8"),
     file!("latency.js", "text/javascript; charset=utf-8"),
@@ -41,6 +46,10 @@ static ASSETS: [File; 9] = [
 
 pub async fn home(headers: HeaderMap) -> Response {
     serve(&HOME, &headers)
+}
+
+pub async fn admin(headers: HeaderMap) -> Response {
+    serve(&ADMIN, &headers)
 }
 
 pub fn docs(headers: &HeaderMap) -> Response {

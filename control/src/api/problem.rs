@@ -1,6 +1,7 @@
 //! Refusals as `application/problem+json` (RFC 9457): a status, a stable code, and what to do next.
 
 use crate::auth::{AuthError, hex};
+use crate::logging::{self, Level};
 use crate::policy::Refusal;
 use crate::service::Refused;
 use aws_lc_rs::rand;
@@ -63,6 +64,14 @@ pub struct Problem {
     allow: Option<&'static str>,
 }
 
+/// What a refusal was, beside its response: for who looks at it on its way out.
+#[derive(Clone)]
+pub struct Told {
+    pub code: &'static str,
+    pub detail: String,
+    pub request_id: String,
+}
+
 #[derive(Serialize)]
 struct Body<'a> {
     r#type: String,
@@ -85,7 +94,7 @@ impl Problem {
     }
 
     pub fn not_found() -> Problem {
-        let detail = "there is nothing at this path; pages are /, /publish/{room} and /watch/{room}";
+        let detail = "there is nothing at this path; pages are /, /publish/{room}, /watch/{room}, /admin and /docs";
         Problem::new(StatusCode::NOT_FOUND, "not_found", "Not found", detail)
     }
 
@@ -248,8 +257,10 @@ impl IntoResponse for Problem {
         let request_id = hex(&id);
         if self.status.is_server_error() {
             // Neither path nor query: tokens and session URLs do not belong into logs.
-            eprintln!("{} {} request {request_id}: {}", self.status.as_u16(), self.code, self.detail);
+            let message = format!("{} {}: {}", self.status.as_u16(), self.code, self.detail);
+            logging::tell(Level::Error, &message, &[("request_id", &request_id)]);
         }
+        let told_id = request_id.clone();
         let body = Body {
             r#type: format!("urn:spillway:problem:{}", self.code.replace('_', "-")),
             title: self.title,
@@ -261,6 +272,7 @@ impl IntoResponse for Problem {
         };
         let text = serde_json::to_string(&body).unwrap_or_default();
         let mut response = (self.status, text).into_response();
+        response.extensions_mut().insert(Told { code: self.code, detail: self.detail, request_id: told_id });
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -2,12 +2,17 @@
 //! file; `serve` is the supervisor's.
 
 pub mod check;
+mod client;
+pub mod completions;
 pub mod config;
+pub mod doctor;
 pub mod play;
 pub mod publish;
 mod remote;
 mod resend;
+pub mod resources;
 pub mod restart;
+mod show;
 pub mod stop;
 pub mod token;
 
@@ -53,6 +58,9 @@ impl From<Exit> for ExitCode {
   spillway config init > spillway.toml && spillway check --config spillway.toml && spillway serve --config spillway.toml
   spillway publish synthetic demo                       a publisher without a camera
   spillway play demo --seconds 5 --json                 a viewer without a screen
+  spillway stream list                                  who publishes; also room, viewer, keys, limits, webhook, node
+  spillway events                                       what happens, as it happens
+  spillway doctor                                       what will not work on this machine, and the fix
   spillway restart engine                               viewers see picture again by themselves
   spillway stop
 
@@ -77,6 +85,26 @@ pub enum Command {
     Check(ServeArgs),
     /// Print a token for one room and role (works with no node running)
     Token(token::TokenArgs),
+    /// Rooms: list, create, get, update, end, delete
+    Room(resources::room::RoomArgs),
+    /// Streams: list, get, end, keyframe
+    Stream(resources::stream::StreamArgs),
+    /// Viewers: list, get, kick
+    Viewer(resources::viewer::ViewerArgs),
+    /// API keys and stream keys: list, create, rotate, revoke
+    Keys(resources::keys::KeysArgs),
+    /// Limits of admission: get, set
+    Limits(resources::limits::LimitsArgs),
+    /// Webhooks: list, create, get, update, delete, rotate, test, deliveries, retry
+    Webhook(resources::webhook::WebhookArgs),
+    /// Follow what happens on a node
+    Events(resources::events::EventsArgs),
+    /// What a node is and carries
+    Node(resources::node::NodeArgs),
+    /// Whether a node works, as an exit code
+    Health(resources::node::HealthArgs),
+    /// Look for what will not work on this machine, with one fix each
+    Doctor(doctor::DoctorArgs),
     /// Publish without a camera
     Publish(publish::PublishArgs),
     /// Watch without a screen, and say what arrived
@@ -85,6 +113,8 @@ pub enum Command {
     Stop(DataArgs),
     /// Restart one of a node's processes
     Restart(restart::RestartArgs),
+    /// Print what a shell needs to complete these commands
+    Completions(completions::CompletionsArgs),
     /// Print the version
     Version,
     /// The forwarding engine's process; started by the supervisor

@@ -138,7 +138,7 @@ impl Server {
         Err(RemoteError::Refused { status, code: text("code"), title: text("title"), detail: text("detail"), retry_after })
     }
 
-    fn delete(&self, location: &str) {
+    pub fn delete(&self, location: &str) {
         let url = if location.starts_with('/') { format!("{}{location}", self.base) } else { location.to_owned() };
         // The server notices a gone session by itself; this only tells it sooner.
         let _ = self.http.delete(url).header("authorization", self.authorization()).call();
@@ -163,6 +163,41 @@ pub enum Heard {
     Rtcp(usize),
 }
 
+/// A session that was granted, and that nothing was sent to yet.
+pub struct Offered {
+    pub location: String,
+    pub answer: OfferFacts,
+    pub ufrag: String,
+    seed: u64,
+}
+
+impl Offered {
+    /// Of a publisher that will publish nothing: what its answer says is what is wanted.
+    pub fn publisher(server: &Server, path: &str) -> Result<Offered, RemoteError> {
+        let identity = Identity::new().map_err(ClientError::from)?;
+        let sound = Section { codecs: vec![(Codec::Opus, 111, 0)], direction: Direction::SendOnly, ssrc: 1 };
+        Offered::of(server, path, &[sound], &identity)
+    }
+
+    fn of(server: &Server, path: &str, sections: &[Section], identity: &Identity) -> Result<Offered, RemoteError> {
+        let mut random = [0u8; 24];
+        aws_lc_rs::rand::fill(&mut random).map_err(|_| RemoteError::Key("the system gives no random bytes".into()))?;
+        let (ufrag, pwd) = (auth::hex(&random[..4]), auth::hex(&random[4..20]));
+        let seed = u64::from_le_bytes(random[16..].try_into().unwrap_or_default());
+        let offer = OfferText {
+            origin: seed >> 2 | 1,
+            ice_ufrag: ufrag.clone(),
+            ice_pwd: pwd,
+            fingerprint: identity.fingerprint().0,
+            setup: Setup::ActPass,
+            media: sections.iter().enumerate().map(|(mid, section)| media_text(mid, section)).collect(),
+        };
+        let (location, answer) = server.post(path, &offer.write())?;
+        let answer = OfferFacts::parse(&answer).map_err(|error| RemoteError::Answer(error.to_string()))?;
+        Ok(Offered { location, answer, ufrag, seed })
+    }
+}
+
 /// A connected session.
 pub struct Session<'s> {
     server: &'s Server,
@@ -183,20 +218,7 @@ impl<'s> Session<'s> {
         stop: &Stop,
     ) -> Result<Option<Session<'s>>, RemoteError> {
         let identity = Identity::new().map_err(ClientError::from)?;
-        let mut random = [0u8; 24];
-        aws_lc_rs::rand::fill(&mut random).map_err(|_| RemoteError::Key("the system gives no random bytes".into()))?;
-        let (ufrag, pwd) = (auth::hex(&random[..4]), auth::hex(&random[4..20]));
-        let seed = u64::from_le_bytes(random[16..].try_into().unwrap_or_default());
-        let offer = OfferText {
-            origin: seed >> 2 | 1,
-            ice_ufrag: ufrag.clone(),
-            ice_pwd: pwd,
-            fingerprint: identity.fingerprint().0,
-            setup: Setup::ActPass,
-            media: sections.iter().enumerate().map(|(mid, section)| media_text(mid, section)).collect(),
-        };
-        let (location, answer) = server.post(path, &offer.write())?;
-        let answer = OfferFacts::parse(&answer).map_err(|error| RemoteError::Answer(error.to_string()))?;
+        let Offered { location, answer, ufrag, seed } = Offered::of(server, path, sections, &identity)?;
         let socket = media_socket(&answer)?;
         let facts = ClientFacts {
             local_ufrag: ufrag,

@@ -84,7 +84,7 @@ pub fn parse_room(text: &str) -> Result<String, String> {
 const YEAR_SECONDS: u64 = 366 * 86_400;
 
 /// `90s`, `15m`, `1h`, `7d`, or several of them: `1h30m`.
-fn parse_ttl(text: &str) -> Result<Duration, String> {
+pub fn parse_ttl(text: &str) -> Result<Duration, String> {
     let teach = || format!("\"{text}\" is no time: write 90s, 15m, 1h, 7d or 1h30m");
     let mut seconds: u64 = 0;
     let mut rest = text;

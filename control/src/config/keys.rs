@@ -75,7 +75,7 @@ const PLAIN: Key =
 const LIMIT: Key = Key { table: "limits", kind: COUNT, default: "0", is_live: true, ..PLAIN };
 const TURN: Key = Key { table: "turn", is_live: true, ..PLAIN };
 
-pub const KEYS: [Key; 21] = [
+pub const KEYS: [Key; 23] = [
     Key {
         table: "server",
         name: "http",
@@ -103,11 +103,28 @@ pub const KEYS: [Key; 21] = [
         ..PLAIN
     },
     Key {
+        table: "server",
+        name: "list_rooms",
+        kind: Kind::Word(&["off", "public"]),
+        default: "\"off\"",
+        is_live: true,
+        help: "public: the first page lists the live rooms to whoever opens it; off: only to who has a key or a room's token",
+        ..PLAIN
+    },
+    Key {
         table: "node",
         name: "id",
         alias: Some(Alias::Same("SERVER_ID")),
         is_live: true,
         help: "this node's name in GET /v1/node; empty: the machine's",
+        ..PLAIN
+    },
+    Key {
+        table: "log",
+        name: "format",
+        kind: Kind::Word(&["auto", "text", "json"]),
+        default: "\"auto\"",
+        help: "what serve prints: text, json (an object per line), or auto: text on a terminal, else json",
         ..PLAIN
     },
     Key {

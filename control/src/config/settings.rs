@@ -20,6 +20,12 @@ pub struct Settings {
     /// Without a slash at its end; None: links begin with the address of the request.
     pub public_url: Option<String>,
     pub node_id: Option<String>,
+    /// Anybody may know which rooms are live.
+    #[serde(default)]
+    pub list_rooms: bool,
+    /// auto, text or json; the supervisor's matter.
+    #[serde(default)]
+    pub log_format: String,
     pub media: Vec<SocketAddr>,
     pub announce: Vec<IpAddr>,
     /// As `--io` has it.
@@ -116,6 +122,8 @@ impl Config {
             metrics: text("server.metrics").parse().ok(),
             public_url: some(text("server.public_url").trim_end_matches('/').to_owned()),
             node_id: some(text("node.id")),
+            list_rooms: text("server.list_rooms") == "public",
+            log_format: text("log.format"),
             media: list("media.listen").iter().filter_map(|item| item.parse().ok()).collect(),
             announce: list("media.announce").iter().filter_map(|item| item.parse().ok()).collect(),
             io: text("engine.io"),

@@ -465,7 +465,10 @@ impl Rooms {
                 Vec::new()
             }
             Event::SessionClosed { session, reason } => match self.by_id.get(&session).copied() {
-                Some(resource) => self.leave(resource, word_of(reason)),
+                Some(resource) => {
+                    self.tell_failure(resource, reason);
+                    self.leave(resource, word_of(reason))
+                }
                 None => Vec::new(),
             },
             Event::TrackState { track, live } => {

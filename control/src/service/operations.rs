@@ -5,7 +5,10 @@ use super::{
     AuthError, Claims, CounterId, Ordering, Quality, IceServers, Instant, KeyText, Limits, Rates, Refusal, Role, Service, Settings, auth,
     lock, now_ms,
 };
+use crate::attempts::Draft;
+use crate::history::Look;
 use crate::ids;
+use crate::logging::{self, Level};
 use crate::metrics::{self, Sample};
 use crate::policy::rooms::{CapacityView, Happening, SessionView, StreamView, TrackView, Usage};
 use crate::policy::{PublicId, warnings};
@@ -281,7 +284,18 @@ impl Service {
                 let data = json!({ "id": ids::viewer(*viewer), "sub": who.sub, "account": who.account, "reason": reason });
                 ("viewer.left", room, data)
             }
+            Happening::NeverConnected { resource, protocol, room, who, code, detail } => {
+                let viewer = ids::viewer(PublicId::of(*resource));
+                let facts = [("room", room.as_str()), ("sub", &who.sub), (if *protocol == "whep" { "viewer" } else { "session" }, &viewer)];
+                logging::tell(Level::Warn, &format!("{protocol}: granted, then {code}"), &facts);
+                let draft = Draft { protocol, room: room.clone(), sub: who.sub.clone(), ..Draft::default() };
+                return self.attempts.never_connected(*resource, draft, code, detail, now_ms());
+            }
         };
+        if kind.starts_with("stream.") {
+            let id = data["id"].as_str().unwrap_or_default();
+            logging::tell(Level::Info, kind, &[("room", room), ("stream", id)]);
+        }
         self.log.push(kind, Some(room.clone()), now_ms(), &data);
     }
 
@@ -411,6 +425,19 @@ impl Service {
         drop(meters);
         lock(&self.rooms).measure(&bitrates, egress_bps, &busy);
         self.tell_warnings(&streams);
+        self.history.look(Look {
+            at_ms: now_ms(),
+            viewers: self.usage(None).viewers as u64,
+            streams: streams.iter().filter(|stream| stream.live).count() as u64,
+            bytes_sent: sent,
+            busy_ns: (0..self.link.shards()).map(|shard| self.link.counter(shard, CounterId::BusyNs)).collect(),
+        });
+    }
+
+    /// Rooms that anybody may know of; None where nobody was told that.
+    pub fn public_rooms(&self) -> Option<Vec<StreamView>> {
+        let is_public = lock(&self.settings).settings.list_rooms;
+        is_public.then(|| self.streams().into_iter().filter(|stream| stream.live).collect())
     }
 
     /// What is wrong with a stream that lives, in a word and a sentence.

@@ -6,8 +6,10 @@
 use super::notify;
 use super::restarts::{Restart, Restarts};
 use super::sys::{ChildSetup, Pidfd, Watch, pipe};
-use super::terminal::{say, warn};
+use super::terminal::{log, warn};
 use super::words::{LastWords, Lines, Ready};
+use crate::logging::{self, FOLD, Folder, Level};
+use serde_json::{Map, Value};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
@@ -38,6 +40,7 @@ pub struct Child {
     ready_lines: Lines,
     output_lines: Lines,
     words: LastWords,
+    folder: Folder,
     process: Option<Process>,
     /// When it is to be started; `None`: not by itself.
     start_at: Option<Instant>,
@@ -83,6 +86,7 @@ impl Child {
             ready_lines: Lines::default(),
             output_lines: Lines::default(),
             words: LastWords::default(),
+            folder: Folder::default(),
             process: None,
             start_at: None,
             restarts: Restarts::default(),
@@ -130,6 +134,11 @@ impl Child {
 
     /// When `on_time` has something to do.
     pub fn deadline(&self) -> Option<Instant> {
+        [self.due(), self.folder.deadline()].into_iter().flatten().min()
+    }
+
+    /// When it is to be started, or killed for not being ready.
+    fn due(&self) -> Option<Instant> {
         match &self.process {
             Some(process) => process.deadline,
             None => self.start_at,
@@ -138,7 +147,10 @@ impl Child {
 
     /// Starts it when it is time, and kills one that never gets ready.
     pub fn on_time(&mut self, now: Instant) {
-        if self.deadline().is_none_or(|deadline| now < deadline) {
+        for (line, again) in self.folder.settle(now) {
+            self.log(Level::Info, &format!("{line} (again {again} times within {} s)", FOLD.as_secs()), &Map::new());
+        }
+        if self.due().is_none_or(|due| now < due) {
             return;
         }
         match &mut self.process {
@@ -202,11 +214,20 @@ impl Child {
             let Ok(length @ 1..) = self.output.read(&mut bytes) else { break };
             self.output_lines.push(bytes.get(..length).unwrap_or_default());
             while let Some(line) = self.output_lines.pop() {
-                if !self.restarts.is_hopeless() {
-                    say(format!("{:<8} {line}", self.plan.name));
+                let (level, message, facts) = logging::read(&line);
+                if !self.restarts.is_hopeless() && self.folder.is_news(&folded(&message, &facts), Instant::now()) {
+                    self.log(level, &message, &facts);
                 }
-                self.words.push(line);
+                self.words.push(logging::text_line(&message, &facts));
             }
+        }
+    }
+
+    /// With its name in front where people read it.
+    fn log(&self, level: Level, message: &str, facts: &Map<String, Value>) {
+        match logging::is_json() {
+            true => log(level, self.plan.name, message, facts),
+            false => log(level, self.plan.name, &format!("{:<8} {message}", self.plan.name), facts),
         }
     }
 
@@ -279,6 +300,13 @@ impl Child {
             let _ = process.wait();
         }
     }
+}
+
+/// What makes a line the same again: which request it was does not.
+fn folded(message: &str, facts: &Map<String, Value>) -> String {
+    let mut facts = facts.clone();
+    facts.remove("request_id");
+    logging::text_line(message, &facts)
 }
 
 /// How a process ended, in words.

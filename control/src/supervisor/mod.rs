@@ -17,6 +17,7 @@ pub mod sys;
 pub mod terminal;
 mod words;
 
+use crate::logging;
 use crate::auth::{KeyError, SigningKey};
 use crate::cli::{Exit, ServeArgs};
 use crate::config::{Config, ConfigError, SettingsError};
@@ -31,7 +32,7 @@ use notify::Notify;
 use placement::place;
 use spillway_proto::link::handover::{HANDOVER_VARIABLE, Handover};
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
@@ -78,6 +79,19 @@ impl StartError {
             StartError::Hold(_) | StartError::System(..) => Exit::Failed,
         }
     }
+}
+
+/// What the engine would find here, tried out.
+pub struct IoProbe {
+    /// An error says what to do.
+    pub uring: Result<(), String>,
+    /// 1: the kernel does not cut.
+    pub gso_segments: usize,
+}
+
+pub fn probe_io() -> IoProbe {
+    let probe = spillway_engine::io::probe::probe();
+    IoProbe { uring: probe.uring.map_err(|error| error.to_string()), gso_segments: probe.gso_segments }
 }
 
 /// Serves until it is stopped.
@@ -134,6 +148,9 @@ impl Supervisor {
         let system = |what| move |error| StartError::System(what, error);
         let config = args.configuration()?;
         let settings = config.settings();
+        if settings.log_format == "json" || settings.log_format != "text" && !std::io::stdout().is_terminal() {
+            logging::print_json();
+        }
         config.warnings.iter().for_each(|warning| warn(warning.clone()));
         let data = DataDir::open(&args.data.data)?;
         let lock = Lock::take(&data)?;
@@ -535,7 +552,7 @@ impl Supervisor {
                 data: &self.args.data.data,
                 key: &self.key,
                 has_keys: self.keys.is_some(),
-                is_private: !self.notify.is_wanted() && !greeting::is_logged(),
+                is_private: !self.notify.is_wanted() && !greeting::is_logged() && !logging::is_json(),
             };
             say(greeting.text());
         }

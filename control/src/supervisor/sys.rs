@@ -247,6 +247,31 @@ pub fn raise_open_files() -> io::Result<u64> {
     }
 }
 
+/// What a user may still write on the file system of `path`.
+pub fn free_bytes(path: &std::path::Path) -> io::Result<u64> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    // JUSTIFICATION: std does not tell a file system's free space.
+    // SAFETY: `path` is a C string and `found` plain data, both live through the call.
+    let found = unsafe {
+        let mut found: libc::statvfs = std::mem::zeroed();
+        check(libc::statvfs(path.as_ptr(), &mut found))?;
+        found
+    };
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+/// Whether the kernel's clock is kept right by somebody (adjtimex(2)).
+pub fn clock_is_synchronised() -> io::Result<bool> {
+    // JUSTIFICATION: std has no adjtimex.
+    // SAFETY: all-zero `modes` changes nothing; `state` is plain data that lives through the call.
+    let (result, state) = unsafe {
+        let mut state: libc::timex = std::mem::zeroed();
+        (check(libc::adjtimex(&mut state))?, state)
+    };
+    Ok(result != libc::TIME_ERROR && state.status & libc::STA_UNSYNC == 0)
+}
+
 /// How a child differs from its parent between fork and exec.
 #[derive(Clone)]
 pub struct ChildSetup {

@@ -4,6 +4,8 @@
 //! supervisor reads its signals, so that each of them ends in a drop).
 
 use super::sys;
+use crate::logging::{self, Level};
+use serde_json::{Map, Value};
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write, stderr, stdin, stdout};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -91,20 +93,40 @@ pub fn coloured(colour: Colour, text: &str) -> String {
 
 /// A line for whoever started us. Nobody there to read it is no reason to stop serving.
 pub fn say(line: impl AsRef<str>) {
+    log(Level::Info, "supervisor", line.as_ref(), &Map::new());
+}
+
+/// A line of a process of ours: an object where JSON is wanted, else words for people.
+pub fn log(level: Level, process: &str, message: &str, facts: &Map<String, Value>) {
+    let text = match logging::is_json() {
+        true => logging::json_line(crate::service::now_ms(), level, process, message, facts),
+        false => logging::text_line(message, facts),
+    };
+    match (level, logging::is_json()) {
+        (Level::Info, _) | (_, true) => print_out(&text),
+        (Level::Warn, false) => print_error(Colour::Yellow, "warning:", &text),
+        (Level::Error, false) => print_error(Colour::Red, "error:", &text),
+    }
+}
+
+fn print_out(line: &str) {
     let mut out = stdout().lock();
-    let _ = writeln!(out, "{}", line.as_ref()).and_then(|()| out.flush());
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+fn print_error(colour: Colour, label: &str, line: &str) {
+    let label = paint(colour, label, is_colour_wanted(stderr().is_terminal()));
+    let _ = writeln!(stderr().lock(), "{label} {line}");
 }
 
 /// A line about something that is not as it should be.
 pub fn warn(line: impl AsRef<str>) {
-    let label = paint(Colour::Yellow, "warning:", is_colour_wanted(stderr().is_terminal()));
-    let _ = writeln!(stderr().lock(), "{label} {}", line.as_ref());
+    log(Level::Warn, "supervisor", line.as_ref(), &Map::new());
 }
 
 /// A line about something that ends what was asked for.
 pub fn complain(line: impl AsRef<str>) {
-    let label = paint(Colour::Red, "error:", is_colour_wanted(stderr().is_terminal()));
-    let _ = writeln!(stderr().lock(), "{label} {}", line.as_ref());
+    log(Level::Error, "supervisor", line.as_ref(), &Map::new());
 }
 
 #[cfg(test)]

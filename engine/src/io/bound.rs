@@ -69,15 +69,6 @@ impl Sockets {
         Ok(Sockets { list, wake })
     }
 
-    /// io_uring waits by itself only on sockets that are not O_NONBLOCK; sends say MSG_DONTWAIT either way.
-    pub fn wait_in_kernel(&self) -> Result<(), SocketError> {
-        for socket in &self.list {
-            let fd = socket.fd();
-            set_nonblocking(fd, false).map_err(|source| SocketError::Wake { fd, source })?;
-        }
-        Ok(())
-    }
-
     pub fn list(&self) -> &[Bound] {
         &self.list
     }

@@ -4,7 +4,7 @@
 //! addresses, never RTP. Nothing in here waits except `park`, and nothing allocates after the start.
 //!
 //! - `socket`: recvmmsg and sendmsg; works everywhere.
-//! - `uring`: one io_uring per shard.
+//! - `uring`: one io_uring per shard, for sends and to wait in; recvmmsg.
 //! - `sim`: memory and virtual time, for tests.
 
 use std::net::SocketAddr;
@@ -14,6 +14,7 @@ use spillway_proto::time::Time;
 pub mod bound;
 mod cmsg;
 mod egress;
+mod inbox;
 pub mod probe;
 pub mod sim;
 pub mod socket;
@@ -111,9 +112,6 @@ pub(crate) mod sizes {
     pub const RECEIVE_BATCH: usize = 64;
     /// Destinations remembered as refusing GSO, one per bucket; a forgotten one is refused once more.
     pub const REFUSALS: usize = 1_024;
-    /// Receive buffers of one socket in a ring: what one turn of the kernel fills at most (280 KB, a share of L2).
-    /// A burst of more waits in the socket.
-    pub const RECEIVE_BUFFERS: usize = 128;
     /// Runs in flight in a ring. They complete while they are submitted, so this is a batch, not a queue.
     pub const TRANSMIT_BUFFERS: usize = 32;
     /// Parts of a run that one submit sends after each other where GSO is refused; the rest goes with the next.

@@ -23,7 +23,6 @@ const PROBE_SEGMENT: usize = 16;
 pub enum RingStep {
     Setup,
     Files,
-    Buffers,
     Enter,
 }
 
@@ -38,7 +37,7 @@ pub enum UringError {
     Absent(String),
     #[error("too little lockable memory for io_uring (RLIMIT_MEMLOCK is {0}): run `ulimit -l 65536`, or set LimitMEMLOCK=64M in the systemd unit")]
     Memory(String),
-    #[error("this kernel ({0}) is too old for the io_uring features needed (single issuer, deferred work, multishot receive): run Linux 6.1 or newer")]
+    #[error("this kernel ({0}) is too old for the io_uring features needed (single issuer, deferred work): run Linux 6.1 or newer")]
     Old(String),
     #[error("too many open files for io_uring: run `ulimit -n 65536`, or set LimitNOFILE=65536 in the systemd unit")]
     Files,

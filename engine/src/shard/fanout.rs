@@ -526,7 +526,7 @@ impl Core {
                 };
                 let described = rewrite::described(record, &header, slot.descriptor);
                 let header = described.as_ref().map_or(&header[..], |described| described.bytes());
-                let size = header.len() + slot.payload.len() + overhead;
+                let size = header.len() + slot.padded.len() + overhead;
                 if run.segments > 0 && (size > run.segment || run.length + size > buffer.len()) {
                     break;
                 }
@@ -542,7 +542,7 @@ impl Core {
                 if index >= record.rtp_index.load(Ordering::Relaxed) {
                     record.rtp_index.store(index + 1, Ordering::Release);
                 }
-                let Some(sealed) = sealer.seal_into(header, &[], slot.payload, index, &mut buffer[run.length..]) else {
+                let Some(sealed) = sealer.seal_into(header, &[], slot.padded, index, &mut buffer[run.length..]) else {
                     part.next += 1;
                     continue;
                 };

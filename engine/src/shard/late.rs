@@ -55,7 +55,7 @@ impl Core {
             }
             let described = rewrite::described(record, &header, slot.descriptor);
             let header = described.as_ref().map_or(&header[..], |described| described.bytes());
-            if let Some(sealed) = sealer.seal_into(header, &[], slot.payload, index, buffer) {
+            if let Some(sealed) = sealer.seal_into(header, &[], slot.padded, index, buffer) {
                 if matches!(io.send(path, sealed, sealed), Sent::Blocked) {
                     return Served::Blocked;
                 }

@@ -11,7 +11,7 @@ use crate::io::{Io, Sent};
 use spillway_proto::limits::PACKETS_PER_ROUND_MAX;
 use spillway_proto::link::counters::CounterId;
 use spillway_proto::link::quality::SessionStats;
-use spillway_proto::stream::resend::{Ask, answer, prefix_len};
+use spillway_proto::stream::resend::{Ask, answer, body_len};
 use spillway_proto::stream::rewrite;
 use spillway_proto::wire::rtcp::Losses;
 use std::sync::atomic::Ordering;
@@ -79,7 +79,7 @@ impl Core {
                     continue;
                 };
                 let header_len = rewrite::HEADER_BYTES + rewrite::extension_len(record, slot.descriptor);
-                let size = header_len + prefix_len(record, &slot.meta) + slot.payload.len() + overhead;
+                let size = header_len + body_len(record, &slot) + overhead;
                 if count > 0 && (size > segment || length + size > buffer.len()) {
                     break;
                 }
@@ -89,10 +89,11 @@ impl Core {
                     continue;
                 }
                 let sealed = answer(record, &mapping, &slot.meta).and_then(|answer| {
-                    let prefix = answer.prefix.as_ref().map_or(&[][..], |prefix| &prefix[..]);
+                    let again = (&[][..], slot.padded);
+                    let (prefix, payload) = answer.prefix.as_ref().map_or(again, |prefix| (&prefix[..], slot.payload));
                     let described = rewrite::described(record, &answer.header, slot.descriptor);
                     let header = described.as_ref().map_or(&answer.header[..], |described| described.bytes());
-                    sealer.seal_into(header, prefix, slot.payload, answer.index, &mut buffer[length..])
+                    sealer.seal_into(header, prefix, payload, answer.index, &mut buffer[length..])
                 });
                 let Some(sealed) = sealed else {
                     resends.forget(index);

@@ -9,6 +9,7 @@
 use super::feedback::SrMapping;
 use super::numbering::Numbering;
 use super::reel::{SlotFlags, SlotMeta};
+use super::sizes::Sizes;
 use crate::id::{Codec, Kind};
 use crate::limits::REEL_SLOTS;
 use crate::time::{NtpTime, Time};
@@ -87,6 +88,7 @@ pub struct Intake {
     received: Box<[u64; WORDS]>,
     marked: Box<[u64; WORDS]>,
     picture: Picture,
+    sizes: Sizes,
     reception: Reception,
     stats: IntakeStats,
 }
@@ -135,6 +137,7 @@ impl Intake {
             received: Box::new([0; WORDS]),
             marked: Box::new([0; WORDS]),
             picture: Picture::default(),
+            sizes: Sizes::default(),
             reception: Reception::default(),
             stats: IntakeStats::default(),
         }
@@ -187,10 +190,14 @@ impl Intake {
         self.stats.bytes += payload_size as u64;
 
         let video = self.codec.kind() == Kind::Video;
+        // RFC 7587 section 4.2: a packet is a whole Opus frame.
+        let frame_end = marker || facts.frame_end || !video;
+        let in_order = index + 1 == self.head;
+        let padded = video && in_order && self.sizes.pads(timestamp, payload_size, frame_start && frame_end);
         let flags = SlotFlags::NONE
             .with_if(frame_start, SlotFlags::FRAME_START)
-            // RFC 7587 section 4.2: a packet is a whole Opus frame.
-            .with_if(marker || facts.frame_end || !video, SlotFlags::FRAME_END)
+            .with_if(frame_end, SlotFlags::FRAME_END)
+            .with_if(padded, SlotFlags::PADDED)
             .with_if(marker, SlotFlags::MARKER)
             .with_if(facts.parameter_sets, SlotFlags::PARAMETER_SETS)
             .with_if(facts.picture_sets, SlotFlags::PICTURE_SETS);

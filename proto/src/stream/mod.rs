@@ -11,4 +11,5 @@ pub mod reel;
 mod reel_memory;
 pub mod resend;
 pub mod rewrite;
+mod sizes;
 pub mod start;

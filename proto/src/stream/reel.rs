@@ -49,6 +49,8 @@ impl SlotFlags {
     pub const MARKER: SlotFlags = SlotFlags(16);
     /// Carries parameter sets that name those of another packet (H.264 PPS).
     pub const PICTURE_SETS: SlotFlags = SlotFlags(32);
+    /// Is sent with one byte of padding, so that its picture's packets have one size (`sizes`).
+    pub const PADDED: SlotFlags = SlotFlags(64);
 
     pub const fn contains(self, other: SlotFlags) -> bool {
         self.0 & other.0 == other.0
@@ -82,6 +84,8 @@ pub struct SlotMeta {
 pub struct Slot<'a> {
     pub meta: SlotMeta,
     pub payload: &'a [u8],
+    /// As it is sent: the payload, and behind it the padding where there is one.
+    pub padded: &'a [u8],
     /// Its dependency descriptor, for viewers that negotiated one; empty: it has none.
     pub descriptor: &'a [u8],
     /// How many packets had come behind the newest when this one did, itself counted; 0: it came in order. A reader
@@ -246,7 +250,8 @@ impl ReelWriter {
         if index >= INDEX_MASK {
             return Err(ReelError::IndexRange { index });
         }
-        let length = payload.len() + descriptor.len();
+        let padding = padding_of(meta.flags);
+        let length = payload.len() + padding.len() + descriptor.len();
         if length > DATAGRAM_SIZE_MAX {
             return Err(ReelError::TooLarge { length });
         }
@@ -267,8 +272,11 @@ impl ReelWriter {
         // The ring's end: what stands in this packet's slot, and all before it, goes.
         self.drop_before((index + 1).saturating_sub(SLOTS), slabs);
         self.memory.write_payload(slab, offset, payload);
+        if !padding.is_empty() {
+            self.memory.write_payload(slab, offset + payload.len(), padding);
+        }
         if !descriptor.is_empty() {
-            self.memory.write_payload(slab, offset + payload.len(), descriptor);
+            self.memory.write_payload(slab, offset + payload.len() + padding.len(), descriptor);
         }
         self.packets_in[slab as usize] += 1;
         self.bytes += payload.len();
@@ -504,9 +512,11 @@ impl ReelReader {
             return None;
         }
         let found = read_slot(self.memory.slot(index), word(self.generation, index))?;
-        let bytes = self.memory.payload(found.slab, found.offset, found.length.checked_add(found.descriptor)?)?;
-        let (payload, descriptor) = bytes.split_at_checked(found.length)?;
-        Some(Slot { meta: unpack_meta(index, found.arrival, found.meta)?, payload, descriptor, late: found.late })
+        let meta = unpack_meta(index, found.arrival, found.meta)?;
+        let length = found.length + padding_of(meta.flags).len();
+        let bytes = self.memory.payload(found.slab, found.offset, length.checked_add(found.descriptor)?)?;
+        let (padded, descriptor) = bytes.split_at_checked(length)?;
+        Some(Slot { meta, payload: padded.get(..found.length)?, padded, descriptor, late: found.late })
     }
 
     /// How many packets came behind the newest so far.
@@ -599,6 +609,11 @@ fn read_slot_around(slot: &SlotWords, word: u64, meanwhile: impl FnOnce()) -> Op
         descriptor: descriptor as usize,
         late,
     })
+}
+
+/// RFC 3550 section 5.1: the last byte of padding says how many bytes it has, itself counted.
+fn padding_of(flags: SlotFlags) -> &'static [u8] {
+    if flags.contains(SlotFlags::PADDED) { &[1] } else { &[] }
 }
 
 fn word(generation: u64, index: u64) -> u64 {

@@ -22,7 +22,7 @@ use std::sync::atomic::AtomicU64;
 use thiserror::Error;
 
 pub const REEL_MAGIC: u64 = u64::from_le_bytes(*b"SPILREEL");
-pub const REEL_VERSION: u64 = 3;
+pub const REEL_VERSION: u64 = 4;
 
 const PAGE: usize = 4_096;
 const SLOT_BYTES: usize = 64;
@@ -118,7 +118,8 @@ pub(super) struct ReelHeader {
 ///    +--------+---------+-----------+-----+-----+-------+------+--------+--------+--------+------+------------+-----+
 ///    word = generation (16 bits) | index + 1 (48 bits); 0: empty. before = the reel's `bytes` when it came.
 ///    late = one more than the packet's number among the late ones; 0: it came in order.
-///    descriptor = bytes of the packet's dependency descriptor, which stand right behind its payload; 0: it has none.
+///    descriptor = bytes of the packet's dependency descriptor, which stand right behind its payload and the byte of
+///                  padding that a flag tells of; 0: it has none.
 /// ```
 ///
 /// The word is taken away first and written last (Release); a reader loads it before and after the rest.

@@ -6,7 +6,7 @@
 //! A packet is *asked for* (waits for its turn in fan-out), *answered* once or twice, or of no interest. Three
 //! bounds: `ANSWERS_PER_PACKET_MAX`, `ANSWER_INTERVAL` between two answers, and the viewer's `Budget`.
 
-use super::reel::SlotMeta;
+use super::reel::{Slot, SlotMeta};
 use super::rewrite::{self, HEADER_BYTES};
 use crate::id::Kind;
 use crate::limits::{
@@ -178,17 +178,18 @@ pub fn answer(feed: &mut FeedRecord, mapping: &Mapping, slot: &SlotMeta) -> Opti
     let Some(payload_type) = rtx_payload_type(feed, slot) else { return Some(Answer { header, prefix: None, index }) };
     let own = feed.rtx_index.load(Relaxed);
     feed.rtx_index.store(own + 1, Release);
-    // RFC 4588 section 4: sequence number and SSRC are the retransmission's own, marker and timestamp the original's.
+    // RFC 4588 section 4: without the original's padding; sequence number and SSRC are the retransmission's own, marker and timestamp the original's.
     let original = [header[2], header[3]];
+    header[0] &= !rewrite::PADDED;
     header[1] = header[1] & 0x80 | payload_type;
     header[2..4].copy_from_slice(&(own as u16).to_be_bytes());
     header[8..12].copy_from_slice(&feed.rtx_ssrc.to_be_bytes());
     Some(Answer { header, prefix: Some(original), index: own })
 }
 
-/// By how much an answer is longer than the packet was.
-pub fn prefix_len(feed: &FeedRecord, slot: &SlotMeta) -> usize {
-    if rtx_payload_type(feed, slot).is_some() { 2 } else { 0 }
+/// What an answer has behind its header, in bytes.
+pub fn body_len(feed: &FeedRecord, slot: &Slot<'_>) -> usize {
+    if rtx_payload_type(feed, &slot.meta).is_some() { 2 + slot.payload.len() } else { slot.padded.len() }
 }
 
 fn rtx_payload_type(feed: &FeedRecord, slot: &SlotMeta) -> Option<u8> {

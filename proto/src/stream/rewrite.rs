@@ -17,6 +17,7 @@ const MARKER: u8 = 0x80;
 
 pub const HEADER_BYTES: usize = 12;
 const EXTENDED: u8 = 0x10;
+pub(super) const PADDED: u8 = 0x20;
 /// Profile and length in words (RFC 3550 section 5.3.1).
 const EXTENSION_HEAD: usize = 4;
 /// RFC 8285 section 4.2: up to 16 bytes under the ids 1 to 14.
@@ -58,7 +59,7 @@ fn covers(mapping: &Mapping, index: u64) -> bool {
     (mapping.first_index..mapping.end_index).contains(&index)
 }
 
-/// The header of `slot` under one mapping of the feed.
+/// The header of `slot` under one mapping of the feed; what it goes before is `Slot::padded`.
 pub fn header_in(feed: &FeedRecord, mapping: &Mapping, slot: &SlotMeta) -> Option<([u8; HEADER_BYTES], u64)> {
     let payload_type = *feed.payload_types.get(slot.codec as usize)?;
     if payload_type == 0 || payload_type >= MARKER {
@@ -72,7 +73,7 @@ pub fn header_in(feed: &FeedRecord, mapping: &Mapping, slot: &SlotMeta) -> Optio
         Kind::Audio => slot.flags.contains(SlotFlags::MARKER),
     };
     let mut bytes = [0; HEADER_BYTES];
-    bytes[0] = VERSION_2;
+    bytes[0] = if slot.flags.contains(SlotFlags::PADDED) { VERSION_2 | PADDED } else { VERSION_2 };
     bytes[1] = if marker { MARKER | payload_type } else { payload_type };
     bytes[2..4].copy_from_slice(&(index as u16).to_be_bytes());
     bytes[4..8].copy_from_slice(&timestamp.to_be_bytes());

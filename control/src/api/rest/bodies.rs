@@ -225,6 +225,45 @@ body!(answer Node: "this node" {
     memory_bytes: u64 = "of its processes",
 });
 
+body!(answer Attempt: "a join that came to nothing; the same again is counted" {
+    id: String = "sorts by the time of the first",
+    first_at: String = "RFC 3339",
+    last_at: String = "RFC 3339",
+    count: u64 = "how often it happened",
+    code: String = "why, as the problem said it; never_connected, handshake_failed or fingerprint_mismatch: it was granted, and no connection came of it",
+    detail: String = "of the last one",
+    protocol: String = "whip (publishing) or whep (watching)",
+    room: Option<String> = "where; null: nobody could tell",
+    sub: Option<String> = "as the token has it; null: there was no valid one",
+    offer: Option<String> = "SDP of the last one, without passwords and fingerprints",
+    answer: Option<String> = "SDP, likewise; null: it was refused",
+});
+
+body!(answer Point: "ten seconds of this node" {
+    at: String = "RFC 3339: their end",
+    viewers: u64 = "at the end",
+    streams: u64 = "that were live at the end",
+    egress_bps: u64 = "all that went out, with headers and what was sent twice",
+    busy_ratio: f64 = "of the busiest forwarding thread: the part of the time it was not asleep",
+});
+
+body!(answer History: "what this node carried over the last hour, of this control process" {
+    interval_seconds: u64 = "between points",
+    points: Vec<Point> = "oldest first, 360 at most",
+});
+
+body!(answer LobbyRoom: "a room that is live" {
+    id: String = "its name",
+    started_at: String = "RFC 3339",
+    viewers: u64 = "that are connected",
+    codecs: Vec<String> = "what a viewer must show",
+});
+
+body!(answer Lobby: "rooms that anybody may know of" {
+    public: bool = "false: this node tells nobody (server.list_rooms)",
+    data: Vec<LobbyRoom> = "by name, 200 at most",
+});
+
 body!(answer Event: "something that happened" {
     id: String = "sorts by age; for `after`, or Last-Event-ID",
     r#type: String = "as README.md's table has them: stream.started, viewer.left, ...",

@@ -12,6 +12,7 @@ mod docs;
 mod events;
 mod handlers;
 mod idempotency;
+mod insight;
 mod openapi;
 mod page;
 pub mod schema;

@@ -2,12 +2,12 @@
 //! OpenAPI document are made from it, and a test walks through it.
 
 use super::bodies::{
-    Ended, Event, Health, Key, KeyWithSecret, KeyframeAnswer, Limits, LimitsPatch, NewKey, NewRoom, NewToken, Node, Room, RoomPatch, Rotation,
+    Attempt, Ended, Event, Health, History, Key, KeyWithSecret, KeyframeAnswer, Limits, LimitsPatch, Lobby, NewKey, NewRoom, NewToken, Node, Room, RoomPatch, Rotation,
     Stream, Token, Usage, Viewer,
 };
 use super::page::Page;
 use super::schema::Described;
-use super::{Answering, Call, events, handlers};
+use super::{Answering, Call, events, handlers, insight};
 use serde_json::{Map, Value};
 
 pub type Schema = fn(&mut Map<String, Value>) -> Value;
@@ -147,7 +147,7 @@ const END_STREAM: Row = Row {
     ..BASE
 };
 
-pub static ROWS: [Row; 29] = [
+pub static ROWS: [Row; 32] = [
     Row {
         path: "/v1/rooms",
         id: "listRooms",
@@ -377,6 +377,32 @@ pub static ROWS: [Row; 29] = [
         answer: schema::<Page<Event>>(),
         errors: &[(403, "wrong_room")],
         handler: |call| Box::pin(events::events(call)),
+        ..BASE
+    },
+    Row {
+        path: "/v1/attempts",
+        id: "listAttempts",
+        about: "Joins that came to nothing, with offer and answer: the last 200 different ones, of this control process",
+        query: PAGE,
+        answer: schema::<Page<Attempt>>(),
+        handler: |call| Box::pin(insight::attempts(call)),
+        ..BASE
+    },
+    Row {
+        path: "/v1/node/history",
+        id: "getNodeHistory",
+        about: "Viewers, streams, egress and load of the last hour, for charts",
+        answer: schema::<History>(),
+        handler: |call| Box::pin(insight::history(call)),
+        ..BASE
+    },
+    Row {
+        path: "/v1/lobby",
+        id: "getLobby",
+        about: "Live rooms, for anybody, where the operator has said so (server.list_rooms)",
+        access: Access::Anyone,
+        answer: schema::<Lobby>(),
+        handler: |call| Box::pin(insight::lobby(call)),
         ..BASE
     },
     Row { path: "/v1/node", id: "getNode", about: "This node", answer: schema::<Node>(), ..BASE },

@@ -4,6 +4,7 @@
 
 mod admission;
 mod events;
+mod insight;
 mod matrix;
 mod rows;
 

@@ -15,6 +15,15 @@ pub enum Happening {
     ViewerJoined { viewer: PublicId, room: String, who: Who },
     /// Of one that had joined.
     ViewerLeft { viewer: PublicId, room: String, who: Who, reason: &'static str },
+    /// A join was granted, and no connection came of it.
+    NeverConnected {
+        resource: ResourceId,
+        protocol: &'static str,
+        room: String,
+        who: Who,
+        code: &'static str,
+        detail: &'static str,
+    },
 }
 
 /// What was told of those who are there.
@@ -66,6 +75,26 @@ impl Rooms {
         let Some(room) = self.rooms.get(&session.note.room).filter(|_| session.is_told) else { return };
         let (viewer, room, who) = (session.public, room.name.clone(), session.who.clone());
         self.happened.push(Happening::ViewerLeft { viewer, room, who, reason });
+    }
+
+    /// A session that was granted has ended before it was one.
+    pub(super) fn tell_failure(&mut self, resource: ResourceId, reason: CloseReason) {
+        let (code, detail) = match reason {
+            CloseReason::NeverConnected => {
+                ("never_connected", "no check from the client reached the media port, or no answer reached the client: look at the \
+                                     UDP port, the candidates in the answer, and what is between")
+            }
+            CloseReason::HandshakeFailed => ("handshake_failed", "checks came through, the DTLS handshake failed"),
+            CloseReason::FingerprintMismatch => {
+                ("fingerprint_mismatch", "the certificate is another than the offer named: somebody is in between, or the client is broken")
+            }
+            CloseReason::RemoteClosed | CloseReason::ConsentExpired | CloseReason::Removed => return,
+        };
+        let Some(session) = self.sessions.get(&resource).filter(|session| !session.connected) else { return };
+        let Some(room) = self.rooms.get(&session.note.room) else { return };
+        let protocol = if session.note.side == Side::Viewer { "whep" } else { "whip" };
+        let (room, who) = (room.name.clone(), session.who.clone());
+        self.happened.push(Happening::NeverConnected { resource, protocol, room, who, code, detail });
     }
 
     /// What stands told now, before everything is made anew.

@@ -56,7 +56,9 @@ fn meta(index: u64, arrival: Time) -> SlotMeta {
         index,
         timestamp: (index as u32).wrapping_mul(3_000),
         arrival,
-        flags: SlotFlags::NONE.with_if(index.is_multiple_of(3), SlotFlags::FRAME_END),
+        flags: SlotFlags::NONE
+            .with_if(index.is_multiple_of(3), SlotFlags::FRAME_END)
+            .with_if(index % 7 == 2, SlotFlags::PADDED),
         codec: Codec::H264,
         layer: (index % 3) as u8,
     }
@@ -103,6 +105,8 @@ fn compare(writer: &ReelWriter, reader: &ReelReader, oracle: &Oracle, pool: &Tes
                 expected.flags = expected.flags.with_if(*keyframe, SlotFlags::KEYFRAME);
                 assert_eq!(slot.meta, expected);
                 assert_eq!(slot.payload, bytes);
+                let padding: &[u8] = if slot.meta.flags.contains(SlotFlags::PADDED) { &[1] } else { &[] };
+                assert_eq!(slot.padded, [bytes, padding].concat());
                 assert_eq!(slot.descriptor, descriptor(index, seed));
                 assert!(!reader.missing(index));
             }
@@ -131,7 +135,7 @@ fn random_operations(seed: u64, slabs: u32, steps: u64, step_ms: u64) -> (u64, u
             4 if rng.below(60) == 0 => oracle.head + rng.below(20_000),
             _ => oracle.head,
         };
-        let length = if rng.below(10) == 0 { rng.below(2_049 - 70) as usize } else { 1_150 };
+        let length = if rng.below(10) == 0 { rng.below(2_048 - 70) as usize } else { 1_150 };
         let bytes = payload(index, seed, length);
         let (tail, held) = (writer.tail(), oracle.packets.contains_key(&index));
         let result = writer.push_described(&meta(index, now), &bytes, &descriptor(index, seed), &mut pool);
@@ -346,10 +350,11 @@ fn an_empty_payload_at_the_end_of_a_slab_has_a_place() {
     let mut pool = TestPool::new(4);
     let mut writer = create(&file, 0);
     let reader = attach(&file, 0).unwrap();
+    let meta = |index| SlotMeta { flags: SlotFlags::NONE, ..meta(index, Time(1)) };
     for index in 0..32 {
-        writer.push(&meta(index, Time(1)), &[index as u8; 2_048], &mut pool).unwrap();
+        writer.push(&meta(index), &[index as u8; 2_048], &mut pool).unwrap();
     }
-    writer.push(&meta(32, Time(1)), &[], &mut pool).unwrap();
+    writer.push(&meta(32), &[], &mut pool).unwrap();
     assert_eq!(reader.slot(32).unwrap().payload, []);
     assert_eq!(reader.slot(31).unwrap().payload, [31; 2_048]);
 }
