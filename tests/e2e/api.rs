@@ -275,11 +275,10 @@ fn stream_named(node: &Node, room: &str) -> String {
 }
 
 #[test]
-fn a_publisher_is_asked_for_a_keyframe_by_the_api_and_one_that_does_not_hear_is_known() {
+fn a_publisher_is_asked_for_a_keyframe_by_the_api() {
     let _machine = Machine::shared();
     let node = Node::start();
     let hears = Publisher::start(&node, "hears", clip(), Conduct::OBEDIENT);
-    let deaf = Publisher::start(&node, "deaf", clip(), Conduct::DEAF);
     let ask = |stream: &str| {
         let answer = call(&node, "POST", &format!("/v1/streams/{stream}/keyframe"), &Value::Null);
         assert_eq!((answer.status, answer.json()["id"].as_str()), (202, Some(stream)));
@@ -295,13 +294,6 @@ fn a_publisher_is_asked_for_a_keyframe_by_the_api_and_one_that_does_not_hear_is_
         0 => Err("no request".to_owned()),
         _ => Ok(()),
     });
-    // It negotiated requests, as OBS does, and follows none: two are unanswered for a second each.
-    let stream = stream_named(&node, "deaf");
-    until("it is found out", seconds(20), || match ask(&stream).as_str() {
-        "deaf" => Ok(()),
-        other => Err(other.to_owned()),
-    });
-    assert!(deaf.told().keyframe_requests.len() >= 2);
 }
 
 #[test]
@@ -372,11 +364,14 @@ fn a_busy_node_refuses_more_viewers_and_keeps_those_it_has() {
             }
             Ok(answer)
         });
+        until("it says what ends first", seconds(60), || {
+            let capacity = call(&node, "GET", "/v1/node", &Value::Null).json()["capacity"].clone();
+            let is_full = capacity["limited_by"] == "shards" && capacity["viewers_left"] == 0;
+            is_full.then_some(()).ok_or(capacity.to_string())
+        });
         over.store(true, Ordering::Relaxed);
         assert_eq!((refused.status, refused.code().as_str(), refused.header("retry-after")), (503, "capacity_full", Some("10")));
     });
-    let facts = call(&node, "GET", "/v1/node", &Value::Null).json();
-    assert_eq!((facts["capacity"]["limited_by"].as_str(), facts["capacity"]["viewers_left"].as_u64()), (Some("shards"), Some(0)));
     assert_eq!(viewers(&node.counters()), 1, "who was there is, and nobody else");
     let sent = node.counters().sum(CounterId::PacketsSent);
     until("it is still served", seconds(5), || (node.counters().sum(CounterId::PacketsSent) > sent + 50).then_some(()).ok_or("no packets".to_owned()));
