@@ -42,6 +42,8 @@ pub struct Attempts(Mutex<Rings>);
 
 #[derive(Debug, Default)]
 struct Rings {
+    /// Different ones so far: two of one millisecond have an order, too.
+    made: u64,
     failed: VecDeque<Attempt>,
     pending: VecDeque<(ResourceId, Draft)>,
 }
@@ -62,7 +64,8 @@ impl Attempts {
                 && (is_stranger || is_same_who)
         });
         let before = same.and_then(|index| rings.failed.remove(index));
-        let id = before.as_ref().map(|before| before.id.clone()).or_else(|| ids::fresh("at", now_ms));
+        let id = before.as_ref().map(|before| before.id.clone()).or_else(|| ids::in_order("at", now_ms, rings.made));
+        rings.made += 1;
         if rings.failed.len() >= ATTEMPTS_MAX {
             rings.failed.pop_front();
         }
