@@ -27,7 +27,7 @@ fn schemathesis_finds_no_request_that_the_api_fails_at() {
     command.args(["-H", &format!("Authorization: Bearer {token}"), "-H", "Accept: application/json"]);
     // Both kinds of data; what is asserted is that nothing fails, not what is answered: `rows.rs` has that, row by row.
     command.args(["--checks", "not_a_server_error", "--phases", "coverage,fuzzing", "--mode", "all", "--seed", "1"]);
-    command.args(["--max-examples", "5", "--workers", "2", "--continue-on-failure", "--request-timeout", "10", "--no-color", "--generation-database", "none"]);
+    command.args(["--max-examples", "5", "--continue-on-failure", "--request-timeout", "10", "--no-color", "--generation-database", "none"]);
     let mut program = Program::begin(command);
     let code = program.exit_code(seconds(300));
     let lines = program.lines();
