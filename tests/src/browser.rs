@@ -66,6 +66,30 @@ pub struct Page<'b> {
     handle: String,
 }
 
+/// It takes any free port of IPv4 and then the same of IPv6, and ends where somebody has that one: then another.
+fn start_driver() -> (Child, u16) {
+    let mut said = Vec::new();
+    for _ in 0..5 {
+        let mut command = Command::new("chromedriver");
+        command.arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        for name in ["NO_PROXY", "no_proxy"] {
+            command.env(name, "127.0.0.1,localhost,::1");
+        }
+        kernel::end_with_us(&mut command);
+        let mut driver = command.spawn().expect("chromedriver is installed (Debian: chromium-driver)");
+        // "ChromeDriver was started successfully on port 40123."
+        for line in BufReader::new(driver.stdout.take().expect("its output")).lines().map_while(Result::ok) {
+            let port = line.split_once("started successfully on port ").and_then(|(_, port)| port.trim_end_matches('.').parse().ok());
+            if let Some(port) = port {
+                return (driver, port);
+            }
+            said.push(line);
+        }
+        let _ = driver.wait();
+    }
+    panic!("chromedriver does not start: {said:?}");
+}
+
 impl Browser {
     pub fn start() -> Browser {
         Browser::start_with(&[])
@@ -77,20 +101,8 @@ impl Browser {
     }
 
     fn start_with(more: &[String]) -> Browser {
-        let mut command = Command::new("chromedriver");
-        command.arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        for name in ["NO_PROXY", "no_proxy"] {
-            command.env(name, "127.0.0.1,localhost,::1");
-        }
-        kernel::end_with_us(&mut command);
-        let mut driver = command.spawn().expect("chromedriver is installed (Debian: chromium-driver)");
-        let lines = BufReader::new(driver.stdout.take().expect("its output")).lines();
-        // "ChromeDriver was started successfully on port 40123."
-        let port = lines.map_while(Result::ok).find_map(|line| {
-            let (_, port) = line.split_once("started successfully on port ")?;
-            port.trim_end_matches('.').parse::<u16>().ok()
-        });
-        let base = format!("http://127.0.0.1:{}", port.expect("chromedriver says its port"));
+        let (driver, port) = start_driver();
+        let base = format!("http://127.0.0.1:{port}");
         let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT));
         let agent: ureq::Agent = config.proxy(None).build().into();
         let profile = Scratch::new();
