@@ -130,6 +130,8 @@ impl Lab {
             .arg(program)
             // What a node can do is what is measured: it may not stop before.
             .env("SPILLWAY__LIMITS__BUSY_PERCENT_MAX", "0")
+            // All viewers have one address.
+            .env("SPILLWAY__LIMITS__REQUESTS_PER_SECOND_PER_ADDRESS", "0")
             .args(["serve", "--http", &format!("{SERVER}:7080"), "--media", &format!("{SERVER}:7081"), "--shards", "1", "--data"])
             .arg(&self.data)
             .stdin(Stdio::null())
