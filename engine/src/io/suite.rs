@@ -357,7 +357,14 @@ pub(super) fn at_most_max_are_given_and_the_rest_stays<B: Backend>() {
         }
     }
     let mut io = B::start(Sockets::new(sockets.map(Into::into).into(), eventfd()).unwrap(), 64);
-    assert_eq!([io.receive(4, |_| ()), io.receive(4, |_| ())], [4, 2]);
+    let (mut all, deadline) = (0, clock::now() + Duration::from_secs(20));
+    while all < 6 && clock::now() < deadline {
+        io.park(Some(deadline));
+        let given = io.receive(4, |_| ());
+        assert!(given <= 4, "{given}");
+        all += given;
+    }
+    assert_eq!(all, 6);
     pair.remote.send_to(b"x", pair.local).unwrap();
     assert_eq!(pair.io.receive(0, |_| panic!("none was asked for")), 0);
     assert_eq!(pair.collect(1, 1).len(), 1);
