@@ -160,12 +160,20 @@ function gauge(element, ratio) {
 
 // ---------------------------------------------------------------- views
 
+/** What ends first, in words; a name of later versions stands for itself. */
+const ENDS = {
+  shards: "its forwarding threads have no more time",
+  egress: "its egress is used up",
+  viewers: "its limit of viewers is reached",
+  sessions: "its tables are full",
+};
+
 export function drawOverview({ node, limits, points, streams }) {
   const resources = resourcesOf(node, limits, points);
   const most = resources[0];
   const ratio = most?.ratio ?? 0;
   const left = node.capacity?.viewers_left;
-  const room = Number.isFinite(left) ? `; room for about ${formatCount(left)} viewers, then ${node.capacity.limited_by} end` : "";
+  const room = Number.isFinite(left) ? `; room for about ${formatCount(left)} viewers, then ${ENDS[node.capacity.limited_by] ?? node.capacity.limited_by}` : "";
   setText($("#capacity-words"), most ? `${formatRatio(ratio)} used, nearest its limit: ${most.name}${room}` : "Nothing is limited, and nothing is measured yet");
   $("#gauge").setAttribute("aria-valuenow", Math.round(ratio * 100));
   gauge($("#gauge"), ratio);

@@ -47,7 +47,15 @@ pub fn card_of(node: &Value) -> Painted {
         ("memory", bytes(&node["memory_bytes"])),
     ];
     if let Some(left) = node["capacity"]["viewers_left"].as_u64() {
-        facts.push(("capacity", format!("about {left} more viewers, then {} end", string(&node["capacity"]["limited_by"]))));
+        let end = match node["capacity"]["limited_by"].as_str().unwrap_or("-") {
+            "shards" => "its shards have no more time",
+            "egress" => "its egress is used up",
+            "viewers" => "its limit of viewers is reached",
+            "sessions" => "its tables are full",
+            // Of a later version.
+            other => other,
+        };
+        facts.push(("capacity", format!("about {left} more viewers, then {end}")));
     }
     for (number, shard) in node["shards"].as_array().into_iter().flatten().enumerate() {
         let busy = if shard["busy_ratio"].is_number() { format!(", {} busy", percent(&shard["busy_ratio"])) } else { String::new() };

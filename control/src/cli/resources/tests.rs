@@ -129,7 +129,7 @@ fn a_node_without_an_engine_says_so() {
     one["capacity"] = json!({ "limited_by": "shards", "viewers_left": 120 });
     let shown = facts(node::card_of(&one));
     assert_eq!(fact(&shown, "shard"), "0: 3 sessions, 99 packets sent, 25 % busy");
-    assert_eq!(fact(&shown, "capacity"), "about 120 more viewers, then shards end");
+    assert_eq!(fact(&shown, "capacity"), "about 120 more viewers, then its shards have no more time");
     one["engine"] = Value::Null;
     assert!(fact(&facts(node::card_of(&one)), "engine").starts_with("none just now"));
 }
