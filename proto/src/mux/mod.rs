@@ -2,3 +2,4 @@
 
 pub mod matroska;
 pub mod packetize;
+pub mod sample;
