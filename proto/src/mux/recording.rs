@@ -236,7 +236,9 @@ impl Recording {
     }
 
     /// The reel went on without its reader: it goes on at `index`.
-    pub fn on_behind(&mut self, kind: Kind, index: u64) {
+    pub fn on_behind(&mut self, kind: Kind, index: u64, now: Time) {
+        // What it has is all that comes of what was before.
+        self.unpack(kind, now, true);
         if let Some(lane) = self.lane(kind) {
             lane.depacketizer.skip_to(index);
             lane.cause = Some(Reason::Behind);
@@ -254,23 +256,27 @@ impl Recording {
     /// What is ready. `drain`: the run ends, what is there goes out.
     pub fn poll(&mut self, now: Time, drain: bool) -> Option<Output> {
         for kind in [Kind::Audio, Kind::Video] {
-            while let Some(unpacked) = self.lane(kind).and_then(|lane| lane.depacketizer.poll(now, drain)) {
-                match unpacked {
-                    Unpacked::Frame(frame) => self.take(kind, frame),
-                    Unpacked::Broken => {
-                        if let Some(lane) = self.lane(kind) {
-                            lane.cause = lane.cause.or(Some(Reason::Loss));
-                        }
-                        self.wanted_since = Some(now - REQUEST_PATIENCE);
-                    }
-                }
-            }
+            self.unpack(kind, now, drain);
         }
         self.ask(now);
         while let Some(cut) = self.cut(now, drain) {
             self.write(cut);
         }
         self.outputs.pop_front()
+    }
+
+    fn unpack(&mut self, kind: Kind, now: Time, drain: bool) {
+        while let Some(unpacked) = self.lane(kind).and_then(|lane| lane.depacketizer.poll(now, drain)) {
+            match unpacked {
+                Unpacked::Frame(frame) => self.take(kind, frame),
+                Unpacked::Broken => {
+                    if let Some(lane) = self.lane(kind) {
+                        lane.cause = lane.cause.or(Some(Reason::Loss));
+                    }
+                    self.wanted_since = Some(now - REQUEST_PATIENCE);
+                }
+            }
+        }
     }
 
     /// Asks for a keyframe while there is none to go on with.

@@ -202,7 +202,8 @@ fn a_lost_packet_costs_its_picture_and_those_coded_from_it() {
             assert!(frames.iter().zip(&kept).all(|(frame, number)| frame.data == wanted[*number]));
             // Before the first picture nothing breaks: there was none yet.
             assert_eq!(breaks, usize::from(of > 0), "{codec:?}");
-            assert_eq!(depacketizer.dropped().packets, 1);
+            // That there was one behind the last nobody can know.
+            assert_eq!(depacketizer.dropped().packets, u64::from(lost + 1 < sent.len()));
         }
     }
 }
