@@ -27,4 +27,5 @@ mod store;
 pub mod supervisor;
 mod turn;
 mod vault;
+mod wanted;
 mod webhooks;
