@@ -2,6 +2,7 @@
 //!
 //! A library so that the simulator in tests/ runs the real policy. Nothing else links it.
 
+pub mod adapters;
 mod api;
 mod attempts;
 mod auth;

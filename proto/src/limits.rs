@@ -188,6 +188,25 @@ pub const RESEND_WINDOW_AUDIO: usize = 128;
 pub const NACK_LOOKS_MAX: usize = LOSSES_PER_NACK_MAX;
 pub const NACK_LOOKS_SPAN: Duration = Duration::from_millis(10);
 
+// ---- recordings ----
+/// A codec's configuration as a container keeps it (avcC and the like): parameter sets have some 100 bytes.
+pub const CODEC_PRIVATE_BYTES_MAX: usize = 4 * 1_024;
+/// Frames of one fragment: eight keyframes as large as a reel; more become several fragments.
+pub const FRAGMENT_BYTES_MAX: usize = 8 * REEL_BYTES_MAX;
+/// Frames of one fragment: half a minute at 500 a second.
+pub const FRAGMENT_SAMPLES_MAX: usize = 16_384;
+/// Silence that fills one hole of the sound: 30,000 packets of 14 bytes. Behind a longer one players are out of step.
+pub const SILENCE_NS_MAX: u64 = 3_600 * 1_000_000_000;
+/// What a fragment has beside its samples: 16 bytes for each in an MP4, 24 in a WebM, and silence before it.
+pub const FRAGMENT_OVERHEAD_BYTES_MAX: usize = 4 * 1_024 * 1_024;
+/// Frames of one file: 24 hours of 60 pictures and 50 packets of sound a second, and a quarter. Closing keeps at most 12
+/// bytes of each in tables and writes as many.
+pub const FILE_SAMPLES_MAX: usize = 12_000_000;
+/// At the file's end: what a run that goes on reads to find the end of what is whole.
+pub const TAIL_BYTES: u64 = 2 * FRAGMENT_BYTES_MAX as u64;
+/// Places inside a file where fragments are damaged, one after the other: beyond them it ends.
+pub const DAMAGES_MAX: usize = 4_096;
+
 // ---- link ----
 pub const COMMAND_SLOTS: usize = 256;
 pub const COMMAND_SLOT_BYTES: usize = 1_024;
