@@ -28,4 +28,5 @@ mod store;
 pub mod supervisor;
 mod turn;
 mod vault;
+mod wanted;
 mod webhooks;

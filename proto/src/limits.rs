@@ -9,6 +9,10 @@ pub const SESSIONS_MAX: usize = 65_536;
 pub const FEEDS_MAX: usize = 2 * SESSIONS_MAX;
 /// Streams of one node; each has one reel file, made by the supervisor at start.
 pub const PUBLISHERS_MAX: usize = 1_024;
+/// Recordings that run at once: each is a process with seven descriptors of the supervisor's.
+pub const RECORDINGS_MAX: usize = 64;
+/// Recordings that are finished at once: each reads its files as fast as the disk gives them.
+pub const FINISHING_MAX: usize = 2;
 /// Audio, and video in three layers.
 pub const TRACKS_PER_STREAM_MAX: usize = 4;
 pub const TRACKS_MAX: usize = PUBLISHERS_MAX * TRACKS_PER_STREAM_MAX;
