@@ -207,6 +207,27 @@ pub const TAIL_BYTES: u64 = 2 * FRAGMENT_BYTES_MAX as u64;
 /// Places inside a file where fragments are damaged, one after the other: beyond them it ends.
 pub const DAMAGES_MAX: usize = 4_096;
 
+// ---- taps ----
+/// A packet that is missing is waited for so long: until then the publisher is asked for it.
+pub const TAP_WAIT: Duration = NACK_WINDOW;
+/// What one track may hold back while it waits: as much as its reel.
+pub const TAP_PACKETS_MAX: usize = REEL_SLOTS;
+pub const TAP_BYTES_MAX: usize = REEL_BYTES_MAX;
+/// One frame: what a reel can hold of it.
+pub const FRAME_BYTES_MAX: usize = REEL_BYTES_MAX;
+/// A fragment is cut before the first keyframe this far into it ...
+pub const PIECE_NS_MIN: u64 = 800_000_000;
+/// ... and without one before the first picture this far: what a crash may cost, and a write per second and stream.
+pub const PIECE_NS_MAX: u64 = 1_200_000_000;
+/// Frames a recorder holds before they are a fragment: ten seconds of a track that waits for the other one.
+pub const HELD_FRAMES_MAX: usize = 4_096;
+/// Of fragments a slow disk has not taken: 80 s at 3 Mbit/s; then the oldest are dropped.
+pub const RECORDER_QUEUE_BYTES_MAX: usize = 32 * 1_024 * 1_024;
+/// The same in fragments, of a stream of few bytes.
+pub const RECORDER_QUEUE_PIECES_MAX: usize = 128;
+/// Files of one recording: their names have four digits.
+pub const RECORDING_FILES_MAX: u32 = 9_999;
+
 // ---- link ----
 pub const COMMAND_SLOTS: usize = 256;
 pub const COMMAND_SLOT_BYTES: usize = 1_024;
