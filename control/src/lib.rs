@@ -22,6 +22,7 @@ mod metrics;
 mod outbound;
 pub mod policy;
 mod process;
+mod recording_files;
 mod service;
 mod shm;
 mod store;

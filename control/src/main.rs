@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         Some(Command::Room(args)) => cli::resources::room::run(args),
         Some(Command::Stream(args)) => cli::resources::stream::run(args),
         Some(Command::Viewer(args)) => cli::resources::viewer::run(args),
+        Some(Command::Record(args)) => cli::resources::record::run(args),
         Some(Command::Keys(args)) => cli::resources::keys::run(args),
         Some(Command::Limits(args)) => cli::resources::limits::run(args),
         Some(Command::Webhook(args)) => cli::resources::webhook::run(args),

@@ -93,6 +93,8 @@ pub enum Command {
     Stream(resources::stream::StreamArgs),
     /// Viewers: list, get, kick
     Viewer(resources::viewer::ViewerArgs),
+    /// Recordings: start, stop, list, get, delete
+    Record(resources::record::RecordArgs),
     /// API keys and stream keys: list, create, rotate, revoke
     Keys(resources::keys::KeysArgs),
     /// Limits of admission: get, set

@@ -15,6 +15,7 @@ mod idempotency;
 mod insight;
 mod openapi;
 mod page;
+mod recordings;
 pub mod schema;
 mod table;
 mod webhooks;
@@ -69,6 +70,8 @@ enum Content {
     Json(String),
     /// Server-sent events.
     Events(Body),
+    /// Its type is among the headers.
+    File(Body),
 }
 
 pub type Answer = Result<Reply, Problem>;
@@ -106,6 +109,7 @@ impl IntoResponse for Reply {
         let mut response = match self.body {
             Content::Json(body) => (self.status, typed("application/json"), body).into_response(),
             Content::Events(body) => (self.status, typed("text/event-stream"), body).into_response(),
+            Content::File(body) => (self.status, body).into_response(),
             Content::Nothing => self.status.into_response(),
         };
         let headers = response.headers_mut();
