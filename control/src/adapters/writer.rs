@@ -370,3 +370,6 @@ pub fn file_name(number: u32, extension: &str) -> String {
 pub fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
+
+#[cfg(test)]
+mod tests;
