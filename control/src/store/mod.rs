@@ -15,7 +15,7 @@ use crate::auth::unhex;
 use crate::policy::ResourceId;
 use crate::policy::rooms::{KnownSession, Who};
 use crate::vault::{Sources, Vault, VaultError};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
@@ -46,6 +46,8 @@ const BATCH_MAX: usize = 256;
 /// Requests that may wait for the thread: a join storm's worth.
 const REQUESTS_MAX: usize = 4_096;
 /// How long another process (a backup) may hold the database.
+/// A known text, sealed under the master key in use.
+const CHECK: &str = "SELECT value FROM vault WHERE name = 'check'";
 const BUSY_WAIT: Duration = Duration::from_secs(2);
 
 /// Each step once, in order; `user_version` counts those that were taken.
@@ -205,8 +207,7 @@ impl Store {
     /// `sources`: where the master key may stand.
     pub fn open_with(data: &Path, sources: &Sources) -> Result<Store, StoreError> {
         let connection = open(&data.join(FILE))?;
-        let check = "SELECT value FROM vault WHERE name = 'check'";
-        let check: Option<Vec<u8>> = connection.query_row(check, [], |row| row.get(0)).optional()?;
+        let check: Option<Vec<u8>> = connection.query_row(CHECK, [], |row| row.get(0)).optional()?;
         let vault = Vault::load(data, sources, check.as_deref())?;
         if check.is_none() {
             // Before anything else is sealed.
@@ -352,6 +353,18 @@ fn whole<T>(connection: &Connection, work: impl FnOnce(&Connection) -> rusqlite:
     }
     connection.execute_batch("RELEASE one")?;
     result
+}
+
+/// Whether a master key exists by this database's word, so that no other one may be made. Changes nothing.
+pub fn has_master_key(data: &Path) -> bool {
+    let path = data.join(FILE);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    // A database that cannot be read is control's to complain about; an older one has no such table.
+    path.exists()
+        && Connection::open_with_flags(path, flags).is_ok_and(|db| {
+            let _ = db.busy_timeout(BUSY_WAIT);
+            db.query_row(CHECK, [], |row| row.get::<_, Vec<u8>>(0)).is_ok()
+        })
 }
 
 fn open(path: &Path) -> Result<Connection, StoreError> {
