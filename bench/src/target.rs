@@ -172,6 +172,26 @@ impl Target {
         Sends::read(&text)
     }
 
+    /// What is published in the room from now on is recorded; of Spillway, with its signing key.
+    pub fn record(&self, room: &str) -> Result<(), TargetError> {
+        let path = "/v1/rooms";
+        let refused = |status: u16, reason: String| TargetError::Refused { method: "POST", path: path.to_owned(), status, reason };
+        let Rights::Key(key) = &self.rights else {
+            return Err(refused(401, "--record needs Spillway's signing key: --key-file DATA/keys/signing.key".to_owned()));
+        };
+        let token = mint(key, Role::Node, "", "bench");
+        let request = self.http.post(format!("{}{path}", self.base)).header("authorization", format!("Bearer {token}"));
+        let body = json!({ "id": room, "record": "auto" }).to_string();
+        let mut response = request.header("content-type", "application/json").send(body).map_err(|error| self.unreachable(&error))?;
+        match response.status().as_u16() {
+            201 => Ok(()),
+            status => {
+                let text = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string().unwrap_or_default();
+                Err(refused(status, reason_of(&text)))
+            }
+        }
+    }
+
     fn token(&self, role: Role, room: &str) -> Option<String> {
         match &self.rights {
             Rights::Nothing => None,
