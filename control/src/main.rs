@@ -1,7 +1,8 @@
 //! `spillway`: one binary, three kinds of process. Here only the subcommands are told apart.
 
 use clap::Parser;
-use spillway::cli::{self, Cli, Command};
+use spillway::adapters::recorder;
+use spillway::cli::{self, Adapter, Cli, Command};
 use spillway::{control, supervisor};
 use std::process::ExitCode;
 
@@ -39,5 +40,6 @@ fn main() -> ExitCode {
         }
         Some(Command::Engine) => spillway_engine::run(),
         Some(Command::Control(args)) => control::run(args),
+        Some(Command::Adapter(Adapter::Recorder { mode })) => recorder::run(mode),
     }
 }

@@ -20,6 +20,7 @@ mod loss;
 mod networks;
 mod pages;
 mod ramp;
+mod recorder;
 mod referees;
 mod restart;
 mod sync;

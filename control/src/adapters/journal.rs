@@ -152,7 +152,7 @@ fn shortened(mut event: Event) -> Event {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -185,7 +185,7 @@ mod tests {
     }
 
     /// A new file nobody else has, without a name as soon as it is open.
-    fn scratch() -> File {
+    pub fn scratch() -> File {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("spillway-journal-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
