@@ -17,6 +17,7 @@ use spillway_proto::link::handover::{HANDOVER_VARIABLE, Handover, HandoverError}
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::TcpListener;
+use std::os::unix::net::UnixDatagram;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,6 +72,7 @@ fn start(args: &ControlArgs) -> Result<(), StartError> {
     let shard_wakes: Vec<Wake> =
         handover.shard_wake.iter().map(|number| Wake::inherit(*number)).collect::<Result<_, _>>()?;
     let control_wake = Wake::inherit(handover.control_wake)?;
+    let adapters = handover.adapters.map(shm::inherit).transpose()?.map(UnixDatagram::from);
 
     let key = SigningKey::load_or_create(&args.data.data)?;
     let store = Store::open(&args.data.data)?;
@@ -101,6 +103,8 @@ fn start(args: &ControlArgs) -> Result<(), StartError> {
         let wake = control_wake.watch().map_err(system("watch the engine's eventfd"))?;
         let service = Service::new(key, store, EngineLink::attach(link, shard_wakes), candidates, settings.clone());
         service.begin(settings.clone()).await.map_err(StartError::Told)?;
+        let recordings = settings.recording.directory(&args.data.data);
+        service.begin_recordings(adapters, handover.boot.unwrap_or(0), recordings).await?;
         let pump = tokio::spawn(service.clone().run(wake));
         // Whoever comes while a new control takes stock waits in the listener's queue and is refused nothing.
         let stocked = service.clone();

@@ -2,6 +2,7 @@
 //!
 //! A library so that the simulator in tests/ runs the real policy. Nothing else links it.
 
+pub mod adapters;
 mod api;
 mod attempts;
 mod auth;
@@ -21,10 +22,12 @@ mod metrics;
 mod outbound;
 pub mod policy;
 mod process;
+mod recording_files;
 mod service;
 mod shm;
 mod store;
 pub mod supervisor;
 mod turn;
 mod vault;
+mod wanted;
 mod webhooks;

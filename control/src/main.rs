@@ -1,7 +1,8 @@
 //! `spillway`: one binary, three kinds of process. Here only the subcommands are told apart.
 
 use clap::Parser;
-use spillway::cli::{self, Cli, Command};
+use spillway::adapters::recorder;
+use spillway::cli::{self, Adapter, Cli, Command};
 use spillway::{control, supervisor};
 use std::process::ExitCode;
 
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
         Some(Command::Room(args)) => cli::resources::room::run(args),
         Some(Command::Stream(args)) => cli::resources::stream::run(args),
         Some(Command::Viewer(args)) => cli::resources::viewer::run(args),
+        Some(Command::Record(args)) => cli::resources::record::run(args),
         Some(Command::Keys(args)) => cli::resources::keys::run(args),
         Some(Command::Limits(args)) => cli::resources::limits::run(args),
         Some(Command::Webhook(args)) => cli::resources::webhook::run(args),
@@ -38,5 +40,6 @@ fn main() -> ExitCode {
         }
         Some(Command::Engine) => spillway_engine::run(),
         Some(Command::Control(args)) => control::run(args),
+        Some(Command::Adapter(Adapter::Recorder { mode })) => recorder::run(mode),
     }
 }

@@ -40,7 +40,7 @@ const fn counter(name: &'static str, label: &'static str, help: &'static str) ->
 }
 
 /// Control's own, in the order in which they are written.
-pub const FAMILIES: [Family; 23] = [
+pub const FAMILIES: [Family; 27] = [
     gauge("spillway_build_info", "version", "1, with the version of this node"),
     gauge("spillway_engine_up", "", "1 while there is an engine whose state control knows"),
     gauge("spillway_streams", "", "Streams that are live now"),
@@ -51,6 +51,10 @@ pub const FAMILIES: [Family; 23] = [
     counter("spillway_requests_limited_total", "by", "Requests refused because one address or one token sent too many"),
     counter("spillway_webhook_deliveries_total", "result", "Attempts delivered and failed; events given up (dead) and not queued (dropped)"),
     gauge("spillway_webhook_queue_depth", "", "Events that wait to be taken by webhooks"),
+    gauge("spillway_recordings", "", "Recordings that run now, those that wait for their publisher included"),
+    counter("spillway_recording_bytes_total", "", "Bytes that recorders wrote"),
+    counter("spillway_recording_gaps_total", "", "Times without media that were marked in recordings"),
+    counter("spillway_recording_failures_total", "", "Times that something kept a recording from being written"),
     gauge("spillway_limit", "name", "Limits of admission in force that are not 0"),
     gauge("spillway_capacity_used_ratio", "", "The fullest of the node's limits and tables, 0 to 1"),
     gauge("spillway_egress_bytes_per_second", "", "Bytes that went out over the last second"),

@@ -48,14 +48,16 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 mod operations;
+mod recordings;
 
 pub use spillway_proto::link::quality::{Quality, Reception};
 
 pub use crate::store::{
-    Changed, DeliveryRow, Found, KeyRow, Record, RoomChange, RoomRow, Rotated, RotatedSecret, WEBHOOKS_MAX, WebhookChange,
-    WebhookRow,
+    Changed, DeliveryRow, FINISHED, Filter, Found, KeyRow, Record, RoomChange, RoomRow, Rotated, RotatedSecret,
+    WEBHOOKS_MAX, WebhookChange, WebhookRow, WholeRecording,
 };
 pub use operations::{Applied, KeyRole, Refused};
+pub use recordings::Recorder;
 
 /// How long control sleeps at most: a wake may be lost with a killed engine.
 const PUMP_INTERVAL: Duration = Duration::from_millis(50);
@@ -102,6 +104,7 @@ pub struct Service {
     /// Requests with an Idempotency-Key that are being answered.
     pub pending: Mutex<std::collections::HashSet<[u8; 32]>>,
     pub webhooks: Webhooks,
+    pub recorder: Recorder,
     foreign: Arc<Foreign>,
     pub rates: RequestRates,
 }
@@ -197,6 +200,7 @@ impl Service {
             warned: Mutex::default(),
             pending: Mutex::default(),
             webhooks: Webhooks::default(),
+            recorder: Recorder::default(),
             foreign: Arc::default(),
             rates: RequestRates::default(),
         })
@@ -636,6 +640,7 @@ impl Service {
         for happening in rooms.take_happened() {
             self.tell(&happening);
         }
+        self.wake_recorder();
     }
 
     /// A room's snapshots from now on.

@@ -213,7 +213,7 @@ export function drawStreams(streams, now, act) {
   const video = (stream) => stream.tracks.find((track) => track.kind === "video");
   const cells = [
     { label: "Room", of: (stream) => stream.room },
-    { label: "State", of: (stream) => [stream.live ? chip("live", "good") : chip("waiting")] },
+    { label: "State", of: (stream) => [stream.live ? chip("live", "good") : chip("waiting"), ...(stream.recording ? [" ", chip("rec", "bad")] : [])] },
     { label: "Viewers", n: true, of: (stream) => formatCount(stream.viewers) },
     { label: "Bitrate", n: true, of: (stream) => formatBitrate(stream.bitrate_bps) },
     { label: "Frames", n: true, of: (stream) => (video(stream) ? `${video(stream).frames_per_second.toFixed(0)}/s` : "–") },
@@ -222,9 +222,33 @@ export function drawStreams(streams, now, act) {
     { label: "Age", n: true, of: (stream) => age(stream.started_at, now) },
     { label: "Warnings", className: "warns", of: (stream) => stream.warnings.map((warning) => chip(warning.code.replaceAll("_", " "), "bad")), titled: (stream) => stream.warnings.map((warning) => warning.detail).join("\n") },
   ];
-  keep($("#stream-rows"), streams, (stream) => stream.id, row(cells, (stream) => [
+  // A row of its own for each recording: its button does something else then.
+  keep($("#stream-rows"), streams, (stream) => `${stream.id} ${stream.recording ?? ""}`, row(cells, (stream) => [
+    stream.recording
+      ? sureButton("Stop recording", "Stop it?", () => act.stopRecording(stream.recording))
+      : plainButton("Record", () => act.record(stream.room)),
     plainButton("Keyframe", () => act.keyframe(stream.id)),
     sureButton("End", "End it?", () => act.endStream(stream.id)),
+  ]));
+}
+
+export function drawRecordings(recordings, now, act) {
+  const kind = { recording: "bad", finished: "good" };
+  const cells = [
+    { label: "Room", of: (recording) => recording.room ?? "–" },
+    { label: "State", of: (recording) => [chip(recording.state, kind[recording.state] ?? ""), ...(recording.error ? [" ", chip(recording.error.code.replaceAll("_", " "), "bad")] : [])], titled: (recording) => recording.error?.detail ?? "" },
+    { label: "Length", n: true, of: (recording) => formatSpan(recording.duration_ms / 1000) },
+    { label: "Size", n: true, of: (recording) => formatBytes(recording.size) },
+    { label: "Files", n: true, of: (recording) => formatCount(recording.files.length) },
+    { label: "Gaps", n: true, of: (recording) => (recording.gaps_count ? `${formatCount(recording.gaps_count)} (${formatSpan(recording.gaps_ms / 1000)})` : "–") },
+    { label: "Codecs", of: (recording) => [...new Set(recording.files.flatMap((file) => file.codecs))].join(" ") },
+    { label: "Age", n: true, of: (recording) => age(recording.created_at, now) },
+  ];
+  keep($("#recording-rows"), recordings, (recording) => `${recording.id} ${recording.state}`, row(cells, (recording) => [
+    make("a", { class: "button small", href: `/recordings/${encodeURIComponent(recording.id)}` }, "Play"),
+    recording.state === "finished"
+      ? sureButton("Delete", "Delete it?", () => act.deleteRecording(recording.id))
+      : sureButton("Stop", "Stop it?", () => act.stopRecording(recording.id)),
   ]));
 }
 

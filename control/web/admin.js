@@ -11,9 +11,9 @@ const POLL_MS = 2000;
 const PAGE = 200;
 const VIEWERS_MAX = 1000;
 const LOG_MAX = 300;
-const NAMES = ["overview", "streams", "viewers", "attempts", "keys", "webhooks", "limits", "events"];
+const NAMES = ["overview", "streams", "recordings", "viewers", "attempts", "keys", "webhooks", "limits", "events"];
 /** What a room's admin token opens. */
-const ROOM_VIEWS = ["streams", "viewers", "events"];
+const ROOM_VIEWS = ["streams", "recordings", "viewers", "events"];
 
 let credential = "";
 let open = NAMES;
@@ -91,6 +91,9 @@ function showSecret(title, secret) {
 const part = encodeURIComponent;
 const act = {
   endStream: (id) => doing("The stream was ended", () => ask("POST", `/v1/streams/${part(id)}/end`)),
+  record: (room) => doing("The room is recorded", () => ask("POST", `/v1/rooms/${part(room)}/recordings`)),
+  stopRecording: (id) => doing("The recording was stopped", () => ask("POST", `/v1/recordings/${part(id)}/stop`)),
+  deleteRecording: (id) => doing("The recording was deleted", () => ask("DELETE", `/v1/recordings/${part(id)}`)),
   keyframe: (id) => doing("A keyframe was asked for", async () => {
     const { result } = (await ask("POST", `/v1/streams/${part(id)}/keyframe`)).body ?? {};
     if (result && !["asked", "pending"].includes(result)) throw new Problem({ status: 200, title: "No keyframe", detail: result });
@@ -149,6 +152,11 @@ const sections = {
     data.streams = (await list("/v1/streams", VIEWERS_MAX)).all;
     views.drawStreams(data.streams, Date.now(), act);
     count("streams", data.streams.filter((stream) => stream.live).length);
+  },
+  async recordings() {
+    data.recordings = (await list("/v1/recordings")).all;
+    views.drawRecordings(data.recordings, Date.now(), act);
+    count("recordings", data.recordings.filter((recording) => recording.state !== "finished").length);
   },
   async viewers() {
     const { all, hasMore } = await list("/v1/viewers", VIEWERS_MAX);

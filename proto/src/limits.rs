@@ -9,6 +9,10 @@ pub const SESSIONS_MAX: usize = 65_536;
 pub const FEEDS_MAX: usize = 2 * SESSIONS_MAX;
 /// Streams of one node; each has one reel file, made by the supervisor at start.
 pub const PUBLISHERS_MAX: usize = 1_024;
+/// Recordings that run at once: each is a process with seven descriptors of the supervisor's.
+pub const RECORDINGS_MAX: usize = 64;
+/// Recordings that are finished at once: each reads its files as fast as the disk gives them.
+pub const FINISHING_MAX: usize = 2;
 /// Audio, and video in three layers.
 pub const TRACKS_PER_STREAM_MAX: usize = 4;
 pub const TRACKS_MAX: usize = PUBLISHERS_MAX * TRACKS_PER_STREAM_MAX;
@@ -183,6 +187,46 @@ pub const RESEND_WINDOW_AUDIO: usize = 128;
 /// Sequence numbers of one viewer's NACKs looked at per span: what a burst of a second needs, at some 10 ns each.
 pub const NACK_LOOKS_MAX: usize = LOSSES_PER_NACK_MAX;
 pub const NACK_LOOKS_SPAN: Duration = Duration::from_millis(10);
+
+// ---- recordings ----
+/// A codec's configuration as a container keeps it (avcC and the like): parameter sets have some 100 bytes.
+pub const CODEC_PRIVATE_BYTES_MAX: usize = 4 * 1_024;
+/// Frames of one fragment: eight keyframes as large as a reel; more become several fragments.
+pub const FRAGMENT_BYTES_MAX: usize = 8 * REEL_BYTES_MAX;
+/// Frames of one fragment: half a minute at 500 a second.
+pub const FRAGMENT_SAMPLES_MAX: usize = 16_384;
+/// Silence that fills one hole of the sound: 30,000 packets of 14 bytes. Behind a longer one players are out of step.
+pub const SILENCE_NS_MAX: u64 = 3_600 * 1_000_000_000;
+/// What a fragment has beside its samples: 16 bytes for each in an MP4, 24 in a WebM, and silence before it.
+pub const FRAGMENT_OVERHEAD_BYTES_MAX: usize = 4 * 1_024 * 1_024;
+/// Frames of one file: 24 hours of 60 pictures and 50 packets of sound a second, and a quarter. Closing keeps at most 12
+/// bytes of each in tables and writes as many.
+pub const FILE_SAMPLES_MAX: usize = 12_000_000;
+/// At the file's end: what a run that goes on reads to find the end of what is whole.
+pub const TAIL_BYTES: u64 = 2 * FRAGMENT_BYTES_MAX as u64;
+/// Places inside a file where fragments are damaged, one after the other: beyond them it ends.
+pub const DAMAGES_MAX: usize = 4_096;
+
+// ---- taps ----
+/// A packet that is missing is waited for so long: until then the publisher is asked for it.
+pub const TAP_WAIT: Duration = NACK_WINDOW;
+/// What one track may hold back while it waits: as much as its reel.
+pub const TAP_PACKETS_MAX: usize = REEL_SLOTS;
+pub const TAP_BYTES_MAX: usize = REEL_BYTES_MAX;
+/// One frame: what a reel can hold of it.
+pub const FRAME_BYTES_MAX: usize = REEL_BYTES_MAX;
+/// A fragment is cut before the first keyframe this far into it ...
+pub const PIECE_NS_MIN: u64 = 800_000_000;
+/// ... and without one before the first picture this far: what a crash may cost, and a write per second and stream.
+pub const PIECE_NS_MAX: u64 = 1_200_000_000;
+/// Frames a recorder holds before they are a fragment: ten seconds of a track that waits for the other one.
+pub const HELD_FRAMES_MAX: usize = 4_096;
+/// Of fragments a slow disk has not taken: 80 s at 3 Mbit/s; then the oldest are dropped.
+pub const RECORDER_QUEUE_BYTES_MAX: usize = 32 * 1_024 * 1_024;
+/// The same in fragments, of a stream of few bytes.
+pub const RECORDER_QUEUE_PIECES_MAX: usize = 128;
+/// Files of one recording: their names have four digits.
+pub const RECORDING_FILES_MAX: u32 = 9_999;
 
 // ---- link ----
 pub const COMMAND_SLOTS: usize = 256;

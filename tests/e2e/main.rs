@@ -20,6 +20,8 @@ mod loss;
 mod networks;
 mod pages;
 mod ramp;
+mod recording;
+mod recorder;
 mod referees;
 mod restart;
 mod sync;

@@ -161,10 +161,9 @@ impl Supervisor {
             control_wake: self.control_wake.as_raw_fd(),
             media: vec![self.media.iter().map(AsRawFd::as_raw_fd).collect()],
             reels: vec![self.reel.as_raw_fd()],
-            http: None,
             io,
             shards: SHARDS,
-            cores: Vec::new(),
+            ..Handover::default()
         };
         let mut keep: Vec<RawFd> = vec![handover.link, handover.ready, handover.control_wake, self.reel.as_raw_fd()];
         keep.extend(handover.records.iter().chain(&handover.shard_wake).chain(handover.media.iter().flatten()));

@@ -14,6 +14,7 @@ pub mod program;
 pub mod proxy;
 pub mod publisher;
 pub mod receiver;
+pub mod reel;
 pub mod remote;
 pub mod sim;
 pub mod slow_server;

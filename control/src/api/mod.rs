@@ -80,6 +80,7 @@ fn router(service: Arc<Service>) -> Router {
         .route("/admin", get(pages::admin))
         .route("/publish/{room}", get(pages::publish))
         .route("/watch/{room}", get(pages::watch))
+        .route("/recordings/{recording}", get(pages::recording))
         .route("/assets/{file}", get(pages::asset))
         .fallback(|| async { Problem::not_found() })
         .method_not_allowed_fallback(|request: Request| async move { Problem::method("GET, HEAD", request.method()) })
@@ -117,7 +118,7 @@ async fn cross_origin(State(service): State<Arc<Service>>, request: Request, nex
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
     headers.insert(
         header::ACCESS_CONTROL_EXPOSE_HEADERS,
-        HeaderValue::from_static("Location, Link, ETag, Retry-After, Idempotent-Replayed"),
+        HeaderValue::from_static("Location, Link, ETag, Retry-After, Idempotent-Replayed, Content-Range, Accept-Ranges"),
     );
     response
 }
@@ -130,7 +131,7 @@ fn options(methods: &'static str, accept_post: bool) -> Response {
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
     headers.insert(
         header::ACCESS_CONTROL_ALLOW_HEADERS,
-        HeaderValue::from_static("Authorization, Content-Type, If-Match, Idempotency-Key"),
+        HeaderValue::from_static("Authorization, Content-Type, If-Match, Idempotency-Key, Range, If-Range"),
     );
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("3600"));
     if accept_post {

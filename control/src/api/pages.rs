@@ -6,6 +6,7 @@ use aws_lc_rs::digest;
 use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use spillway_proto::link::tap::is_recording_id;
 
 /// Only what we serve ourselves runs, loads or connects; media comes from the browser's own streams.
 const CONTENT_POLICY: &str = "default-src 'self'; media-src 'self' blob: mediastream:; img-src 'self' data: blob:; \
@@ -26,9 +27,10 @@ macro_rules! file {
 static HOME: File = file!("index.html", "text/html; charset=utf-8");
 static PUBLISH: File = file!("publish.html", "text/html; charset=utf-8");
 static WATCH: File = file!("watch.html", "text/html; charset=utf-8");
+static RECORDING: File = file!("recording.html", "text/html; charset=utf-8");
 static ADMIN: File = file!("admin.html", "text/html; charset=utf-8");
 static DOCS: File = file!("docs.html", "text/html; charset=utf-8");
-static ASSETS: [File; 13] = [
+static ASSETS: [File; 16] = [
     file!("admin.css", "text/css; charset=utf-8"),
     file!("admin.js", "text/javascript; charset=utf-8"),
     file!("admin-views.js", "text/javascript; charset=utf-8"),
@@ -39,6 +41,9 @@ static ASSETS: [File; 13] = [
     file!("home.js", "text/javascript; charset=utf-8"),
     file!("latency.js", "text/javascript; charset=utf-8"),
     file!("publish.js", "text/javascript; charset=utf-8"),
+    file!("recording.css", "text/css; charset=utf-8"),
+    file!("recording.js", "text/javascript; charset=utf-8"),
+    file!("recording-words.js", "text/javascript; charset=utf-8"),
     file!("watch.js", "text/javascript; charset=utf-8"),
     file!("whip.js", "text/javascript; charset=utf-8"),
     file!("favicon.svg", "image/svg+xml"),
@@ -64,6 +69,13 @@ pub async fn publish(Path(room): Path<String>, headers: HeaderMap) -> Result<Res
 pub async fn watch(Path(room): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
     super::require_room_name(&room)?;
     Ok(serve(&WATCH, &headers))
+}
+
+pub async fn recording(Path(id): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
+    if !is_recording_id(&id) {
+        return Err(Problem::not_found());
+    }
+    Ok(serve(&RECORDING, &headers))
 }
 
 pub async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {

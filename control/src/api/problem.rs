@@ -30,6 +30,13 @@ pub const CODES: &[(&str, &str)] = &[
     ("key_not_found", "it was revoked; GET /v1/keys"),
     ("webhook_not_found", "it was deleted; GET /v1/webhooks"),
     ("delivery_not_found", "it made room for newer ones, or never was"),
+    ("recording_not_found", "it was deleted, or never was; GET /v1/recordings"),
+    ("recording_off", "PATCH the room's `record` to manual or auto"),
+    ("recording_runs", "the detail names the one that runs; stop it, or let it go on"),
+    ("recording_open", "stop it, and wait until its state is finished"),
+    ("file_not_found", "GET the recording: its `files` have their names"),
+    ("range_not_satisfiable", "Content-Range says how long the file is now"),
+    ("recordings_unavailable", "the recordings' disk cannot be read: look at recording.dir"),
     ("method_not_allowed", "see the header Allow"),
     ("request_timeout", "the body did not come within 8 s; send it again"),
     ("stream_not_live", "nobody publishes; wait 2 s and try again (pages do)"),
@@ -70,6 +77,8 @@ pub struct Problem {
     retry_after_seconds: Option<u64>,
     /// What a 405 allows.
     allow: Option<&'static str>,
+    /// How long the file of a 416 is.
+    length: Option<u64>,
 }
 
 /// What a refusal was, beside its response: for who looks at it on its way out.
@@ -94,7 +103,7 @@ struct Body<'a> {
 
 impl Problem {
     pub fn new(status: StatusCode, code: &'static str, title: &'static str, detail: impl Into<String>) -> Problem {
-        Problem { status, code, title, detail: detail.into(), retry_after_seconds: None, allow: None }
+        Problem { status, code, title, detail: detail.into(), retry_after_seconds: None, allow: None, length: None }
     }
 
     fn retry(self, seconds: u64) -> Problem {
@@ -148,6 +157,8 @@ impl Problem {
             "ban" => ("ban_not_found", "No such ban"),
             "webhook" => ("webhook_not_found", "No such webhook"),
             "delivery" => ("delivery_not_found", "No such delivery"),
+            "recording" => ("recording_not_found", "No such recording"),
+            "file" => ("file_not_found", "No such file"),
             _ => ("key_not_found", "No such key"),
         };
         let detail = format!("there is no such {what}; it has ended, or never was");
@@ -182,6 +193,12 @@ impl Problem {
     pub fn rate_limited(by: &str, seconds: u64) -> Problem {
         let detail = format!("more requests than one {by} may send; try again in {seconds} s");
         Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many requests", detail).retry(seconds)
+    }
+
+    pub fn range(length: u64) -> Problem {
+        let detail = format!("the file has {length} bytes just now; ask for some of these");
+        let problem = Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, "range_not_satisfiable", "Range beyond the file", detail);
+        Problem { length: Some(length), ..problem }
     }
 
     pub fn no_randomness() -> Problem {
@@ -269,6 +286,10 @@ impl From<Refusal> for Problem {
                 problem(StatusCode::SERVICE_UNAVAILABLE, "Node is busy").retry(10)
             }
             Refusal::SessionNotFound => problem(StatusCode::NOT_FOUND, "No such session"),
+            Refusal::RecordingOff => problem(StatusCode::CONFLICT, "Recording is off"),
+            Refusal::RecordingRuns { .. } => problem(StatusCode::CONFLICT, "Already recording"),
+            Refusal::RecordingOpen => problem(StatusCode::CONFLICT, "Recording is not finished"),
+            Refusal::RecordingFiles(_) => problem(StatusCode::SERVICE_UNAVAILABLE, "Recordings unavailable").retry(10),
             Refusal::Store(_) => {
                 problem(StatusCode::SERVICE_UNAVAILABLE, "Database unavailable").retry(1)
             }
@@ -308,6 +329,9 @@ impl IntoResponse for Problem {
         }
         if let Some(allow) = self.allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        if let Some(range) = self.length.and_then(|length| HeaderValue::try_from(format!("bytes */{length}")).ok()) {
+            headers.insert(header::CONTENT_RANGE, range);
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

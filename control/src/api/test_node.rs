@@ -14,6 +14,7 @@ use spillway_proto::link::layout::{EngineFacts, IoKind, Link};
 use spillway_proto::link::ring::{CommandReader, EventWriter, Received};
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -193,6 +194,10 @@ pub struct Node {
     pub engine: Engine,
     pub control: Option<(tokio::runtime::Runtime, Arc<Service>, SocketAddr)>,
     pub wakes: (Wake, Wake),
+    /// The supervisor's end of what control says of recorders, and control's.
+    pub recorders: (UnixDatagram, UnixDatagram),
+    /// Another one means that the whole node was restarted.
+    pub boot: i32,
 }
 
 impl Node {
@@ -205,7 +210,11 @@ impl Node {
         let link = heap_link(2);
         let wakes = Wake::pair();
         let engine = Engine::start(link, wakes.0.again());
-        let mut node = Node { data, link, key, settings: Config::load(None, [], &[]).unwrap().settings(), engine, control: None, wakes };
+        let recorders = UnixDatagram::pair().unwrap();
+        recorders.0.set_nonblocking(true).unwrap();
+        recorders.1.set_nonblocking(true).unwrap();
+        let settings = Config::load(None, [], &[]).unwrap().settings();
+        let mut node = Node { data, link, key, settings, engine, control: None, wakes, recorders, boot: 1 };
         node.start_control();
         node
     }
@@ -225,6 +234,8 @@ impl Node {
             let link = EngineLink::attach(self.link, shard_wakes);
             let service = Service::new(self.key.clone(), store, link, candidates, self.settings.clone());
             service.begin(self.settings.clone()).await.unwrap();
+            let recorders = self.recorders.1.try_clone().unwrap();
+            service.begin_recordings(Some(recorders), self.boot, self.data.join("recordings")).await.unwrap();
             tokio::spawn(service.clone().run(self.wakes.1.again().watch().unwrap()));
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();

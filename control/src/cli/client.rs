@@ -10,7 +10,7 @@ use crate::supervisor::node_json::NodeJson;
 use crate::supervisor::terminal::{complain, say};
 use clap::Args;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -208,6 +208,33 @@ impl Api {
         }
     }
 
+    /// A file's bytes, with the status (200, or 206 of a range) they come with. They may take long, and break off.
+    pub fn open(&self, path: &str, headers: &[(&str, String)]) -> Result<(u16, impl Read + use<>), ApiError> {
+        let http = agent(
+            ureq::Agent::config_builder()
+                .timeout_connect(Some(HTTP_TIMEOUT))
+                .timeout_recv_response(Some(HTTP_TIMEOUT))
+                .timeout_recv_body(Some(STREAM_TIMEOUT)),
+        );
+        let request = headers.iter().fold(self.request("GET", path), |request, (name, value)| request.header(*name, value));
+        let request = request.body(()).map_err(|error| ApiError::Usage(error.to_string()))?;
+        let unreachable = |error: ureq::Error| ApiError::Unreachable(self.base.clone(), error.to_string());
+        let mut response = http.run(request).map_err(unreachable)?;
+        let status = response.status().as_u16();
+        if status == 200 || status == 206 {
+            return Ok((status, response.into_body().into_reader()));
+        }
+        Err(self.refused(status, &response.body_mut().read_to_string().unwrap_or_default()))
+    }
+
+    fn refused(&self, status: u16, text: &str) -> ApiError {
+        let problem: Value = serde_json::from_str(text).unwrap_or_default();
+        match problem["code"].is_string() {
+            true => ApiError::Refused(Box::new(problem)),
+            false => ApiError::Answer(self.base.clone(), format!("status {status}")),
+        }
+    }
+
     pub fn get(&self, path: &str) -> Result<Value, ApiError> {
         self.ask("GET", path, None)
     }
@@ -260,11 +287,7 @@ impl Api {
         let mut response = http.run(request).map_err(|error| unreachable(error.to_string()))?;
         if response.status() != 200 {
             let text = response.body_mut().read_to_string().unwrap_or_default();
-            let problem: Value = serde_json::from_str(&text).unwrap_or_default();
-            return Err(match problem["code"].is_string() {
-                true => ApiError::Refused(Box::new(problem)),
-                false => ApiError::Answer(self.base.clone(), format!("status {}", response.status().as_u16())),
-            });
+            return Err(self.refused(response.status().as_u16(), &text));
         }
         let lines = BufReader::new(response.into_body().into_reader()).lines();
         let (mut id, mut data) = (String::new(), String::new());

@@ -17,6 +17,7 @@ mod show;
 pub mod stop;
 pub mod token;
 
+use crate::adapters::recorder::Mode;
 use crate::config::{Config, ConfigError, Given, Value};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
@@ -92,6 +93,8 @@ pub enum Command {
     Stream(resources::stream::StreamArgs),
     /// Viewers: list, get, kick
     Viewer(resources::viewer::ViewerArgs),
+    /// Recordings: start, stop, list, get, delete
+    Record(resources::record::RecordArgs),
     /// API keys and stream keys: list, create, rotate, revoke
     Keys(resources::keys::KeysArgs),
     /// Limits of admission: get, set
@@ -126,6 +129,9 @@ pub enum Command {
     /// The control service's process; started by the supervisor
     #[command(hide = true)]
     Control(ControlArgs),
+    /// Run an adapter: started by the supervisor, which hands it a stream's reel and a directory; not by hand
+    #[command(hide = true, subcommand)]
+    Adapter(Adapter),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -167,6 +173,15 @@ pub struct ServeArgs {
     /// Forwarding threads, one per core [default: cores - 1 up to 8 cores, cores - 2 above]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=SHARDS_MAX as i64))]
     pub shards: Option<u32>,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub enum Adapter {
+    /// Write a stream's packets into a recording's files
+    Recorder {
+        /// What to do with the directory
+        mode: Mode,
+    },
 }
 
 #[derive(Args, Clone, Debug)]

@@ -75,9 +75,12 @@ const COUNT: Kind = Kind::Number { min: 0, max: 1_000_000 };
 const PLAIN: Key =
     Key { table: "", name: "", kind: Kind::Text, default: "\"\"", alias: None, flag: None, is_live: false, help: "" };
 const LIMIT: Key = Key { table: "limits", kind: COUNT, default: "0", is_live: true, ..PLAIN };
+/// Up to an exabyte.
+const SIZE: Kind = Kind::Number { min: 0, max: 1_000_000_000_000_000_000 };
+const RECORDING: Key = Key { table: "recording", default: "0", is_live: true, ..PLAIN };
 const TURN: Key = Key { table: "turn", is_live: true, ..PLAIN };
 
-pub const KEYS: [Key; 29] = [
+pub const KEYS: [Key; 34] = [
     Key {
         table: "server",
         name: "http",
@@ -237,6 +240,37 @@ pub const KEYS: [Key; 29] = [
         is_live: true,
         help: "webhooks may lead to private addresses (10.0.0.0/8, fc00::/7, loopback, ...); link-local ones never",
         ..PLAIN
+    },
+    Key {
+        name: "dir",
+        kind: Kind::File,
+        default: "\"\"",
+        is_live: false,
+        alias: Some(Alias::Same("MEDIA_RECORDINGS_DIR")),
+        help: "where recordings are written, a directory of its own for each; empty: recordings in the data directory",
+        ..RECORDING
+    },
+    Key {
+        name: "fsync",
+        kind: Kind::Word(&["fragment", "segment", "none"]),
+        default: "\"fragment\"",
+        help: "what a loss of power may cost: the last fragment (about a second), the file that is being written, or \
+               whatever the system has not written yet",
+        ..RECORDING
+    },
+    Key {
+        name: "reconnect_seconds",
+        kind: Kind::Number { min: 0, max: 86_400 },
+        default: "15",
+        help: "how long a recording waits for its publisher to come back before it is finished",
+        ..RECORDING
+    },
+    Key { name: "file_bytes_max", kind: SIZE, help: "bytes of a file before the next one begins; 0: no limit", ..RECORDING },
+    Key {
+        name: "file_seconds_max",
+        kind: Kind::Number { min: 0, max: 1_000_000_000 },
+        help: "seconds of a file before the next one begins; 0: no limit",
+        ..RECORDING
     },
     Key {
         name: "urls",

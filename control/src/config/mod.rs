@@ -13,7 +13,7 @@ mod proxies;
 mod settings;
 
 pub use proxies::Proxies;
-pub use settings::{Settings, SettingsError, TurnSecret, TurnSettings};
+pub use settings::{RecordingSettings, Settings, SettingsError, TurnSecret, TurnSettings};
 
 use keys::{Alias, KEYS, Key, Kind, PREFIX};
 use std::collections::BTreeMap;

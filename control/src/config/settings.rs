@@ -5,6 +5,7 @@ use crate::data_dir::DataDir;
 use crate::policy::limits::Limits;
 use serde::{Deserialize, Serialize};
 use spillway_proto::link::handover::IoChoice;
+use spillway_proto::link::tap::Fsync;
 use std::fs;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -48,6 +49,31 @@ pub struct Settings {
     /// Webhooks may lead to private addresses.
     #[serde(default)]
     pub allow_private: bool,
+    #[serde(default)]
+    pub recording: RecordingSettings,
+}
+
+/// Where recordings are written, and how.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct RecordingSettings {
+    /// None: in the data directory.
+    pub dir: Option<PathBuf>,
+    /// As `recording.fsync` has it.
+    pub fsync: String,
+    pub reconnect_seconds: u32,
+    /// 0: no bound, here and below.
+    pub file_bytes_max: u64,
+    pub file_seconds_max: u32,
+}
+
+impl RecordingSettings {
+    /// `data`: the data directory. A path that is not absolute counts from where the node was started.
+    pub fn directory(&self, data: &Path) -> PathBuf {
+        self.dir.clone().unwrap_or_else(|| data.join("recordings"))
+    }
+    pub fn fsync(&self) -> Fsync {
+        Fsync::from_name(&self.fsync).unwrap_or_default()
+    }
 }
 
 /// ICE servers for clients. The secret itself is never in here, only where it stands.
@@ -160,6 +186,16 @@ impl Config {
             requests_per_token: number("limits.requests_per_second_per_token"),
             backend_url: some(text("auth.backend_url").trim_end_matches('/').to_owned()),
             allow_private: self.at("webhooks.allow_private").value == Value::Flag(true),
+            recording: RecordingSettings {
+                dir: from_file("recording.dir"),
+                fsync: text("recording.fsync"),
+                reconnect_seconds: number("recording.reconnect_seconds"),
+                file_bytes_max: match self.at("recording.file_bytes_max").value {
+                    Value::Number(bytes) => bytes,
+                    _ => 0,
+                },
+                file_seconds_max: number("recording.file_seconds_max"),
+            },
         }
     }
 }

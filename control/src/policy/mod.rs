@@ -7,6 +7,7 @@ pub mod candidates;
 pub mod capacity;
 pub mod limits;
 pub mod placement;
+pub mod recordings;
 pub mod rooms;
 pub mod warnings;
 pub mod webhooks;
@@ -111,6 +112,14 @@ pub enum Refusal {
     CapacityFull { max: u32 },
     #[error("there is no such session in this room; it has ended, or never was")]
     SessionNotFound,
+    #[error("nothing is recorded in this room: its setting `record` is off")]
+    RecordingOff,
+    #[error("this room is being recorded already ({id}); stop that one, or let it go on")]
+    RecordingRuns { id: String },
+    #[error("this recording is not finished; stop it, and wait until its state is finished")]
+    RecordingOpen,
+    #[error("the recordings cannot be read: {0}; look at the disk and at recording.dir")]
+    RecordingFiles(String),
     #[error("the node cannot write its database: {0}")]
     Store(String),
 }
@@ -136,6 +145,10 @@ impl Refusal {
             Refusal::Banned { .. } => "banned",
             Refusal::CapacityFull { .. } => "capacity_full",
             Refusal::SessionNotFound => "session_not_found",
+            Refusal::RecordingOff => "recording_off",
+            Refusal::RecordingRuns { .. } => "recording_runs",
+            Refusal::RecordingOpen => "recording_open",
+            Refusal::RecordingFiles(_) => "recordings_unavailable",
             Refusal::Store(_) => "store_unavailable",
         }
     }

@@ -112,6 +112,7 @@ impl Service {
             proxies: Arc::new(proxies),
         };
         self.webhooks.set_reach(webhooks::reach_of(&settings));
+        self.recorder.set_reconnect(settings.recording.reconnect_seconds);
         let mut told = lock(&self.settings);
         if told.settings.backend_url != settings.backend_url {
             self.foreign.forget();
@@ -388,6 +389,11 @@ impl Service {
             add("spillway_webhook_deliveries_total", result, count as f64);
         }
         add("spillway_webhook_queue_depth", "", self.webhooks.queued() as f64);
+        let recorded = self.recorder.counts();
+        add("spillway_recordings", "", self.recorder.active() as f64);
+        add("spillway_recording_bytes_total", "", recorded.bytes as f64);
+        add("spillway_recording_gaps_total", "", recorded.gaps as f64);
+        add("spillway_recording_failures_total", "", recorded.failures as f64);
         let mut limits = applied.limits;
         for name in Limits::NAMES {
             if let Some(limit) = limits.by_name(name).filter(|limit| **limit > 0) {
@@ -432,12 +438,17 @@ impl Service {
 
     /// Publisher and viewers are sent away. False: there is no such stream any more.
     pub async fn end_stream(self: &Arc<Self>, stream: StreamId) -> bool {
+        // First: what is ended is not waited for.
+        if let Some(stream) = self.streams().into_iter().find(|here| here.id == stream) {
+            self.stop_recording_of(&stream.room).await;
+        }
         let orders = lock(&self.rooms).end_stream(stream);
         self.carry_out(orders).await
     }
 
     /// The same for whatever a room holds.
     pub async fn end_room(self: &Arc<Self>, room: &str) -> bool {
+        self.stop_recording_of(room).await;
         let orders = lock(&self.rooms).end_room(room);
         self.carry_out(orders).await
     }

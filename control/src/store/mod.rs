@@ -27,6 +27,7 @@ mod bans;
 mod idempotency;
 mod keys;
 mod limits;
+mod recordings;
 mod rooms;
 mod webhooks;
 
@@ -34,6 +35,7 @@ pub use backup::{BackupError, backup};
 pub use idempotency::{Found, Record};
 pub use keys::{KeyRow, Rotated};
 pub use limits::Overrides;
+pub use recordings::{FINISHED, FileRow, Filter, GapRow, RecordingRow, Step, WholeRecording};
 pub use rooms::{Changed, JoinRoom, RoomChange, RoomRow};
 pub use webhooks::{
     Delivered, DeliveryRow, NewDelivery, RotatedSecret, WEBHOOKS_MAX, WebhookChange, WebhookRow,
@@ -51,7 +53,7 @@ const CHECK: &str = "SELECT value FROM vault WHERE name = 'check'";
 const BUSY_WAIT: Duration = Duration::from_secs(2);
 
 /// Each step once, in order; `user_version` counts those that were taken.
-const MIGRATIONS: [&str; 3] = ["
+const MIGRATIONS: [&str; 4] = ["
     CREATE TABLE rooms (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
         name   TEXT NOT NULL UNIQUE
@@ -146,6 +148,57 @@ const MIGRATIONS: [&str; 3] = ["
         PRIMARY KEY (room, sub)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX bans_by_end ON bans (until_ms);
+", "
+    ALTER TABLE rooms ADD COLUMN record TEXT;   -- auto, manual or off; NULL: manual
+    CREATE TABLE recordings (
+        id                TEXT PRIMARY KEY,     -- also the name of its directory
+        room              TEXT NOT NULL,
+        stream            TEXT NOT NULL,        -- the last one it was of
+        source_index      INTEGER,              -- NULL: there is no stream just now
+        source_generation INTEGER,
+        source_since      INTEGER,              -- CLOCK_MONOTONIC
+        begun_by          TEXT NOT NULL,
+        state             TEXT NOT NULL,
+        away_ms           INTEGER,              -- Unix milliseconds, as all times here
+        reason            TEXT,
+        boot              INTEGER NOT NULL,     -- of the node that recorded it
+        journal           INTEGER NOT NULL DEFAULT 0,   -- bytes of it that are in here
+        created_ms        INTEGER NOT NULL,
+        started_ms        INTEGER,
+        stopped_ms        INTEGER,
+        duration_ms       INTEGER NOT NULL DEFAULT 0,
+        gaps              INTEGER NOT NULL DEFAULT 0,
+        gaps_ms           INTEGER NOT NULL DEFAULT 0,
+        error_code        TEXT,
+        error_detail      TEXT,
+        warnings          TEXT NOT NULL DEFAULT '[]'    -- JSON
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX recordings_open ON recordings (state) WHERE state != 'finished';
+    CREATE INDEX recordings_by_stream ON recordings (stream, id);
+    CREATE INDEX recordings_by_room ON recordings (room, id);
+    CREATE TABLE recording_files (
+        recording   TEXT NOT NULL REFERENCES recordings(id) ON DELETE CASCADE,
+        name        TEXT NOT NULL,
+        codecs      TEXT NOT NULL,              -- with commas
+        final       INTEGER NOT NULL DEFAULT 0,
+        bytes       INTEGER NOT NULL DEFAULT 0, -- what is below is known once it is final
+        sha256      TEXT,
+        duration_ms INTEGER NOT NULL DEFAULT 0,
+        started_ms  INTEGER,
+        width       INTEGER NOT NULL DEFAULT 0,
+        height      INTEGER NOT NULL DEFAULT 0,
+        frames      INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (recording, name)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE recording_gaps (
+        recording TEXT NOT NULL REFERENCES recordings(id) ON DELETE CASCADE,
+        number    INTEGER NOT NULL,
+        file      TEXT NOT NULL,
+        at_ms     INTEGER NOT NULL,             -- from the recording's beginning
+        length_ms INTEGER NOT NULL,
+        reason    TEXT NOT NULL,
+        PRIMARY KEY (recording, number)
+    ) STRICT, WITHOUT ROWID;
 "];
 
 #[derive(Debug, thiserror::Error)]

@@ -12,6 +12,8 @@ pub struct RoomRow {
     /// Grows with each change: the ETag.
     pub version: u64,
     pub viewers_max: Option<u32>,
+    /// As `policy::recordings::Mode` names it; None: manual.
+    pub record: Option<String>,
 }
 
 /// A room as somebody who joins finds it.
@@ -25,9 +27,10 @@ pub struct JoinRoom {
 }
 
 /// What a PATCH says; None leaves a setting as it is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RoomChange {
     pub viewers_max: Option<Option<u32>>,
+    pub record: Option<Option<String>>,
 }
 
 /// What became of a change.
@@ -39,7 +42,7 @@ pub enum Changed<T> {
     NotFound,
 }
 
-const COLUMNS: &str = "name, created_ms, version, viewers_max";
+const COLUMNS: &str = "name, created_ms, version, viewers_max, record";
 
 fn row(row: &Row<'_>) -> rusqlite::Result<RoomRow> {
     Ok(RoomRow {
@@ -47,6 +50,7 @@ fn row(row: &Row<'_>) -> rusqlite::Result<RoomRow> {
         created_ms: row.get::<_, i64>(1)?.unsigned_abs(),
         version: row.get::<_, i64>(2)?.unsigned_abs(),
         viewers_max: row.get(3)?,
+        record: row.get(4)?,
     })
 }
 
@@ -79,14 +83,15 @@ impl Store {
     /// Declares a room; false if it was declared already.
     pub async fn create_room(&self, room: RoomRow, record: Option<Record>) -> Result<bool, StoreError> {
         self.run(move |db| {
-            let sql = "INSERT INTO rooms (name, declared, created_ms, version, viewers_max) VALUES (?1, 1, ?2, ?3, ?4)
-                       ON CONFLICT (name) DO UPDATE SET declared = 1, created_ms = ?2, version = ?3, viewers_max = ?4
+            let sql = "INSERT INTO rooms (name, declared, created_ms, version, viewers_max, record) VALUES (?1, 1, ?2, ?3, ?4, ?5)
+                       ON CONFLICT (name) DO UPDATE SET declared = 1, created_ms = ?2, version = ?3, viewers_max = ?4, record = ?5
                        WHERE declared = 0";
             let made = db.prepare_cached(sql)?.execute(params![
                 room.name,
                 room.created_ms as i64,
                 room.version as i64,
-                room.viewers_max
+                room.viewers_max,
+                room.record
             ])?;
             if made == 1 {
                 idempotency::save(db, record)?;
@@ -124,9 +129,10 @@ impl Store {
                 return Ok(Changed::OtherVersion(room.version));
             }
             room.viewers_max = change.viewers_max.unwrap_or(room.viewers_max);
+            room.record = change.record.unwrap_or(room.record);
             room.version += 1;
-            db.prepare_cached("UPDATE rooms SET viewers_max = ?2, version = ?3 WHERE name = ?1")?
-                .execute(params![room.name, room.viewers_max, room.version as i64])?;
+            db.prepare_cached("UPDATE rooms SET viewers_max = ?2, version = ?3, record = ?4 WHERE name = ?1")?
+                .execute(params![room.name, room.viewers_max, room.version as i64, room.record])?;
             Ok(Changed::Done(room))
         })
         .await
@@ -136,7 +142,7 @@ impl Store {
     pub async fn delete_room(&self, name: &str) -> Result<bool, StoreError> {
         let name = name.to_owned();
         self.run(move |db| {
-            let sql = "UPDATE rooms SET declared = 0, viewers_max = NULL WHERE name = ?1 AND declared = 1";
+            let sql = "UPDATE rooms SET declared = 0, viewers_max = NULL, record = NULL WHERE name = ?1 AND declared = 1";
             Ok(db.prepare_cached(sql)?.execute([&name])? == 1)
         })
         .await

@@ -27,6 +27,8 @@ pub struct Plan {
     pub arguments: Vec<OsString>,
     /// Where it may run; empty: everywhere.
     pub cores: Vec<usize>,
+    /// Above 0: the others go before it.
+    pub nice: i32,
 }
 
 pub struct Child {
@@ -188,7 +190,7 @@ impl Child {
         if let Some((variable, value)) = &self.handover {
             command.env(variable, value);
         }
-        ChildSetup { keep: self.keep.clone(), cores: self.plan.cores.clone() }.apply(&mut command);
+        ChildSetup { keep: self.keep.clone(), cores: self.plan.cores.clone(), nice: self.plan.nice }.apply(&mut command);
         self.words.clear();
         let mut process = command.spawn()?;
         // It is not reaped yet, so that its pid is still its own.
@@ -343,6 +345,7 @@ mod tests {
             program: "/bin/sh".into(),
             arguments: vec!["-c".into(), script.into()],
             cores: Vec::new(),
+            nice: 0,
         };
         let mut child = Child::new(plan).unwrap();
         child.hand_over("READY_FD", child.ready_fd().to_string(), vec![child.ready_fd()]);

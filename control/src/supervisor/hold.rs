@@ -9,6 +9,7 @@ use spillway_proto::link::handover::{Handover, IoChoice};
 use spillway_proto::link::layout::{LINK_BYTES, Link, LinkError};
 use spillway_proto::session::record::RECORDS_BYTES;
 use spillway_proto::stream::reel::STREAM_FILE_BYTES;
+use std::fs::File;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -93,6 +94,14 @@ impl Hold {
         }
     }
 
+    /// The reels of a stream, to be read and not written.
+    pub fn reel(&self, stream: u32) -> io::Result<OwnedFd> {
+        let reel = usize::try_from(stream).ok().and_then(|index| self.reels.get(index));
+        let reel = reel.ok_or_else(|| io::Error::other(format!("there is no stream number {stream}")))?;
+        // Opened anew: a copy of the descriptor would be as writable as ours.
+        Ok(File::open(format!("/proc/self/fd/{}", reel.as_raw_fd()))?.into())
+    }
+
     /// Control looks at the link.
     pub fn wake_control(&self) {
         // A counter that is full wakes as well.
@@ -109,6 +118,7 @@ pub fn descriptors(handover: &Handover) -> Vec<RawFd> {
     let mut all = vec![handover.link, handover.ready, handover.control_wake];
     all.extend(handover.records);
     all.extend(handover.http);
+    all.extend(handover.adapters);
     all.extend(&handover.shard_wake);
     all.extend(handover.media.iter().flatten());
     all.extend(&handover.reels);

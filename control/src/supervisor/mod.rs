@@ -3,6 +3,7 @@
 //!
 //! One thread, one `poll`. Parses nothing that comes from the network, and never ends because a child did.
 
+mod adapters;
 mod children;
 mod greeting;
 mod hold;
@@ -22,6 +23,7 @@ use crate::auth::{KeyError, SigningKey};
 use crate::cli::{Exit, ServeArgs};
 use crate::config::{Config, ConfigError, SettingsError};
 use crate::data_dir::{DataDir, DataDirError};
+use adapters::{Adapters, Recorders};
 use children::{Child, Death, Plan, describe};
 use greeting::Greeting;
 use hold::{Hold, HoldError, descriptors};
@@ -47,6 +49,8 @@ const SIGNALS: [libc::c_int; 5] = [libc::SIGINT, libc::SIGTERM, libc::SIGQUIT, l
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
 /// With nothing to wait for, look around this often.
 const IDLE: Duration = Duration::from_secs(60);
+/// All of them together, on the way out.
+const RECORDERS: &str = "recorders";
 const KEYS_GONE: &str = "the terminal is gone";
 
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +120,7 @@ struct Supervisor {
     shards: usize,
     control: Child,
     engine: Child,
+    adapters: Adapters,
     /// The one `p` starts and stops.
     synthetic: Child,
     /// What the engine that was ready last said.
@@ -181,7 +186,7 @@ impl Supervisor {
 
         let program = std::env::current_exe().map_err(system("find the path of this binary"))?;
         let child = |name, arguments: Vec<OsString>, cores: Vec<usize>| {
-            let plan = Plan { name, program: program.clone(), arguments, cores };
+            let plan = Plan { name, program: program.clone(), arguments, cores, nice: 0 };
             Child::new(plan).map_err(system("make a pipe"))
         };
         let mut arguments: Vec<OsString> = vec!["control".into(), "--data".into(), data.path().into()];
@@ -196,12 +201,18 @@ impl Supervisor {
         let arguments =
             ["publish".into(), "synthetic".into(), greeting::ROOM.into(), "--data".into(), data.path().into()];
         let synthetic = child("synthetic", arguments.to_vec(), placement.control.clone())?;
+        let arguments = vec!["adapter", "recorder"];
+        let recorders = Recorders { program: program.clone(), cores: placement.control.clone(), arguments };
+        let adapters = Adapters::new(recorders).map_err(system("make a pair of sockets"))?;
         let give = |child: &mut Child, handover: Handover| {
             child.hand_over(HANDOVER_VARIABLE, handover.to_text(), descriptors(&handover));
         };
         let handover = hold.for_engine(engine.ready_fd(), settings.io(), &placement);
         give(&mut engine, handover);
         let handover = hold.for_control(control.ready_fd(), settings.io(), &placement);
+        // Another one each time: what recorded before is over.
+        let boot = i32::try_from(crate::service::now_ms() & 0x7fff_ffff).ok();
+        let handover = Handover { adapters: Some(adapters.control_fd()), boot, ..handover };
         give(&mut control, handover);
 
         let notify = Notify::from_environment();
@@ -219,6 +230,7 @@ impl Supervisor {
             shards,
             control,
             engine,
+            adapters,
             synthetic,
             engine_ready: Ready::default(),
             owes_hangup: false,
@@ -273,13 +285,14 @@ impl Supervisor {
     fn wait(&self, now: Instant) -> bool {
         let stop = self.stop.as_ref().and_then(|stop| Some(stop.asked?.1));
         let children = [self.synthetic.deadline(), self.control.deadline(), self.engine.deadline()];
-        let next = children.into_iter().chain([self.alive_at, stop]).flatten().min();
+        let next = children.into_iter().chain([self.alive_at, stop, self.adapters.deadline()]).flatten().min();
         let timeout = next.map_or(IDLE, |at| at.saturating_duration_since(now).min(IDLE));
         let mut watches = vec![Watch::new(self.signals.as_fd())];
         watches.extend(self.keys.iter().map(|keys| Watch::new(keys.as_fd())));
         for child in [&self.synthetic, &self.control, &self.engine] {
             watches.extend(child.watches());
         }
+        watches.extend(self.adapters.watches());
         // What is there is read in any case; a failure (no memory) is tried again.
         let _ = sys::poll(&mut watches, timeout);
         self.keys.is_some() && watches.get(1).is_some_and(Watch::is_readable)
@@ -380,13 +393,30 @@ impl Supervisor {
                 for child in self.children() {
                     child.signal(libc::SIGKILL);
                 }
+                self.adapters.signal(libc::SIGKILL);
             }
         }
     }
 
-    /// One child after the other: first who serves remotes, last the engine.
+    /// One child after the other: first who serves remotes, then the recorders, last the engine.
     fn is_stopped(&mut self, now: Instant) -> bool {
         let Some(stop) = &mut self.stop else { return false };
+        if !self.synthetic.is_running() && !self.control.is_running() && self.adapters.are_running() {
+            // Each writes what it has; the next start makes the files final.
+            match stop.asked {
+                Some((RECORDERS, deadline)) if now >= deadline => {
+                    warn(format!("recorders did not end within {} s of SIGTERM: killed", STOP_PATIENCE.as_secs()));
+                    self.adapters.signal(libc::SIGKILL);
+                    (stop.is_forced, stop.asked) = (true, Some((RECORDERS, now + STOP_PATIENCE)));
+                }
+                Some((RECORDERS, _)) => {}
+                _ => {
+                    self.adapters.signal(libc::SIGTERM);
+                    stop.asked = Some((RECORDERS, now + STOP_PATIENCE));
+                }
+            }
+            return false;
+        }
         let children = [&self.synthetic, &self.control, &self.engine];
         let Some(child) = children.into_iter().find(|child| child.is_running()) else { return true };
         match stop.asked {
@@ -443,6 +473,10 @@ impl Supervisor {
             }
         }
         self.synthetic.on_ready();
+        match self.stop {
+            None => self.adapters.step(now, &self.hold, &self.config.settings().recording, self.data.path()),
+            Some(_) => self.adapters.step_stopping(now),
+        }
         self.update_node();
     }
 
@@ -568,6 +602,7 @@ enum Process {
 impl Drop for Supervisor {
     /// Also when a bug of ours unwinds: no child stays, and no node.json that names one.
     fn drop(&mut self) {
+        self.adapters.kill();
         for child in self.children() {
             child.kill();
         }

@@ -279,6 +279,8 @@ pub struct ChildSetup {
     pub keep: Vec<RawFd>,
     /// The cores it may run on; empty: those of its parent.
     pub cores: Vec<usize>,
+    /// Above 0: the others go before it.
+    pub nice: libc::c_int,
 }
 
 impl ChildSetup {
@@ -299,7 +301,7 @@ impl ChildSetup {
             }
             (!self.cores.is_empty()).then_some(set)
         };
-        let keep = self.keep;
+        let (keep, nice) = (self.keep, self.nice);
         command.process_group(0);
         // JUSTIFICATION: as above; this is the place between fork and exec.
         // SAFETY: the closure makes only async-signal-safe system calls on values made before the fork; it neither
@@ -315,6 +317,10 @@ impl ChildSetup {
                 if let Some(set) = &cores {
                     // Refused by a cpuset that changed meanwhile: better unpinned than not at all.
                     let _ = libc::sched_setaffinity(0, size_of_val(set), set);
+                }
+                if nice > 0 {
+                    // Always allowed, and no reason not to run.
+                    libc::setpriority(libc::PRIO_PROCESS, 0, nice);
                 }
                 // What we inherited ourselves goes no further. Linux 5.11; before that only ours are closed.
                 libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);

@@ -456,7 +456,8 @@ impl Core {
         // SAFETY: the mapping has STREAM_FILE_BYTES (checked by `map`) and lives in the track; this shard
         // claimed the stream, so it is the one writer.
         let reel = unsafe { ReelWriter::create(mapping.start().as_ptr(), mapping.length(), place, codec) };
-        let reel = reel.map_err(|_| Status::Full)?;
+        let mut reel = reel.map_err(|_| Status::Full)?;
+        reel.set_stream(stream);
         let track = Track {
             id,
             stream,

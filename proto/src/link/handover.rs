@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!    v=1 link=3 records=4 ready=5 shard_wake=6,7 control_wake=8 media=9,10;11,12 reels=20-1043 http=12
-//!    io=auto shards=2 cores=0,1
+//!    adapters=13 boot=81230 io=auto shards=2 cores=0,1
 //! ```
 //!
 //! Lists are numbers and ranges (`20-1043`) with commas; `media` has a group of sockets per `--media` address,
@@ -63,6 +63,10 @@ pub struct Handover {
     pub reels: Vec<i32>,
     /// The listening HTTP socket: control only.
     pub http: Option<i32>,
+    /// The socket on which control says what it wants of adapters: control only.
+    pub adapters: Option<i32>,
+    /// The supervisor's own number, another one each time a node is started.
+    pub boot: Option<i32>,
     pub io: IoChoice,
     pub shards: usize,
     /// Cores to run on: of the engine one per shard. Empty: anywhere.
@@ -85,8 +89,9 @@ pub enum HandoverError {
     Value { field: &'static str, value: String, wanted: &'static str },
 }
 
-const FIELDS: [&str; 12] = [
-    "v", "link", "records", "ready", "shard_wake", "control_wake", "media", "reels", "http", "io", "shards", "cores",
+const FIELDS: [&str; 14] = [
+    "v", "link", "records", "ready", "shard_wake", "control_wake", "media", "reels", "http", "adapters", "boot", "io",
+    "shards", "cores",
 ];
 
 /// The fields' texts, each at most once.
@@ -167,6 +172,8 @@ impl Handover {
         field("media", self.media.iter().map(|group| ranges(group)).collect::<Vec<_>>().join(";"));
         field("reels", ranges(&self.reels));
         field("http", self.http.map_or(String::new(), |number| number.to_string()));
+        field("adapters", self.adapters.map_or(String::new(), |number| number.to_string()));
+        field("boot", self.boot.map_or(String::new(), |number| number.to_string()));
         field("io", self.io.name().into());
         field("shards", self.shards.to_string());
         field("cores", self.cores.iter().map(usize::to_string).collect::<Vec<_>>().join(","));
@@ -205,6 +212,8 @@ impl Handover {
             media,
             reels: fields.list("reels")?,
             http: fields.optional_number("http")?,
+            adapters: fields.optional_number("adapters")?,
+            boot: fields.optional_number("boot")?,
             io: IoChoice::from_name(fields.text("io")?)
                 .ok_or_else(|| wrong("io", fields.text("io").unwrap_or(""), "auto, uring or socket"))?,
             shards,
@@ -243,6 +252,8 @@ mod tests {
             media: vec![vec![9, 10], vec![11, 12]],
             reels: (20..=1043).collect(),
             http: None,
+            adapters: None,
+            boot: None,
             io: IoChoice::Uring,
             shards: 2,
             cores: vec![0, 1],
@@ -263,6 +274,8 @@ mod tests {
             media: vec![],
             reels: vec![9, 4, 5, 6, 1],
             http: Some(30),
+            adapters: Some(31),
+            boot: Some(i32::MAX),
             io: IoChoice::Auto,
             cores: vec![],
             ..engine

@@ -14,3 +14,4 @@ pub mod layout;
 pub mod park;
 pub mod quality;
 pub mod ring;
+pub mod tap;

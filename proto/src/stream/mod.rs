@@ -13,3 +13,4 @@ pub mod resend;
 pub mod rewrite;
 mod sizes;
 pub mod start;
+pub mod tap;

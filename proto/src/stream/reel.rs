@@ -11,7 +11,7 @@
 use super::feedback::SrMapping;
 pub use super::reel_memory::{AttachError, STREAM_FILE_BYTES, slab_offset};
 use super::reel_memory::{LATE_LIST, REEL_MAGIC, REEL_VERSION, ReelMemory, SlotWords};
-use crate::id::Codec;
+use crate::id::{Codec, StreamId};
 use crate::limits::{
     DATAGRAM_SIZE_MAX, NACK_WINDOW, REEL_BYTES_MAX, REEL_SLOTS, SLAB_BYTES, SLABS_PER_STREAM_MAX, TRACKS_PER_STREAM_MAX,
 };
@@ -22,7 +22,7 @@ use thiserror::Error;
 
 const SLOTS: u64 = REEL_SLOTS as u64;
 /// An index has 48 bits, as an SRTP index has.
-const INDEX_MASK: u64 = (1 << 48) - 1;
+pub(super) const INDEX_MASK: u64 = (1 << 48) - 1;
 /// Payloads begin on this boundary.
 const PAYLOAD_ALIGN: usize = 16;
 /// A reader gives up a sender report that is being written after this many looks.
@@ -166,8 +166,11 @@ impl ReelWriter {
                 memory.slot(index).word.store(0, Release);
             }
         }
+        header.open.store(0, Release);
         header.codec.store(codec as u64, Relaxed);
+        header.stream.store(0, Relaxed);
         header.publisher_epoch.store(0, Relaxed);
+        header.epoch_from.store(0, Relaxed);
         header.head.store(0, Relaxed);
         header.tail.store(0, Relaxed);
         header.keyframe.store(0, Relaxed);
@@ -177,6 +180,7 @@ impl ReelWriter {
         header.generation.store(generation, Release);
         let mut writer = ReelWriter::new(memory, generation);
         writer.clear_sr();
+        writer.memory.header().open.store(1, Release);
         Ok(writer)
     }
 
@@ -350,6 +354,12 @@ impl ReelWriter {
             slabs.give_back(slab);
         }
         self.memory.header().keyframe.store(0, Release);
+        self.memory.header().open.store(0, Release);
+    }
+
+    /// Whose packets stand here, for readers in other processes.
+    pub fn set_stream(&mut self, stream: StreamId) {
+        self.memory.header().stream.store(stream.to_bits(), Release);
     }
 
     /// The slabs this reel holds: what a pool that is counted anew must not give out.
@@ -365,8 +375,10 @@ impl ReelWriter {
 
     /// Another publisher from now on: its timeline is not known before its own sender report.
     pub fn set_publisher_epoch(&mut self, epoch: u32) {
-        self.memory.header().publisher_epoch.store(u64::from(epoch), Release);
         self.clear_sr();
+        let header = self.memory.header();
+        header.epoch_from.store(self.head, Release);
+        header.publisher_epoch.store(u64::from(epoch), Release);
     }
 
     /// Whether the publisher answers keyframe requests, for whoever reads.
@@ -443,6 +455,8 @@ impl ReelWriter {
         }
         self.tail = limit;
         self.memory.header().tail.store(limit, Release);
+        // Who reads bytes that are written over from here on also reads that the words are gone.
+        fence(Release);
     }
 
     /// The packet `index` as it stands in its slot.
@@ -457,8 +471,8 @@ impl ReelWriter {
 
 /// A reader of a reel. What it borrows is valid for the tick.
 pub struct ReelReader {
-    memory: ReelMemory,
-    generation: u64,
+    pub(super) memory: ReelMemory,
+    pub(super) generation: u64,
 }
 
 impl ReelReader {
@@ -576,18 +590,18 @@ fn check(memory: &ReelMemory) -> Result<u64, AttachError> {
 }
 
 /// Words of a slot that belong together.
-struct Found {
-    arrival: Time,
-    meta: u64,
-    slab: u32,
-    offset: usize,
-    length: usize,
+pub(super) struct Found {
+    pub arrival: Time,
+    pub meta: u64,
+    pub slab: u32,
+    pub offset: usize,
+    pub length: usize,
     descriptor: usize,
     late: u64,
 }
 
 /// Reads a slot if `word` stands in it before and after.
-fn read_slot(slot: &SlotWords, word: u64) -> Option<Found> {
+pub(super) fn read_slot(slot: &SlotWords, word: u64) -> Option<Found> {
     read_slot_around(slot, word, || {})
 }
 
@@ -616,7 +630,7 @@ fn padding_of(flags: SlotFlags) -> &'static [u8] {
     if flags.contains(SlotFlags::PADDED) { &[1] } else { &[] }
 }
 
-fn word(generation: u64, index: u64) -> u64 {
+pub(super) fn word(generation: u64, index: u64) -> u64 {
     generation << 48 | (index + 1) & INDEX_MASK
 }
 
@@ -624,7 +638,7 @@ fn pack_meta(meta: &SlotMeta) -> u64 {
     u64::from(meta.timestamp) | u64::from(meta.flags.0) << 32 | (meta.codec as u64) << 48 | u64::from(meta.layer) << 56
 }
 
-fn unpack_meta(index: u64, arrival: Time, meta: u64) -> Option<SlotMeta> {
+pub(super) fn unpack_meta(index: u64, arrival: Time, meta: u64) -> Option<SlotMeta> {
     Some(SlotMeta {
         index,
         timestamp: meta as u32,

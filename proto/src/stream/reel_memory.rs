@@ -22,7 +22,7 @@ use std::sync::atomic::AtomicU64;
 use thiserror::Error;
 
 pub const REEL_MAGIC: u64 = u64::from_le_bytes(*b"SPILREEL");
-pub const REEL_VERSION: u64 = 4;
+pub const REEL_VERSION: u64 = 5;
 
 const PAGE: usize = 4_096;
 const SLOT_BYTES: usize = 64;
@@ -78,7 +78,13 @@ pub(super) struct ReelHeader {
     pub codec: AtomicU64,
     /// Grows with each takeover.
     pub publisher_epoch: AtomicU64,
-    reserved: [AtomicU64; 5],
+    /// The first index of the present publisher.
+    pub epoch_from: AtomicU64,
+    /// 1: a track writes here; 0: it is gone. Stays 1 when an engine dies: then nothing new comes.
+    pub open: AtomicU64,
+    /// Bits of the `StreamId` it is of, 0: none was told. Files are used again, by streams of others.
+    pub stream: AtomicU64,
+    reserved: [AtomicU64; 2],
 
     /// One past the newest index.
     pub head: AtomicU64,
@@ -215,6 +221,27 @@ impl ReelMemory {
         // SAFETY: `inside` bounds the range by the mapping; the slot's Acquire load came after the bytes were
         // written, and by the contract of `new` they are not written again while this slice lives.
         Some(unsafe { std::slice::from_raw_parts(self.base.add(slab_offset(slab) + offset), length) })
+    }
+}
+
+impl ReelMemory {
+    /// Copies payload bytes that may be written over meanwhile; the caller looks at the slot's word once more before it
+    /// believes them. False if they do not lie inside the slabs, on a payload's boundary.
+    pub fn copy_payload(&self, slab: u32, offset: usize, length: usize, into: &mut Vec<u8>) -> bool {
+        let words = length.div_ceil(8);
+        into.clear();
+        if !offset.is_multiple_of(8) || !inside(slab, offset, words * 8) {
+            return false;
+        }
+        for word in 0..words {
+            // JUSTIFICATION: a slice would promise that nobody writes these bytes, which another process may.
+            // SAFETY: `inside` bounds the range by the mapping; slabs and `offset` are aligned to 8 bytes; reading an
+            // atomic is no data race in this program, whatever the writer's process does.
+            let bytes = unsafe { &*self.base.add(slab_offset(slab) + offset + 8 * word).cast::<AtomicU64>() };
+            into.extend(bytes.load(std::sync::atomic::Ordering::Relaxed).to_ne_bytes());
+        }
+        into.truncate(length);
+        true
     }
 }
 

@@ -5,6 +5,7 @@
 //! lengths add up, operations agree with a model. Nothing here depends on the machine, a clock or earlier inputs.
 
 mod choices;
+mod depacketize;
 mod link;
 mod offer;
 mod reel;
@@ -16,6 +17,7 @@ mod rtp;
 mod session;
 mod stun;
 
+pub use depacketize::depacketize;
 pub use link::link_decode;
 pub use offer::sdp_offer;
 pub use reel::reel_operations;
@@ -42,4 +44,5 @@ pub const TARGETS: &[Target] = &[
     Target { name: "reel_operations", body: reel_operations },
     Target { name: "rewrite_model", body: rewrite_model },
     Target { name: "link_decode", body: link_decode },
+    Target { name: "depacketize", body: depacketize },
 ];

@@ -18,7 +18,8 @@ const PROTO: &[(&str, &[&str])] = &[
     // Sessions and streams meet in the engine. A record is plain data, and a feed's record is what says how its
     // packets are rewritten.
     ("stream", &["limits", "id", "time", "rng", "wire", "session::record"]),
-    ("mux", &["limits", "id", "time", "rng", "wire"]),
+    // A recording is made of what stands in a reel's slots: plain data of them, nothing that reads or writes reels.
+    ("mux", &["limits", "id", "time", "rng", "wire", "stream::reel", "stream::feedback"]),
 ];
 
 /// Paths that a part of the workspace may not name: (files below, but not these, forbidden paths, why).

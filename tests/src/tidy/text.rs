@@ -114,6 +114,7 @@ const UNSAFE_FILES: &[&str] = &[
     "proto/src/stream/reel.rs",
     "proto/src/stream/reel/tests.rs",
     "proto/src/stream/reel_memory.rs",
+    "proto/src/stream/tap.rs",
     "engine/src/alloc_count.rs",
     "engine/src/clock.rs",
     "engine/src/io/bound.rs",
@@ -129,6 +130,7 @@ const UNSAFE_FILES: &[&str] = &[
     "engine/src/shard/world.rs",
     "engine/src/shm.rs",
     "engine/src/start.rs",
+    "control/src/adapters/sys.rs",
     "control/src/shm.rs",
     "control/src/supervisor/sys.rs",
     "bench/benches/ablation.rs",
@@ -138,6 +140,7 @@ const UNSAFE_FILES: &[&str] = &[
     "tests/link/ring_kill.rs",
     "tests/src/fuzz/reel.rs",
     "tests/src/kernel.rs",
+    "tests/src/reel.rs",
 ];
 
 /// How far above its block a comment may begin.

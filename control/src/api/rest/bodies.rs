@@ -5,10 +5,12 @@ use super::schema::body;
 body!(request NewRoom: "a room to be declared" {
     id: String = "its name: 1 to 64 characters of A-Z a-z 0-9 _ -",
     viewers_max: Option<u32> = "how many may watch at once; null: what the node allows each room, 0: no limit",
+    record: Option<String> = "auto: each publisher is recorded; manual: what is asked for; off: nothing; null: manual",
 });
 
 body!(request RoomPatch: "what is to be changed of a room (merge patch: null puts a setting back)" {
     viewers_max: Option<u32> = "how many may watch at once; null: what the node allows each room, 0: no limit",
+    record: Option<String> = "auto: each publisher is recorded; manual: what is asked for; off: nothing; null: manual",
 });
 
 body!(answer Room: "a room" {
@@ -16,6 +18,7 @@ body!(answer Room: "a room" {
     declared: bool = "whether the API made it; other rooms are there as long as somebody is in them",
     created_at: Option<String> = "when it was declared, RFC 3339",
     viewers_max: Option<u32> = "its own limit; null: what the node allows each room",
+    record: String = "auto: each publisher is recorded; manual: what is asked for; off: nothing",
     live: bool = "somebody publishes, and packets come",
     stream: Option<String> = "the stream's id, if there is one",
     viewers: u64 = "viewers that are connected",
@@ -53,6 +56,7 @@ body!(answer Stream: "one publisher's output" {
     started_at: String = "RFC 3339",
     publisher: Option<Publisher> = "null: gone, its viewers wait",
     viewers: u64 = "of this stream, those that are joining included",
+    recording: Option<String> = "the recording that runs in its room; null: none",
     bitrate_bps: u64 = "all tracks together, over the last second",
     tracks: Vec<Track> = "at most one audio and one video",
     warnings: Vec<Warning> = "what to put right at the publisher",
@@ -368,3 +372,51 @@ mod health {
 }
 
 pub use health::Health;
+
+body!(answer Problemlet: "something that went wrong, in a word and in a sentence" {
+    code: String = "stable: compare this one",
+    detail: String = "what it means",
+});
+
+body!(answer RecordingFile: "a file of a recording" {
+    name: String = "for `file` of the download; in the order of time",
+    path: String = "below the directory of recordings (recording.dir)",
+    url: String = "where it can be downloaded, with ranges",
+    codecs: Vec<String> = "as SDP names them",
+    r#final: bool = "it changes no more; until then it grows, and can be played as far as it goes",
+    size: u64 = "bytes, now",
+    sha256: Option<String> = "hexadecimal; null until it is final, as what follows",
+    duration_ms: Option<u64> = "with its gaps",
+    started_at: Option<String> = "RFC 3339: its first picture",
+    width: Option<u32> = "of its first picture; 0: it has none",
+    height: Option<u32> = "of its first picture; 0: it has none",
+    frames: Option<u64> = "pictures",
+});
+
+body!(answer RecordingGap: "time without media: it is kept in the timeline, not cut out" {
+    file: String = "where",
+    at_ms: u64 = "from the recording's beginning",
+    length_ms: u64 = "how long",
+    reason: String = "publisher_away, loss, behind (the recorder was), disk_full or restart (of the recorder)",
+});
+
+body!(answer Recording: "what was recorded of a room, from one beginning to one end" {
+    id: String = "sorts by age; also the name of its directory below recording.dir",
+    room: Option<String> = "where; null: its directory was found, and nobody knows",
+    stream: Option<String> = "the stream it is of, the last one where there were several",
+    state: String = "recording; waiting: its publisher is away; finishing: its files are made final; finished",
+    begun_by: String = "auto (the room's setting), manual (this API) or found (its directory)",
+    created_at: String = "RFC 3339: when it was begun",
+    started_at: Option<String> = "RFC 3339: when its first pictures stood on the disk; null: not yet",
+    stopped_at: Option<String> = "RFC 3339: when it was finished",
+    reason: Option<String> = "why it is over: stopped, stream_ended, publisher_gone, node_restarted or found",
+    duration_ms: u64 = "with its gaps; while it runs, since started_at",
+    size: u64 = "bytes of its files, now",
+    files: Vec<RecordingFile> = "another begins with another codec, or where the configuration bounds them",
+    gaps: Vec<RecordingGap> = "the first 200",
+    gaps_count: u64 = "how many there are",
+    gaps_ms: u64 = "all gaps together",
+    error: Option<Problemlet> = "what keeps it, or last kept it, from being written",
+    warnings: Vec<Problemlet> = "what a player may not like, and what was left out",
+    page: String = "a page that plays it",
+});

@@ -12,6 +12,7 @@ use crate::ids::{self, rfc3339};
 use crate::policy::limits::Limits as LimitsInForce;
 use crate::policy::rooms::{SessionView, StreamView};
 use crate::policy::Refusal;
+use crate::policy::recordings::Mode;
 use crate::process;
 use crate::shm::monotonic_now;
 use crate::service::{Applied, Changed, KeyRole, KeyRow, RoomChange, RoomRow, Rotated, now_ms};
@@ -63,7 +64,8 @@ pub async fn create_room(call: Call) -> Answer {
     if !auth::is_room_name(&new.id) {
         return Err(Problem::bad_request("id: a room's name is 1 to 64 characters of A-Z a-z 0-9 _ -"));
     }
-    let row = RoomRow { name: new.id, created_ms: now_ms(), version: 1, viewers_max: new.viewers_max };
+    let record = record_of(new.record)?;
+    let row = RoomRow { name: new.id, created_ms: now_ms(), version: 1, viewers_max: new.viewers_max, record };
     let body = room_body(&call, &row.name, Some(&row), &call.service.streams());
     let reply = Reply::json(201, &body).with(header::LOCATION, format!("/v1/rooms/{}", row.name)).version(row.version);
     let (reply, record) = call.record(reply);
@@ -94,8 +96,12 @@ pub async fn update_room(call: Call) -> Answer {
     let patch: RoomPatch = call.body()?;
     // null and nothing are two things in a merge patch (RFC 7396).
     let viewers_max = call.body.get("viewers_max").map(|_| patch.viewers_max);
+    let record = match call.body.get("record") {
+        Some(_) => Some(record_of(patch.record)?),
+        None => None,
+    };
     let (name, expected) = (call.part("room"), call.expected()?);
-    let changed = call.service.store().change_room(name, expected, RoomChange { viewers_max }).await;
+    let changed = call.service.store().change_room(name, expected, RoomChange { viewers_max, record }).await;
     match changed.map_err(Refusal::from)? {
         Changed::Done(row) => {
             call.service.tell_room("room.updated", name);
@@ -104,6 +110,13 @@ pub async fn update_room(call: Call) -> Answer {
         }
         Changed::OtherVersion(version) => Err(Problem::version_mismatch(version)),
         Changed::NotFound => Err(Problem::missing("room")),
+    }
+}
+
+fn record_of(given: Option<String>) -> Result<Option<String>, Problem> {
+    match given {
+        Some(name) if Mode::from_name(&name).is_none() => Err(Problem::bad_request("record must be auto, manual or off")),
+        given => Ok(given),
     }
 }
 
@@ -135,6 +148,7 @@ fn room_body(call: &Call, name: &str, row: Option<&RoomRow>, streams: &[StreamVi
         declared: row.is_some(),
         created_at: row.map(|row| rfc3339(row.created_ms)),
         viewers_max: row.and_then(|row| row.viewers_max),
+        record: row.and_then(|row| row.record.clone()).unwrap_or_else(|| Mode::default().name().to_owned()),
         live: state.live,
         stream: stream.map(|stream| ids::stream(stream.id, stream.began_ms)),
         viewers: state.viewers as u64,
@@ -214,6 +228,7 @@ fn stream_body(call: &Call, stream: &StreamView) -> Stream {
             connected: publisher.connected,
         }),
         viewers: stream.viewers as u64,
+        recording: call.service.recorder.of_room(&stream.room),
         bitrate_bps: tracks.iter().map(|track| track.bitrate_bps).sum(),
         tracks,
         warnings: warnings.into_iter().map(|(code, detail)| Warning { code: code.to_owned(), detail }).collect(),

@@ -16,6 +16,7 @@ mod bans;
 mod insight;
 mod openapi;
 mod page;
+mod recordings;
 pub mod schema;
 mod table;
 mod webhooks;
@@ -70,6 +71,8 @@ enum Content {
     Json(String),
     /// Server-sent events.
     Events(Body),
+    /// Its type is among the headers.
+    File(Body),
 }
 
 pub type Answer = Result<Reply, Problem>;
@@ -107,6 +110,7 @@ impl IntoResponse for Reply {
         let mut response = match self.body {
             Content::Json(body) => (self.status, typed("application/json"), body).into_response(),
             Content::Events(body) => (self.status, typed("text/event-stream"), body).into_response(),
+            Content::File(body) => (self.status, body).into_response(),
             Content::Nothing => self.status.into_response(),
         };
         let headers = response.headers_mut();

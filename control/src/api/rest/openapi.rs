@@ -79,6 +79,13 @@ fn operation(row: &Row, schemas: &mut Map<String, Value>) -> Value {
     {
         content.insert("text/event-stream".to_owned(), json!({ "schema": { "type": "string" } }));
     }
+    if row.id == "downloadRecording" {
+        let bytes = json!({ "schema": { "type": "string", "format": "binary" } });
+        let content = json!({ "video/mp4": bytes, "video/webm": bytes });
+        responses.insert("200".to_owned(), json!({ "description": "the file", "content": content }));
+        responses.insert("206".to_owned(), json!({ "description": "the range that was asked for", "content": content }));
+        responses.insert("304".to_owned(), json!({ "description": "it is what If-None-Match names" }));
+    }
     if row.path == "/health" {
         let same = responses.get("200").cloned().unwrap_or_default();
         responses.insert("503".to_owned(), same);

@@ -3,12 +3,12 @@
 
 use super::bodies::{
     Attempt, Ban, Delivery, Ended, Event, Health, History, Key, KeyWithSecret, KeyframeAnswer, Kick, Limits, LimitsPatch, Lobby, NewKey,
-    NewRoom, NewToken, NewWebhook, Node, Room, RoomPatch, Rotation, Stream, Token, Usage, Viewer, Webhook, WebhookPatch,
+    NewRoom, NewToken, NewWebhook, Node, Recording, Room, RoomPatch, Rotation, Stream, Token, Usage, Viewer, Webhook, WebhookPatch,
     WebhookRotation, WebhookTest, WebhookWithSecret,
 };
 use super::page::Page;
 use super::schema::Described;
-use super::{Answering, Call, bans, events, handlers, insight, webhooks};
+use super::{Answering, Call, bans, events, handlers, insight, recordings, webhooks};
 use serde_json::{Map, Value};
 
 pub type Schema = fn(&mut Map<String, Value>) -> Value;
@@ -98,6 +98,10 @@ const EVENTS: &[Field] =
     &[LIMIT, AFTER, ROOM, Field { name: "types", says: "of these types alone, with commas between them" }];
 
 const DELIVERIES: &[Field] = &[LIMIT, AFTER, Field { name: "status", says: "queued, delivered or dead alone" }];
+const RECORDINGS: &[Field] =
+    &[LIMIT, AFTER, ROOM, Field { name: "state", says: "recording, waiting, finishing or finished alone" }];
+const FILE: &[Field] = &[Field { name: "file", says: "one of its `files`, by name; may be left out where there is one" }];
+const NO_RECORDING: &[(u16, &str)] = &[(404, "recording_not_found")];
 const NO_WEBHOOK: &[(u16, &str)] = &[(404, "webhook_not_found")];
 const NO_DELIVERY: &[(u16, &str)] = &[(404, "delivery_not_found"), (404, "webhook_not_found")];
 
@@ -155,7 +159,7 @@ const END_STREAM: Row = Row {
     ..BASE
 };
 
-pub static ROWS: [Row; 44] = [
+pub static ROWS: [Row; 50] = [
     Row {
         path: "/v1/rooms",
         id: "listRooms",
@@ -273,6 +277,72 @@ pub static ROWS: [Row; 44] = [
         id: "endStreamUnversioned",
         about: "The same as POST /v1/streams/{stream}/end",
         ..END_STREAM
+    },
+    Row {
+        method: "POST",
+        path: "/v1/rooms/{room}/recordings",
+        id: "startRecording",
+        about: "Record a room's stream, from the newest keyframe on. A room has one recording at a time; it goes on while its \
+                publisher reconnects or another one takes over",
+        access: Access::Room,
+        status: 201,
+        answer: schema::<Recording>(),
+        errors: &[(409, "recording_off"), (409, "recording_runs"), (409, "stream_not_live"), (503, "engine_restarting")],
+        handler: |call| Box::pin(recordings::start(call)),
+        ..BASE
+    },
+    Row {
+        path: "/v1/recordings",
+        id: "listRecordings",
+        about: "Recordings, newest first",
+        access: Access::Either,
+        query: RECORDINGS,
+        answer: schema::<Page<Recording>>(),
+        handler: |call| Box::pin(recordings::list(call)),
+        ..BASE
+    },
+    Row {
+        path: "/v1/recordings/{recording}",
+        id: "getRecording",
+        about: "One recording: its files and its gaps",
+        access: Access::Either,
+        answer: schema::<Recording>(),
+        errors: NO_RECORDING,
+        handler: |call| Box::pin(recordings::read(call)),
+        ..BASE
+    },
+    Row {
+        method: "POST",
+        path: "/v1/recordings/{recording}/stop",
+        id: "stopRecording",
+        about: "Stop a recording; its files are final a moment later (recording.segment, then recording.stopped). One that is \
+                over stays as it is",
+        access: Access::Either,
+        answer: schema::<Recording>(),
+        errors: NO_RECORDING,
+        handler: |call| Box::pin(recordings::stop(call)),
+        ..BASE
+    },
+    Row {
+        path: "/v1/recordings/{recording}/download",
+        id: "downloadRecording",
+        about: "A file of a recording, with ranges (RFC 9110) and an ETag; also one that grows, as far as it goes",
+        access: Access::Either,
+        query: FILE,
+        errors: &[(404, "file_not_found"), (404, "recording_not_found"), (416, "range_not_satisfiable")],
+        handler: |call| Box::pin(recordings::download(call)),
+        ..BASE
+    },
+    Row {
+        method: "DELETE",
+        path: "/v1/recordings/{recording}",
+        id: "deleteRecording",
+        about: "Delete a finished recording with its files",
+        access: Access::Either,
+        status: 204,
+        errors: &[(404, "recording_not_found"), (409, "recording_open")],
+        handler: |call| Box::pin(recordings::delete(call)),
+        ..BASE
     },
     Row {
         path: "/v1/viewers",

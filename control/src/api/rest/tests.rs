@@ -7,6 +7,7 @@ mod backend;
 mod events;
 mod insight;
 mod matrix;
+mod recordings;
 mod rows;
 
 use super::openapi;

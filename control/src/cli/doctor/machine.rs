@@ -14,6 +14,8 @@ use std::path::Path;
 /// Below it the database cannot grow any more before somebody looks.
 const DISK_BYTES_MIN: u64 = 64 << 20;
 const DISK_BYTES_GOOD: u64 = 1 << 30;
+/// Some nine hours of one stream.
+const RECORDINGS_BYTES_GOOD: u64 = 10 << 30;
 /// Rings and their registered buffers of eight shards.
 const MEMLOCK_BYTES_GOOD: u64 = 64 << 20;
 /// 8,192 connections, and sockets, files and rings besides.
@@ -94,6 +96,29 @@ pub fn disk(path: &Path) -> Finding {
         0..DISK_BYTES_MIN => Finding::fault("disk", format!("{shown} free for {}: joins stop when it is full", path.display()), format!("make room: du -xh {} | sort -h | tail", there.display())),
         DISK_BYTES_MIN..DISK_BYTES_GOOD => Finding::warning("disk", format!("{shown} free for {}", path.display()), format!("make room: du -xh {} | sort -h | tail", there.display())),
         _ => Finding::ok("disk", format!("{shown} free")),
+    }
+}
+
+/// Where recordings are written: may be a disk of its own.
+pub fn recordings(path: &Path) -> Finding {
+    let shown = path.display();
+    if path.exists() && !path.is_dir() {
+        return Finding::fault("records", format!("{shown} is no directory: nothing can be recorded"), "name another one: recording.dir");
+    }
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let there = absolute.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    if fs::metadata(there).is_ok_and(|facts| facts.permissions().readonly()) {
+        return Finding::fault("records", format!("{} may not be written", there.display()), format!("chmod u+wx {}", there.display()));
+    }
+    // An hour of 2.5 Mbit/s is 1.1 GB.
+    match sys::free_bytes(there) {
+        Ok(free @ 0..RECORDINGS_BYTES_GOOD) => Finding::warning(
+            "records",
+            format!("{} free for recordings in {shown}: about {} minutes of 2.5 Mbit/s", bytes(&free.into()), free / (312_500 * 60)),
+            format!("make room (`spillway record list`, `record delete`), or another disk: recording.dir; du -xh {}", there.display()),
+        ),
+        Ok(free) => Finding::ok("records", format!("{} free in {shown}", bytes(&free.into()))),
+        Err(error) => Finding::warning("records", format!("{} tells no free space: {error}", there.display()), format!("df {}", there.display())),
     }
 }
 

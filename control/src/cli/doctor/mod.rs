@@ -129,6 +129,7 @@ fn examine(args: &ServeArgs) -> Vec<Finding> {
     findings.push(node(&args.data.data.display().to_string(), data.as_ref(), running.as_ref()));
     findings.extend(machine::data_directory(&args.data.data, data.as_ref()));
     findings.push(machine::disk(&args.data.data));
+    findings.extend(settings.as_ref().map(|settings| machine::recordings(&settings.recording.directory(&args.data.data))));
     let pid = running.as_ref().map(|running| running.supervisor);
     let io = settings.as_ref().map_or("auto", |settings: &Settings| settings.io.as_str());
     findings.extend(machine::engine(io, running.as_ref().map(|running| &running.facts)));

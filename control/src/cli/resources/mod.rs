@@ -4,6 +4,7 @@ pub mod events;
 pub mod keys;
 pub mod limits;
 pub mod node;
+pub mod record;
 pub mod room;
 pub mod stream;
 pub mod viewer;

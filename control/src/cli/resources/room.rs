@@ -1,9 +1,10 @@
 //! `spillway room`.
 
-use super::{Limit, body, gone, parse_limit};
+use super::{Limit, body, gone, parse_limit, text_field};
 use crate::cli::client::{self, ApiArgs, escaped};
 use crate::cli::show::{self, Column, Painted, card, number, or_dash, since, string, text, yes_no};
 use crate::cli::token::parse_room;
+use crate::policy::recordings::Mode;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::process::ExitCode;
@@ -13,6 +14,7 @@ use std::process::ExitCode;
   spillway room create lobby --viewers-max 500
   spillway room list
   spillway room update lobby --viewers-max default     what the node allows each room
+  spillway room update lobby --record auto             every publisher is recorded
   spillway room end lobby                              sends everybody in it away
   spillway room bans lobby                             who may not come, and until when: room unban lobby BAN
   spillway room get lobby --json | jq .viewers")]
@@ -38,6 +40,9 @@ enum Action {
         /// How many may watch at once; 0: no limit, default: what the node allows each room
         #[arg(long, value_name = "N", value_parser = parse_limit)]
         viewers_max: Option<Limit>,
+        /// auto: record each publisher; manual: what is asked for; off: nothing [default: manual]
+        #[arg(long, value_name = "MODE", value_parser = Mode::ALL.map(Mode::name))]
+        record: Option<String>,
         #[command(flatten)]
         api: ApiArgs,
     },
@@ -50,6 +55,9 @@ enum Action {
         /// How many may watch at once; 0: no limit, default: what the node allows each room
         #[arg(long, value_name = "N", value_parser = parse_limit)]
         viewers_max: Option<Limit>,
+        /// auto: record each publisher; manual: what is asked for; off: nothing [default: manual]
+        #[arg(long, value_name = "MODE", value_parser = Mode::ALL.map(Mode::name))]
+        record: Option<String>,
         #[command(flatten)]
         api: ApiArgs,
     },
@@ -106,6 +114,7 @@ pub fn card_of(room: &Value) -> Painted {
         ("stream", string(&room["stream"])),
         ("viewers", string(&room["viewers"])),
         ("viewers max", max),
+        ("record", string(&room["record"])),
         ("declared", declared),
     ])
 }
@@ -118,13 +127,13 @@ pub fn run(args: RoomArgs) -> ExitCode {
             |server| server.list("/v1/rooms", &[], limit),
             |page| show::table(COLUMNS, page, "no rooms: nobody is here, and none is declared"),
         ),
-        Action::Create { room, viewers_max, api } => {
-            let asked = body([("id", Some(json!(room))), ("viewers_max", viewers_max.map(|max| json!(max.0)))]);
+        Action::Create { room, viewers_max, record, api } => {
+            let asked = body([("id", Some(json!(room))), ("viewers_max", viewers_max.map(|max| json!(max.0))), ("record", text_field(&record))]);
             client::run(&api, |server| server.ask("POST", "/v1/rooms", Some(&asked)), card_of)
         }
         Action::Get(Named { room, api }) => client::run(&api, |server| server.get(&path(&room)), card_of),
-        Action::Update { room, viewers_max, api } => {
-            let asked = body([("viewers_max", viewers_max.map(|max| json!(max.0)))]);
+        Action::Update { room, viewers_max, record, api } => {
+            let asked = body([("viewers_max", viewers_max.map(|max| json!(max.0))), ("record", text_field(&record))]);
             client::run(&api, |server| server.ask("PATCH", &path(&room), Some(&asked)), card_of)
         }
         Action::End(Named { room, api }) => client::run(

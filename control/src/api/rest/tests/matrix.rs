@@ -23,10 +23,11 @@ fn expected(caller: &str, row: &Row) -> Outcome {
         return Outcome::Passed;
     }
     let reads = row.method == "GET";
-    let of_one_room = ["getRoom", "endRoom", "listRoomViewers", "listBans", "liftBan"].contains(&row.id);
+    let of_one_room = ["getRoom", "endRoom", "listRoomViewers", "listBans", "liftBan", "startRecording"].contains(&row.id);
     let shared = [
         "listRooms", "listStreams", "getStream", "endStream", "listStreamsUnversioned", "getStreamUnversioned",
         "endStreamUnversioned", "requestKeyframe", "listViewers", "getViewer", "kickViewer", "createToken", "listEvents",
+        "listRecordings", "getRecording", "stopRecording", "downloadRecording", "deleteRecording",
     ];
     match caller {
         "nobody" => Outcome::Refused(401, "token_missing"),
@@ -102,7 +103,7 @@ fn threat_12_whoever_asks_gets_what_he_may_and_nothing_else() {
     for (caller, bearer) in &callers {
         for row in ROWS.iter() {
             let path = ["room", "account"].iter().fold(row.path.to_owned(), |path, name| path.replace(&format!("{{{name}}}"), "demo"));
-            let path = ["stream", "viewer", "key", "webhook", "delivery", "ban"].iter().fold(path, |path, name| path.replace(&format!("{{{name}}}"), "none"));
+            let path = ["stream", "viewer", "key", "webhook", "delivery", "ban", "recording"].iter().fold(path, |path, name| path.replace(&format!("{{{name}}}"), "none"));
             // Nothing that would change who may what: bodies that are refused, and names that are not there.
             let body = match row.id {
                 "createToken" => json!({ "room": "demo", "role": "view" }).to_string(),

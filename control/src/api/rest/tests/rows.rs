@@ -2,6 +2,7 @@
 //! Method: a story in which everything succeeds once, then every mistake at every row; each answer is held against the
 //! document, and at the end nothing the document says may be unseen.
 
+use super::recordings::Stage;
 use super::{Client, Node, ROWS, Reply, Role, Row, json, openapi, operator, with};
 use crate::auth::{Grant, KeyText, mint_at, unix_now};
 use serde_json::Value;
@@ -21,6 +22,11 @@ impl Witness {
         let response = &operation["responses"][reply.status().to_string()];
         assert!(response.is_object(), "{}: {} is not documented: {}", row.id, reply.status(), reply.body);
         let kind = reply.header("content-type");
+        if kind.starts_with("video/") {
+            assert!(response["content"][kind].is_object(), "{}: {kind} is not documented", row.id);
+            self.seen.insert((row.id, reply.status().to_string()));
+            return;
+        }
         let Some(content) = response["content"].as_object() else {
             assert!(reply.body.is_empty(), "{}: {}", row.id, reply.body);
             self.seen.insert((row.id, reply.status().to_string()));
@@ -129,7 +135,9 @@ fn every_row_of_the_document_is_kept() {
         ("webhook", &*hook),
         ("delivery", &*delivery),
         ("ban", &*ban),
+        ("recording", "rec_0"),
     ];
+    let (stage, recording) = (Stage::new(&node), std::cell::OnceCell::<String>::new());
     let body_of = |row: &Row| match row.id {
         "createRoom" => json!({ "id": "demo" }),
         "updateRoom" => json!({ "viewers_max": 100 }),
@@ -150,13 +158,17 @@ fn every_row_of_the_document_is_kept() {
         "kickViewer" => 2,
         "endStream" | "endStreamUnversioned" => 3,
         "endRoom" => 4,
-        "deleteRoom" | "revokeKey" | "liftBan" | "deleteWebhook" => 5,
+        "deleteRoom" | "revokeKey" | "liftBan" | "deleteWebhook" | "deleteRecording" => 5,
         _ => 1,
     };
     let mut rows: Vec<&'static Row> = ROWS.iter().collect();
     rows.sort_by_key(order);
     for row in &rows {
         let mut names = names;
+        names[7].1 = recording.get().map_or("rec_0", String::as_str);
+        if row.id == "deleteRecording" {
+            stage.finish(names[7].1);
+        }
         if row.id == "revokeKey" {
             names[3].1 = &doomed;
         }
@@ -175,6 +187,10 @@ fn every_row_of_the_document_is_kept() {
         let reply = operator.ask(row.method, &path(row, &names), &[("Idempotency-Key", &key)], &text(&body_of(row)));
         assert_eq!(reply.status(), row.status, "{}: {}", row.id, reply.body);
         witness.saw(row, &reply);
+        if row.id == "startRecording" {
+            recording.set(reply.json()["id"].as_str().unwrap().to_owned()).unwrap();
+            stage.write(recording.get().unwrap(), "0001.mp4", b"0123456789");
+        }
     }
     // The health of a node with an engine was seen; the same fields come with 503.
 
@@ -212,6 +228,7 @@ fn every_row_of_the_document_is_kept() {
                 ("webhook", "wh_other"),
                 ("delivery", "dl_other"),
                 ("ban", "ban_other"),
+                ("recording", "rec_other"),
             ];
             let key = format!("once-{}", row.id);
             let other = if row.takes_body() { json!({ "id": "other" }).to_string() } else { String::new() };
@@ -219,7 +236,7 @@ fn every_row_of_the_document_is_kept() {
         }
     }
     // What only one row can be told.
-    let nothing = [("room", "nobody"), ("stream", "st_0"), ("viewer", "vw_0"), ("key", "key_0"), ("webhook", "wh_0"), ("delivery", "dl_0"), ("ban", "ban_0")];
+    let nothing = [("room", "nobody"), ("stream", "st_0"), ("viewer", "vw_0"), ("key", "key_0"), ("webhook", "wh_0"), ("delivery", "dl_0"), ("ban", "ban_0"), ("recording", "rec_0")];
     for id in ["getDelivery", "retryDelivery"] {
         let none = [("webhook", &*hook), ("delivery", "dl_0")];
         witness.saw(row(id), &operator.ask(row(id).method, &path(row(id), &none), &[], ""));
@@ -233,6 +250,18 @@ fn every_row_of_the_document_is_kept() {
     for (id, path) in [("updateRoom", "/v1/rooms/twice"), ("updateLimits", "/v1/limits"), ("updateWebhook", &*format!("/v1/webhooks/{hook}"))] {
         witness.saw(row(id), &operator.ask("PATCH", path, &[("If-Match", "\"999\"")], "{}"));
     }
+    node.live();
+    let made = operator.post("/v1/rooms/demo/recordings", &Value::Null).json();
+    let made = made["id"].as_str().unwrap();
+    stage.write(made, "0001.mp4", b"0123456789");
+    witness.saw(row("startRecording"), &operator.post("/v1/rooms/demo/recordings", &Value::Null));
+    witness.saw(row("startRecording"), &operator.post("/v1/rooms/nobody/recordings", &Value::Null));
+    assert_eq!(operator.post("/v1/rooms", &json!({ "id": "off", "record": "off" })).status(), 201);
+    witness.saw(row("startRecording"), &operator.post("/v1/rooms/off/recordings", &Value::Null));
+    witness.saw(row("deleteRecording"), &operator.ask("DELETE", &format!("/v1/recordings/{made}"), &[], ""));
+    let download = |query: &str, range: &str| operator.ask("GET", &format!("/v1/recordings/{made}/download{query}"), &[("Range", range)], "");
+    witness.saw(row("downloadRecording"), &download("?file=0009.mp4", ""));
+    witness.saw(row("downloadRecording"), &download("", "bytes=10-"));
     let admin = with(&node, node.token("demo", Role::Admin, "a"));
     witness.saw(row("listEvents"), &admin.get("/v1/events?room=other"));
     witness.saw(row("createToken"), &admin.post("/v1/tokens", &json!({ "room": "other", "role": "view" })));
@@ -263,6 +292,7 @@ fn every_row_of_the_document_is_kept() {
     let reply = operator.post(&path(row("requestKeyframe"), &names), &Value::Null);
     reply.is(503, "engine_restarting");
     witness.saw(row("requestKeyframe"), &reply);
+    witness.saw(row("startRecording"), &operator.post("/v1/rooms/demo/recordings", &Value::Null));
 
     let mut unseen = Vec::new();
     for row in ROWS.iter() {
@@ -278,7 +308,7 @@ fn other_methods_are_refused_with_what_is_allowed_and_options_are_answered() {
     let node = Node::new();
     let operator = operator(&node);
     for row in ROWS.iter() {
-        let path = path(row, &[("room", "demo"), ("stream", "x"), ("viewer", "x"), ("key", "x"), ("account", "x"), ("webhook", "x"), ("delivery", "x"), ("ban", "x")]);
+        let path = path(row, &[("room", "demo"), ("stream", "x"), ("viewer", "x"), ("key", "x"), ("account", "x"), ("webhook", "x"), ("delivery", "x"), ("ban", "x"), ("recording", "x")]);
         let refused = operator.ask("PUT", &path, &[], "");
         refused.is(405, "method_not_allowed");
         let allow = refused.header("allow").to_owned();
