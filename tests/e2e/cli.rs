@@ -8,7 +8,7 @@ use spillway_tests::wait::{seconds, until};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
-const NOUNS: [&str; 6] = ["room", "stream", "viewer", "keys", "limits", "webhook"];
+const NOUNS: [&str; 7] = ["room", "stream", "record", "viewer", "keys", "limits", "webhook"];
 
 /// A node, and which `noun action` was run on it.
 struct Desk {
@@ -94,6 +94,29 @@ fn every_subcommand_asks_the_api_and_shows_its_answer() {
     assert!(desk.text(&["viewer", "get", &viewer]).contains("cli-view"));
     desk.text(&["viewer", "kick", &viewer]);
     desk.fails(&["viewer", "get", "vw_none"], 5, "viewer_not_found");
+
+    // Recordings.
+    let recording = id(&desk.json(&["record", "start", "demo"])["id"]);
+    desk.fails(&["record", "start", "demo"], 1, "recording_runs");
+    until("something is recorded", seconds(20), || match desk.json(&["record", "get", &recording]) {
+        found if found["size"].as_u64() > Some(0) => Ok(()),
+        found => Err(found.to_string()),
+    });
+    assert!(desk.text(&["record", "list", "--room", "demo"]).contains(&recording));
+    assert!(desk.text(&["record", "stop", &recording]).contains("stopped"));
+    until("it is finished", seconds(20), || match desk.json(&["record", "get", &recording]) {
+        found if found["state"] == "finished" => Ok(()),
+        found => Err(found.to_string()),
+    });
+    // On the node's own machine it says where the files are.
+    let shown = desk.text(&["record", "get", &recording]);
+    assert!(shown.contains(&format!("recordings/{recording}/0001.mp4")) && shown.contains("sha256"), "{shown}");
+    let output = desk.node.data().join("here.mp4").display().to_string();
+    let got = desk.json(&["record", "get", &recording, "-o", &output]);
+    assert_eq!(got["size"].as_u64(), std::fs::metadata(&output).ok().map(|file| file.len()));
+    desk.fails(&["record", "get", &recording, "-o", &output], 2, "is there already");
+    desk.text(&["record", "delete", &recording]);
+    desk.fails(&["record", "get", &recording], 5, "recording_not_found");
 
     // What happened so far, as it is followed.
     let events = desk.text(&["events", "--after", "ev_0", "--types", "viewer.left", "--room", "demo", "--count", "1", "--json"]);

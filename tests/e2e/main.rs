@@ -20,6 +20,7 @@ mod loss;
 mod networks;
 mod pages;
 mod ramp;
+mod recording;
 mod recorder;
 mod referees;
 mod restart;

@@ -199,7 +199,7 @@ fn other_methods_and_paths_have_their_answers() {
     assert_eq!((reply.status(), reply.header("content-type")), (200, "application/sdp"));
     let reply = node.request("GET", "/nowhere", &[], "");
     reply.is(404, "not_found");
-    assert_eq!(reply.header("access-control-expose-headers"), "Location, Link, ETag, Retry-After, Idempotent-Replayed");
+    assert_eq!(reply.header("access-control-expose-headers"), "Location, Link, ETag, Retry-After, Idempotent-Replayed, Content-Range, Accept-Ranges");
     node.request("POST", "/whip/no%20room", &[], "").is(404, "not_found");
     node.request("POST", "/livez", &[], "").is(405, "method_not_allowed");
     assert_eq!(node.request("GET", "/livez", &[], "").status(), 200);
