@@ -164,7 +164,7 @@ pub fn ffprobe(path: &Path, more: &[&str]) -> serde_json::Value {
 
 /// Decodes everything; what the decoder complains of.
 pub fn decode(path: &Path) -> String {
-    let done = Command::new("ffmpeg").args(["-v", "error", "-nostdin", "-i"]).arg(path).args(["-fps_mode", "passthrough", "-f", "null", "-"]).output();
+    let done = Command::new("ffmpeg").args(["-v", "error", "-nostdin", "-i"]).arg(path).args(["-fps_mode", "passthrough", "-enc_time_base", "-1", "-f", "null", "-"]).output();
     let done = done.expect("ffmpeg is installed");
     format!("{}{}", String::from_utf8_lossy(&done.stderr), if done.status.success() { "" } else { "it failed" })
 }

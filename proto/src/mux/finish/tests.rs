@@ -231,8 +231,8 @@ fn times_durations_and_offsets_stand_in_the_index_as_they_were_given() {
     recording.fragment(&[sound(120 * MS), sound(140 * MS)], 150);
     recording.fragment(&[picture(150 * MS, false, 70), picture(200 * MS, true, 80), sound(160 * MS)], 250);
     let moov = moov_of(&recording.file);
-    assert_eq!(table(&moov, b"stts", 0), [3, 1, 4_500, 1, 2_700, 2, 4_500], "90,000 units a second");
-    assert_eq!(table(&moov, b"stts", 1), [2, 6, 960, 1, 960], "the last one apart");
+    assert_eq!(table(&moov, b"stts", 0), [4, 1, 4_500, 1, 2_700, 1, 4_500, 1, 4_500], "90,000 units a second, the last one apart");
+    assert_eq!(table(&moov, b"stts", 1), [2, 6, 960, 1, 960]);
     assert_eq!(table(&moov, b"stsz", 0), [0, 4, 50, 60, 70, 80]);
     assert_eq!(table(&moov, b"stss", 0), [2, 1, 4]);
     assert_eq!(table(&moov, b"stsc", 0), [2, 1, 1, 1, 3, 2, 1]);

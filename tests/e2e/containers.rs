@@ -1,0 +1,128 @@
+//! Goal: what the recorder writes plays in a browser: as long as it is, from the middle, near its end, over a gap and over
+//! changes of the picture's size, closed and while it grows.
+//! Method: films by ffmpeg's encoders through our writers, one <video> in Chromium; no node.
+
+use serde_json::Value;
+use spillway_proto::id::Kind;
+use spillway_tests::browser::{Browser, Page};
+use spillway_tests::film::{AV1, Film, H264, SECOND, VP8, VP9, close, film};
+use spillway_tests::node::{Machine, Scratch};
+use spillway_tests::wait::seconds;
+use std::fs;
+
+const PAGE: &str = "<!doctype html><title>film</title><video muted playsinline></video><script>
+const video = document.querySelector('video');
+const once = (name, begin) => new Promise((resolve, reject) => {
+    video.addEventListener(name, resolve, { once: true });
+    video.addEventListener('error', () => reject(new Error(video.error.message)), { once: true });
+    begin?.();
+});
+window.sizes = [];
+video.addEventListener('resize', () => sizes.push(video.videoWidth));
+window.open_film = name => once('loadedmetadata', () => { sizes.length = 0; video.src = name; });
+// The time of the picture that is shown, and the clock.
+window.seek = async time => {
+    const shown = new Promise(resolve => video.requestVideoFrameCallback((now, facts) => resolve(facts.mediaTime)));
+    await once('seeked', () => { video.currentTime = time; });
+    return { clock: video.currentTime, picture: await shown, width: video.videoWidth };
+};
+window.play_from = (time, rate) => once('seeked', () => { video.currentTime = time; })
+    .then(() => once('ended', () => { video.playbackRate = rate; video.play(); })).then(() => video.currentTime);
+</script>";
+
+struct Screen<'b> {
+    page: Page<'b>,
+    scratch: Scratch,
+}
+
+impl Screen<'_> {
+    fn new(browser: &Browser) -> Screen<'_> {
+        let scratch = Scratch::new();
+        let path = scratch.0.join("film.html");
+        fs::write(&path, PAGE).expect("written");
+        Screen { page: browser.open(&format!("file://{}", path.display())), scratch }
+    }
+
+    /// How long the browser takes it to be; of a film that has no end yet, infinite.
+    fn show(&self, film: &Film, file: &[u8]) -> f64 {
+        let name = format!("film.{}", film.container().extension());
+        fs::write(self.scratch.0.join(&name), file).expect("written");
+        // JSON knows no infinity.
+        let found = self.page.run(&format!("return open_film('{name}?' + Math.random()).then(() => video.duration)"));
+        found.as_f64().unwrap_or(f64::INFINITY)
+    }
+
+    /// The clock, the time of the picture, its width.
+    fn seek(&self, time: f64) -> (f64, f64, u64) {
+        let found = self.page.run(&format!("return seek({time})"));
+        (number(&found["clock"]), number(&found["picture"]), found["width"].as_u64().unwrap_or(0))
+    }
+
+    fn play_from(&self, time: f64, rate: u32) -> f64 {
+        self.page.run(&format!("window.ended = null; play_from({time}, {rate}).then(time => window.ended = time, error => window.ended = String(error))"));
+        number(&self.page.until("the film is over", seconds(30), "return window.ended"))
+    }
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value}"))
+}
+
+/// The last picture that begins at `time` or before.
+fn picture_at(film: &Film, time: f64) -> f64 {
+    let times = film.samples.iter().filter(|sample| sample.kind == Kind::Video).map(|sample| sample.time_ns as f64 / SECOND as f64);
+    times.filter(|at| *at <= time + 0.001).fold(0.0, f64::max)
+}
+
+#[test]
+fn closed_films_play_over_changes_of_size_and_seek() {
+    let _machine = Machine::alone();
+    let browser = Browser::start();
+    let screen = Screen::new(&browser);
+    for (name, encoder) in [("H264", H264), ("VP9", VP9), ("AV1", AV1), ("VP8", VP8)] {
+        let part = |size: &str| film(Some((encoder, size)), true, 2);
+        let whole = part("320x180").then(part("640x360"), 0).then(part("160x90"), 0);
+        let growing = whole.record().0;
+        let closed = close(growing.clone()).expect("something is in it");
+        let length = whole.end() as f64 / SECOND as f64;
+        let duration = screen.show(&whole, &closed);
+        assert!((duration - length).abs() < 0.03, "{name}: {duration} of {length} s");
+        for (time, width) in [(length / 2.0, 640), (length - 0.3, 160), (0.5, 320)] {
+            let (clock, picture, found) = screen.seek(time);
+            assert!((clock - time).abs() < 0.001 && found == width, "{name}: {clock} {found} at {time}");
+            assert!((picture - picture_at(&whole, time)).abs() < 0.04, "{name}: the picture of {picture} at {time}");
+        }
+        let end = screen.play_from(1.5, 4);
+        assert!((end - length).abs() < 0.05, "{name}: over at {end} of {length}");
+        let sizes = screen.page.run("return sizes").to_string();
+        assert!(sizes.ends_with("320,640,160]"), "{name}: {sizes}");
+        // While it grows it plays from its beginning to what there is.
+        screen.show(&whole, &growing);
+        let end = screen.play_from(0.0, 4);
+        assert!((end - length).abs() < 0.1, "{name}, growing: over at {end} of {length}");
+    }
+    let complaints = browser.complaints();
+    assert!(complaints.is_empty(), "{complaints:?}");
+}
+
+#[test]
+fn a_gap_is_as_long_as_it_was_and_pictures_come_with_their_sound() {
+    let _machine = Machine::alone();
+    let browser = Browser::start();
+    let screen = Screen::new(&browser);
+    for encoder in [H264, VP8] {
+        let part = || film(Some((encoder, "320x180")), true, 2);
+        let whole = part().then(part(), 5 * SECOND);
+        let closed = close(whole.record().0).expect("something is in it");
+        let length = whole.end() as f64 / SECOND as f64;
+        assert!((screen.show(&whole, &closed) - length).abs() < 0.03);
+        // In the gap the last picture stays.
+        let (_, picture, _) = screen.seek(4.5);
+        assert!((picture - picture_at(&whole, 4.5)).abs() < 0.04 && picture < 2.1, "{picture}");
+        let (_, picture, _) = screen.seek(length - 0.5);
+        assert!((picture - (length - 0.5)).abs() < 0.05, "{picture}");
+        // The sound is the clock: played, the film is over when its pictures are.
+        let end = screen.play_from(1.0, 2);
+        assert!((end - length).abs() < 0.05, "over at {end} of {length}");
+    }
+}
