@@ -7,6 +7,7 @@
 mod choices;
 mod link;
 mod offer;
+mod recording;
 mod reel;
 #[cfg(test)]
 mod replay;
@@ -18,6 +19,7 @@ mod stun;
 
 pub use link::link_decode;
 pub use offer::sdp_offer;
+pub use recording::recording_file;
 pub use reel::reel_operations;
 pub use rewrite::rewrite_model;
 pub use rtcp::rtcp;
@@ -42,4 +44,5 @@ pub const TARGETS: &[Target] = &[
     Target { name: "reel_operations", body: reel_operations },
     Target { name: "rewrite_model", body: rewrite_model },
     Target { name: "link_decode", body: link_decode },
+    Target { name: "recording_file", body: recording_file },
 ];
