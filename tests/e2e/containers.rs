@@ -20,12 +20,10 @@ const once = (name, begin) => new Promise((resolve, reject) => {
 window.sizes = [];
 video.addEventListener('resize', () => sizes.push(video.videoWidth));
 window.open_film = name => once('loadedmetadata', () => { sizes.length = 0; video.src = name; });
-// The time of the picture that is shown, and the clock.
-window.seek = async time => {
-    const shown = new Promise(resolve => video.requestVideoFrameCallback((now, facts) => resolve(facts.mediaTime)));
-    await once('seeked', () => { video.currentTime = time; });
-    return { clock: video.currentTime, picture: await shown, width: video.videoWidth };
-};
+// The time of the picture that was shown last.
+const watch = (now, facts) => { window.picture = facts.mediaTime; video.requestVideoFrameCallback(watch); };
+video.requestVideoFrameCallback(watch);
+window.seek = time => once('seeked', () => { video.currentTime = time; }).then(() => video.currentTime);
 window.play_from = (time, rate) => once('seeked', () => { video.currentTime = time; })
     .then(() => once('ended', () => { video.playbackRate = rate; video.play(); })).then(() => video.currentTime);
 </script>";
@@ -52,10 +50,17 @@ impl Screen<'_> {
         found.as_f64().unwrap_or(f64::INFINITY)
     }
 
-    /// The clock, the time of the picture, its width.
-    fn seek(&self, time: f64) -> (f64, f64, u64) {
-        let found = self.page.run(&format!("return seek({time})"));
-        (number(&found["clock"]), number(&found["picture"]), found["width"].as_u64().unwrap_or(0))
+    /// Goes there, and waits for the picture of that time.
+    fn seek(&self, film: &Film, time: f64) {
+        let clock = number(&self.page.run(&format!("return seek({time})")));
+        assert!((clock - time).abs() < 0.001, "{clock} at {time}");
+        let wanted = picture_at(film, time);
+        let is_there = format!("return Math.abs(window.picture - {wanted}) < 0.04");
+        self.page.until(&format!("the picture of {wanted} is shown at {time}"), seconds(5), &is_there);
+    }
+
+    fn width(&self) -> Value {
+        self.page.run("return video.videoWidth")
     }
 
     fn play_from(&self, time: f64, rate: u32) -> f64 {
@@ -88,9 +93,8 @@ fn closed_films_play_over_changes_of_size_and_seek() {
         let duration = screen.show(&whole, &closed);
         assert!((duration - length).abs() < 0.03, "{name}: {duration} of {length} s");
         for (time, width) in [(length / 2.0, 640), (length - 0.3, 160), (0.5, 320)] {
-            let (clock, picture, found) = screen.seek(time);
-            assert!((clock - time).abs() < 0.001 && found == width, "{name}: {clock} {found} at {time}");
-            assert!((picture - picture_at(&whole, time)).abs() < 0.04, "{name}: the picture of {picture} at {time}");
+            screen.seek(&whole, time);
+            assert_eq!(screen.width(), width, "{name} at {time}");
         }
         let end = screen.play_from(1.5, 4);
         assert!((end - length).abs() < 0.05, "{name}: over at {end} of {length}");
@@ -117,10 +121,9 @@ fn a_gap_is_as_long_as_it_was_and_pictures_come_with_their_sound() {
         let length = whole.end() as f64 / SECOND as f64;
         assert!((screen.show(&whole, &closed) - length).abs() < 0.03);
         // In the gap the last picture stays.
-        let (_, picture, _) = screen.seek(4.5);
-        assert!((picture - picture_at(&whole, 4.5)).abs() < 0.04 && picture < 2.1, "{picture}");
-        let (_, picture, _) = screen.seek(length - 0.5);
-        assert!((picture - (length - 0.5)).abs() < 0.05, "{picture}");
+        assert!(picture_at(&whole, 4.5) < 2.1);
+        screen.seek(&whole, 4.5);
+        screen.seek(&whole, length - 0.5);
         // The sound is the clock: played, the film is over when its pictures are.
         let end = screen.play_from(1.0, 2);
         assert!((end - length).abs() < 0.05, "over at {end} of {length}");
