@@ -308,6 +308,9 @@ pub struct RunArgs {
     /// What is lost is not asked for again
     #[arg(long)]
     pub no_recover: bool,
+    /// Every room is recorded meanwhile (Spillway, with its key)
+    #[arg(long)]
+    pub record: bool,
     /// One token for everybody
     #[arg(long, value_name = "TOKEN", conflicts_with = "key_file")]
     pub token: Option<String>,

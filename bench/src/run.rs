@@ -196,6 +196,9 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     if !args.no_publish {
         live.note(&format!("publishing {}", room_name(args, 0)));
         let rooms: Vec<String> = (0..args.rooms()).map(|number| room_name(args, number)).collect();
+        if args.record {
+            rooms.iter().try_for_each(|room| target.record(room))?;
+        }
         let (target, told, identity) = (Arc::clone(&target), Arc::clone(&published), Arc::clone(&identity));
         let place = publisher_at.map(|place| Ok((place.namespace.try_clone()?, place.core))).transpose();
         let place = place.map_err(|error: std::io::Error| failed(error.to_string()))?;
