@@ -306,7 +306,8 @@ impl Recording {
         let time = self.timeline.place(kind, frame.epoch, frame.codec.clock_rate(), frame.timestamp, frame.arrival);
         let (origin, floor) = (self.origin, self.floor_ns);
         // Sound leads where there is no picture.
-        let leads = kind == Kind::Video || self.video.as_ref().is_none_or(|lane| lane.latest.is_none());
+        let has_picture = self.file.as_ref().is_some_and(|file| file.video.is_some());
+        let leads = kind == Kind::Video || self.video.as_ref().is_none_or(|lane| lane.latest.is_none() && !has_picture);
         let others = match kind {
             Kind::Video => self.audio.as_ref(),
             Kind::Audio => self.video.as_ref(),
