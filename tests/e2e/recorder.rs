@@ -49,7 +49,15 @@ impl Desk {
     }
 
     fn run(&self, mode: &str, reel: Option<&TestReel>, since: Time) -> Recorder {
-        let (mut ready, theirs) = std::io::pipe().unwrap();
+        let (recorder, mut ready) = self.begin(mode, reel, since);
+        let mut word = [0; 6];
+        ready.read_exact(&mut word).expect("it says that it is ready");
+        assert_eq!(&word, b"ready\n");
+        recorder
+    }
+
+    fn begin(&self, mode: &str, reel: Option<&TestReel>, since: Time) -> (Recorder, std::io::PipeReader) {
+        let (ready, theirs) = std::io::pipe().unwrap();
         let (theirs, directory) = (inheritable(&theirs), inheritable(&File::open(&self.path).unwrap()));
         let reel = reel.map(|reel| inheritable(&reel.read_only()));
         let tap = Tap {
@@ -68,11 +76,7 @@ impl Desk {
         let process = command.spawn().unwrap();
         // The copies that it inherited are its own now.
         drop((theirs, directory, reel));
-        let mut word = [0; 6];
-        let recorder = Recorder(process);
-        ready.read_exact(&mut word).expect("it says that it is ready");
-        assert_eq!(&word, b"ready\n");
-        recorder
+        (Recorder(process), ready)
     }
 
     fn finish(&self) -> Vec<Segment> {
@@ -330,6 +334,34 @@ fn sound_alone_is_a_recording_too() {
     recorder.stop();
     let segments = desk.finish();
     assert!(segments[0].frames.abs_diff(sounds) <= 2, "{} of {sounds}", segments[0].frames);
+}
+
+/// What it has open is what it was given and its files; what it may do is no more than it needs.
+#[test]
+fn a_recorder_is_confined() {
+    let (desk, reel) = (Desk::new(), TestReel::new());
+    let publisher = ReelPublisher::begin(&reel, STREAM, true);
+    let recorder = desk.run("record", Some(&reel), publisher.since);
+    desk.wait_for("0001.mp4", 500);
+    let status = fs::read_to_string(format!("/proc/{}/status", recorder.pid())).unwrap();
+    for line in ["NoNewPrivs:\t1", "Seccomp:\t2"] {
+        assert!(status.contains(line), "{line} in {status}");
+    }
+    let open = fs::read_dir(format!("/proc/{}/fd", recorder.pid())).expect("root, as other tests here need");
+    let open: Vec<PathBuf> = open.flatten().filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
+    assert!(open.iter().all(|path| !path.to_string_lossy().starts_with("socket:")), "{open:?}");
+    let writable = fs::read_to_string(format!("/proc/{}/maps", recorder.pid())).unwrap();
+    let reel_line = writable.lines().find(|line| line.contains("test-reel")).expect("it maps the reel");
+    assert!(reel_line.contains(" r--s "), "{reel_line}");
+    recorder.stop();
+    // A link where a file should be is not followed, and nothing is written elsewhere.
+    let desk = Desk::new();
+    let outside = Desk::new();
+    std::os::unix::fs::symlink(outside.path.join("victim"), desk.path.join("0001.mp4")).unwrap();
+    let mut recorder = desk.begin("record", Some(&reel), publisher.since).0;
+    let code = until("it refuses", seconds(20), || recorder.0.try_wait().unwrap().ok_or_else(|| "it runs".to_owned())).code();
+    assert_eq!(code, Some(1));
+    assert_eq!(fs::read_dir(&outside.path).unwrap().count(), 0);
 }
 
 /// A file is used again by streams of other rooms: what stood there before is not recorded, nor what comes after.
