@@ -538,10 +538,10 @@ impl Service {
                 }
             }
             Event::Stopped { duration_ms, bytes, files } => {
-                let has_started = followed.has_started;
+                let is_nothing = *files == 0 && !followed.has_started && followed.bytes == 0;
                 desk.journals.remove(&open.id);
                 lock(&self.recorder.policy).close(&open.id);
-                if *files == 0 && !has_started {
+                if is_nothing {
                     // A publisher that never sent anything: there is nothing to keep.
                     if let Err(error) = self.delete_recording(&open.id).await {
                         logging::tell(Level::Warn, &error.to_string(), &[("recording", &open.id)]);
