@@ -30,7 +30,9 @@ pub fn seal_ns_per_packet(plan: &Plan, viewers: u64, core: usize) -> Option<f64>
         let (mut index, mut packets, mut sound_due) = (0, 0, 0.0);
         let began = sys::thread_cpu_time();
         loop {
-            sound_due += if pictures.is_empty() { 1.0 } else { plan.frame_interval().as_secs_f64() / AUDIO_INTERVAL.as_secs_f64() };
+            sound_due += if !plan.has_audio {
+                0.0
+            } else if pictures.is_empty() { 1.0 } else { plan.frame_interval().as_secs_f64() / AUDIO_INTERVAL.as_secs_f64() };
             let sounds = sound_due as usize;
             sound_due -= sounds as f64;
             let sizes: Vec<usize> = pictures.iter().copied().chain(std::iter::repeat_n(AUDIO_BYTES, sounds)).collect();

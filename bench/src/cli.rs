@@ -269,6 +269,9 @@ pub struct RunArgs {
     /// Sound alone
     #[arg(long)]
     pub no_video: bool,
+    /// Pictures alone
+    #[arg(long, conflicts_with = "no_video")]
+    pub no_audio: bool,
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=240))]
     pub fps: u32,
     /// From one keyframe to the next
@@ -308,6 +311,13 @@ pub struct RunArgs {
     /// What is lost is not asked for again
     #[arg(long)]
     pub no_recover: bool,
+    /// Every room is recorded meanwhile (Spillway, with its key)
+    #[arg(long)]
+    pub record: bool,
+    /// Viewers say nothing while it is measured, neither checks nor reports: for `null`, where a stream is so thin that these
+    /// would be most of the packets
+    #[arg(long)]
+    pub silent: bool,
     /// One token for everybody
     #[arg(long, value_name = "TOKEN", conflicts_with = "key_file")]
     pub token: Option<String>,
@@ -386,6 +396,7 @@ impl RunArgs {
             codec: self.codec,
             packetizer: self.packetizer,
             pacing: self.pacing,
+            has_audio: !self.no_audio,
         }
     }
 }

@@ -107,6 +107,8 @@ pub struct Manner {
     pub reorder_each: u64,
     /// How long a viewer stays, at least and at most; none: to the end.
     pub stay: Option<(Duration, Duration)>,
+    /// They send nothing while it is measured: no checks, no reports.
+    pub silent: bool,
     pub seed: u64,
 }
 
@@ -388,6 +390,10 @@ impl Crowd {
             }
             self.time(now, place);
         }
+        if self.is_silent() {
+            // Nothing is due.
+            late = Duration::ZERO;
+        }
         let late = late.as_micros() as u64;
         self.lag_us.add(late);
         self.tally.lag_us.fetch_max(late, Ordering::Relaxed);
@@ -460,7 +466,15 @@ impl Crowd {
         }
     }
 
+    /// It is measured, and viewers say nothing meanwhile.
+    fn is_silent(&self) -> bool {
+        self.manner.silent && self.tally.window_from_ns.load(Ordering::Relaxed) > 0
+    }
+
     fn time(&mut self, now: Duration, place: usize) {
+        if self.is_silent() {
+            return;
+        }
         let Some(viewer) = self.viewers.get_mut(place) else { return };
         let Some(remote) = viewer.remote.as_mut() else { return };
         match remote.handle_timeout(now) {
@@ -571,6 +585,7 @@ mod tests {
         delay: Duration::ZERO,
         reorder_each: 0,
         stay: None,
+        silent: false,
         seed: 1,
     };
 

@@ -112,6 +112,8 @@ impl Lab {
             if name == viewers {
                 command("ip", &["-n", name, "address", "add", &format!("{CABLED}/24"), "dev", "sb0"])?;
             }
+            // A viewer has a port of its own: the usual range ends at 28,000 of them.
+            command("ip", &["netns", "exec", name, "sh", "-c", "echo 1024 65535 > /proc/sys/net/ipv4/ip_local_port_range"])?;
             command("ip", &["-n", name, "link", "set", "lo", "up"])?;
             command("ip", &["-n", name, "link", "set", "sb0", "up"])?;
             command("ip", &["netns", "exec", name, "ethtool", "-K", "sb0", "tx-udp-segmentation", "off", "gro", "off", "tso", "off", "gso", "on"])?;

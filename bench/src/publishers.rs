@@ -135,7 +135,7 @@ impl Publisher {
             place: 0,
             packet: 0,
             frame_at: now,
-            audio_at: now,
+            audio_at: if plan.has_audio { now } else { Duration::MAX },
             report_at: now,
             numbers: [0; 2],
             sequences: [run, run.wrapping_mul(7)],
@@ -312,7 +312,8 @@ pub fn run(mut publishers: Vec<Publisher>, target: &Arc<Target>, told: &Publishe
     let count = publishers.len().max(1) as u32;
     for (place, publisher) in publishers.iter_mut().enumerate() {
         let at = begin + publisher.plan.frame_interval() * place as u32 / count;
-        (publisher.frame_at, publisher.audio_at, publisher.report_at) = (at, at, at);
+        let audio_at = if publisher.plan.has_audio { at } else { Duration::MAX };
+        (publisher.frame_at, publisher.audio_at, publisher.report_at) = (at, audio_at, at);
     }
     // A thousand rooms are neither asked one by one what is due nor listened to one by one.
     let poller = Poller::new();

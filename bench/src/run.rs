@@ -188,6 +188,10 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
         return Err(failed(format!("viewers of a null NIC stay, and not for longer than {} s: answers to their checks are lost", null::HOLD_MAX.as_secs())));
     }
 
+    if args.silent && (null.is_none() || args.hold() > null::HOLD_MAX) {
+        return Err(failed("--silent is for `null`: who says nothing elsewhere is taken for gone".into()));
+    }
+
     // ---- publish
     let published = Arc::new(Published::default());
     // Viewers join over the cable, which carries less than the null NIC: keyframes are enough for that.
@@ -196,6 +200,9 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     if !args.no_publish {
         live.note(&format!("publishing {}", room_name(args, 0)));
         let rooms: Vec<String> = (0..args.rooms()).map(|number| room_name(args, number)).collect();
+        if args.record {
+            rooms.iter().try_for_each(|room| target.record(room))?;
+        }
         let (target, told, identity) = (Arc::clone(&target), Arc::clone(&published), Arc::clone(&identity));
         let place = publisher_at.map(|place| Ok((place.namespace.try_clone()?, place.core))).transpose();
         let place = place.map_err(|error: std::io::Error| failed(error.to_string()))?;
@@ -239,6 +246,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
         delay: args.delay(),
         reorder_each: args.reorder(),
         stay: args.stay(),
+        silent: args.silent,
         seed: args.seed,
     };
     let tally = Arc::new(Tally::default());

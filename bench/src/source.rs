@@ -53,6 +53,7 @@ pub struct Plan {
     pub packetizer: Packetizer,
     /// An ordinary frame is spread over so much.
     pub pacing: Duration,
+    pub has_audio: bool,
 }
 
 impl Plan {
@@ -77,7 +78,7 @@ impl Plan {
 
     /// Packets of the frame at `place` in its GOP: 0 is the keyframe.
     pub fn packets_of(&self, place: u64) -> u64 {
-        if place == 0 {
+        if place == 0 || self.frames_per_gop() == 1 {
             return self.keyframe_packets();
         }
         let (rest, frames) = (self.packets_per_gop() - self.keyframe_packets(), self.frames_per_gop() - 1);
@@ -95,7 +96,7 @@ impl Plan {
 
     /// Video and audio: what a viewer has to get.
     pub fn pps(&self) -> f64 {
-        self.video_pps() + 1.0 / AUDIO_INTERVAL.as_secs_f64()
+        self.video_pps() + if self.has_audio { 1.0 / AUDIO_INTERVAL.as_secs_f64() } else { 0.0 }
     }
 
     pub fn frame_interval(&self) -> Duration {
@@ -253,7 +254,15 @@ pub mod tests {
         codec: VideoCodec::H264,
         packetizer: Packetizer::Libwebrtc,
         pacing: Duration::from_millis(10),
+        has_audio: true,
     };
+
+    #[test]
+    fn keyframes_alone_are_a_stream_too() {
+        let plan = Plan { bitrate_bps: 66_000, fps: 1, gop: Duration::from_secs(1), has_audio: false, ..W1 };
+        assert_eq!((plan.packets_of(0), plan.packets_of(1), plan.pps()), (6, 6, 6.0));
+        assert!(crate::bare::seal_ns_per_packet(&plan, 10, crate::sys::allowed_cores()[0]).is_some());
+    }
 
     #[test]
     fn w1_is_what_the_definition_says() {

@@ -1,5 +1,6 @@
 //! The server under test as WHIP and WHEP see it: tokens, one POST per join, one DELETE per goodbye.
 
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::{digest, hmac};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -7,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use thiserror::Error;
 
+const KEY_BYTES: usize = 32;
 const HTTP_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_BYTES_MAX: u64 = 64 * 1_024;
 /// Longer than any run.
@@ -170,6 +172,26 @@ impl Target {
         Sends::read(&text)
     }
 
+    /// What is published in the room from now on is recorded; of Spillway, with its signing key.
+    pub fn record(&self, room: &str) -> Result<(), TargetError> {
+        let path = "/v1/rooms";
+        let refused = |status: u16, reason: String| TargetError::Refused { method: "POST", path: path.to_owned(), status, reason };
+        let Rights::Key(key) = &self.rights else {
+            return Err(refused(401, "--record needs Spillway's signing key: --key-file DATA/keys/signing.key".to_owned()));
+        };
+        let token = mint(key, Role::Node, "", "bench");
+        let request = self.http.post(format!("{}{path}", self.base)).header("authorization", format!("Bearer {token}"));
+        let body = json!({ "id": room, "record": "auto" }).to_string();
+        let mut response = request.header("content-type", "application/json").send(body).map_err(|error| self.unreachable(&error))?;
+        match response.status().as_u16() {
+            201 => Ok(()),
+            status => {
+                let text = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string().unwrap_or_default();
+                Err(refused(status, reason_of(&text)))
+            }
+        }
+    }
+
     fn token(&self, role: Role, room: &str) -> Option<String> {
         match &self.rights {
             Rights::Nothing => None,
@@ -199,11 +221,35 @@ fn reason_of(body: &str) -> String {
 fn read_key(path: &Path) -> Result<Vec<u8>, TargetError> {
     let failed = |reason: String| TargetError::Key { path: path.to_owned(), reason };
     let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-    let digits: Vec<u8> = text.trim().chars().map_while(|c| Some(c.to_digit(16)? as u8)).collect();
-    if digits.len() != 64 || text.trim().len() != 64 {
-        return Err(failed("it is not 64 hexadecimal digits; Spillway's stands in DATA/keys/signing.key".into()));
-    }
-    Ok(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+    let wrong = || failed("it is not 64 hexadecimal digits, nor sealed by a node; Spillway's stands in DATA/keys/signing.key".into());
+    let Some(sealed) = text.trim().strip_prefix("sealed:") else {
+        return unhex(text.trim()).filter(|key| key.len() == KEY_BYTES).ok_or_else(wrong);
+    };
+    let master = match std::env::var("ENCRYPTION_KEY") {
+        Ok(text) => text,
+        Err(_) => {
+            let file = path.ancestors().nth(2).unwrap_or(path).join("master.key");
+            let why = |error| failed(format!("it is sealed, and its master key {} cannot be read: {error}", file.display()));
+            std::fs::read_to_string(&file).map_err(why)?
+        }
+    };
+    let master = unhex(master.trim()).ok_or_else(|| failed("the master key it is sealed under is not hexadecimal".into()))?;
+    unhex(sealed).and_then(|sealed| open(&master, &sealed)).ok_or_else(|| failed("it is sealed under another master key".into()))
+}
+
+/// As control/README has it ("Secrets"): AES-256-GCM under HMAC-SHA256(master key, purpose); nonce, text, tag.
+fn open(master: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+    let key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, master), b"signing key");
+    let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.as_ref()).ok()?);
+    let (nonce, text) = sealed.split_first_chunk::<12>()?;
+    let mut text = text.to_vec();
+    let opened = key.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::empty(), &mut text).ok()?;
+    Some(opened.to_vec())
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.chars().map(|digit| Some(digit.to_digit(16)? as u8)).collect::<Option<Vec<u8>>>()?;
+    digits.chunks(2).map(|pair| Some(pair.first()? << 4 | pair.get(1)?)).collect()
 }
 
 /// A token as Spillway's control verifies it: HS256, named by the key (RFC 7519).

@@ -1,8 +1,10 @@
 //! Tokens: the node's signing key, minting and verifying. One algorithm (HS256), pinned.
 //!
-//! Owns `DATA/keys/signing.key`. Knows no HTTP beyond the text of a header, and never logs a token.
+//! Owns `DATA/keys/signing.key`, sealed under the master key (`vault`). Knows no HTTP beyond the text of a header, and never logs a token.
 
 use crate::ids;
+use crate::store;
+use crate::vault::{self, Origin, Sources, Vault, VaultError};
 use aws_lc_rs::{digest, rand};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
@@ -22,7 +24,12 @@ const KEY_BYTES: usize = 32;
 /// Longer than any token of ours (about 400 characters) and shorter than a header may be.
 const TOKEN_CHARS_MAX: usize = 4_096;
 
-/// The node's HMAC key, in `DATA/keys/signing.key` (0600, hexadecimal).
+/// What stands before the hexadecimal digits of a sealed key; without it they are the key itself, as an operator may
+/// have put it there, and as nodes before had it.
+const SEALED: &str = "sealed:";
+const PURPOSE: &str = "signing key";
+
+/// The node's HMAC key, in `DATA/keys/signing.key` (0600).
 #[derive(Clone)]
 pub struct SigningKey {
     bytes: [u8; KEY_BYTES],
@@ -34,8 +41,20 @@ pub struct SigningKey {
 pub enum KeyError {
     #[error("cannot {action} {path}: {source}; check that the data directory belongs to this user")]
     File { action: &'static str, path: PathBuf, source: io::Error },
-    #[error("{path} is not a signing key (64 hexadecimal digits); restore it, or remove it to have a new one made (old tokens end)")]
+    #[error("{path} is not a signing key (64 hexadecimal digits, or sealed by a node); restore it, or remove it to have a new one made (old tokens end)")]
     Malformed { path: PathBuf },
+    #[error(
+        "{path} is sealed under a master key, and there is none here: set ENCRYPTION_KEY as the node has it, or put \
+         DATA/master.key back; or remove {path} to have a new one made (old tokens end)"
+    )]
+    NoMasterKey { path: PathBuf },
+    #[error(
+        "{path} is sealed under another master key than that of {origin}: give the right one; or remove {path} to have a new \
+         one made (old tokens end)"
+    )]
+    OtherMasterKey { path: PathBuf, origin: Origin },
+    #[error(transparent)]
+    Vault(#[from] VaultError),
     #[error("{path} can be read by others (mode {mode:o}); run: chmod 600 {path}")]
     Exposed { path: PathBuf, mode: u32 },
     #[error("the system gives no random bytes, so no key can be made")]
@@ -45,41 +64,33 @@ pub enum KeyError {
 impl SigningKey {
     /// Reads the key, or makes it. Two processes that start at the same time end up with the same key.
     pub fn load_or_create(data: &Path) -> Result<SigningKey, KeyError> {
-        let directory = data.join("keys");
-        let path = directory.join("signing.key");
-        match read_key(&path) {
+        SigningKey::load_or_create_with(data, &Sources::of_environment())
+    }
+
+    /// `sources`: where the master key may stand. One that lies there in clear is sealed where it lies.
+    pub fn load_or_create_with(data: &Path, sources: &Sources) -> Result<SigningKey, KeyError> {
+        let path = data.join("keys/signing.key");
+        match read_key(&path, data, sources) {
             Err(KeyError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-            read => return read,
+            Ok((key, true)) => return Ok(key),
+            Ok((key, false)) => {
+                write_key(&path, &key, &master_key(data, sources)?, true)?;
+                return Ok(key);
+            }
+            Err(error) => return Err(error),
         }
-        let at = |action: &'static str, path: &Path| {
-            let path = path.to_owned();
-            move |source| KeyError::File { action, path, source }
-        };
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&directory)
-            .map_err(at("make", &directory))?;
+        let directory = data.join("keys");
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+        made.map_err(|source| KeyError::File { action: "make", path: directory, source })?;
         let mut bytes = [0u8; KEY_BYTES];
         rand::fill(&mut bytes).map_err(|_| KeyError::NoRandomness)?;
-        // Written aside and linked into place: nobody ever reads half a key, and the first one wins.
-        let aside = directory.join(format!(".signing.key.{}", std::process::id()));
-        let _ = fs::remove_file(&aside);
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&aside)
-            .map_err(at("write", &aside))?;
-        writeln!(file, "{}", hex(&bytes)).and_then(|()| file.sync_all()).map_err(at("write", &aside))?;
-        let linked = fs::hard_link(&aside, &path);
-        let _ = fs::remove_file(&aside);
-        match linked {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(at("make", &path)(error)),
-        }
-        read_key(&path)
+        write_key(&path, &SigningKey::from_bytes(bytes), &master_key(data, sources)?, false)?;
+        Ok(read_key(&path, data, sources)?.0)
+    }
+
+    #[cfg(test)]
+    pub fn bytes(&self) -> [u8; KEY_BYTES] {
+        self.bytes
     }
 
     pub fn from_bytes(bytes: [u8; KEY_BYTES]) -> SigningKey {
@@ -94,7 +105,40 @@ impl fmt::Debug for SigningKey {
     }
 }
 
-fn read_key(path: &Path) -> Result<SigningKey, KeyError> {
+/// The master key, made if nothing was ever sealed here.
+fn master_key(data: &Path, sources: &Sources) -> Result<Vault, VaultError> {
+    match Vault::existing(data, sources)? {
+        Some((vault, _)) => Ok(vault),
+        None if store::has_master_key(data) => Err(VaultError::Missing { path: data.join(vault::FILE) }),
+        None => Vault::load(data, sources, None),
+    }
+}
+
+/// Written aside: nobody ever reads half a key. `replaces`: takes the place of the one that is there; else the first
+/// one wins.
+fn write_key(path: &Path, key: &SigningKey, vault: &Vault, replaces: bool) -> Result<(), KeyError> {
+    let at = |action: &'static str, path: &Path| {
+        let path = path.to_owned();
+        move |source| KeyError::File { action, path, source }
+    };
+    let directory = path.parent().unwrap_or(path);
+    let sealed = vault.seal(PURPOSE, b"", &key.bytes).ok_or(KeyError::NoRandomness)?;
+    let aside = directory.join(format!(".signing.key.{}", std::process::id()));
+    let _ = fs::remove_file(&aside);
+    let mut file =
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside).map_err(at("write", &aside))?;
+    writeln!(file, "{SEALED}{}", hex(&sealed)).and_then(|()| file.sync_all()).map_err(at("write", &aside))?;
+    let placed = if replaces { fs::rename(&aside, path) } else { fs::hard_link(&aside, path) };
+    let _ = fs::remove_file(&aside);
+    match placed {
+        Err(error) if replaces || error.kind() != io::ErrorKind::AlreadyExists => return Err(at("make", path)(error)),
+        _ => {}
+    }
+    fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(at("make", path))
+}
+
+/// The key, and whether it is sealed where it lies.
+fn read_key(path: &Path, data: &Path, sources: &Sources) -> Result<(SigningKey, bool), KeyError> {
     let text = fs::read_to_string(path).map_err(|source| match source.kind() {
         io::ErrorKind::InvalidData => KeyError::Malformed { path: path.to_owned() },
         _ => KeyError::File { action: "read", path: path.to_owned(), source },
@@ -105,10 +149,18 @@ fn read_key(path: &Path) -> Result<SigningKey, KeyError> {
     if mode & 0o077 != 0 {
         return Err(KeyError::Exposed { path: path.to_owned(), mode });
     }
-    match unhex::<KEY_BYTES>(text.trim()) {
-        Some(bytes) => Ok(SigningKey::from_bytes(bytes)),
-        None => Err(KeyError::Malformed { path: path.to_owned() }),
-    }
+    let malformed = || KeyError::Malformed { path: path.to_owned() };
+    let Some(digits) = text.trim().strip_prefix(SEALED) else {
+        let bytes = unhex::<KEY_BYTES>(text.trim()).ok_or_else(malformed)?;
+        return Ok((SigningKey::from_bytes(bytes), false));
+    };
+    let sealed = unhex::<{ vault::sealed_bytes(KEY_BYTES) }>(digits).ok_or_else(malformed)?;
+    let Some((vault, origin)) = Vault::existing(data, sources)? else {
+        return Err(KeyError::NoMasterKey { path: path.to_owned() });
+    };
+    let opened = vault.open(PURPOSE, b"", &sealed).and_then(|bytes| bytes.try_into().ok());
+    let bytes = opened.ok_or_else(|| KeyError::OtherMasterKey { path: path.to_owned(), origin })?;
+    Ok((SigningKey::from_bytes(bytes), true))
 }
 
 /// Lower-case hexadecimal digits.
@@ -408,6 +460,56 @@ mod tests {
         let path = std::env::temp_dir().join(format!("spillway-auth-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
         path
+    }
+
+    #[test]
+    fn the_key_is_sealed_where_it_lies_and_one_in_clear_becomes_so() {
+        let data = scratch("sealed");
+        let path = data.join("keys/signing.key");
+        let none = Sources::default();
+        fs::create_dir_all(&data).unwrap();
+        let key = SigningKey::load_or_create_with(&data, &none).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with(SEALED) && !text.contains(&hex(&key.bytes)), "{text}");
+        assert_eq!(SigningKey::load_or_create_with(&data, &none).unwrap().bytes, key.bytes);
+        // An operator's own, or that of a node of before.
+        fs::write(&path, format!("{}\n", hex(&[5; 32]))).unwrap();
+        assert_eq!(SigningKey::load_or_create_with(&data, &none).unwrap().bytes, [5; 32]);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with(SEALED) && !text.contains(&hex(&[5; 32])), "{text}");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(SigningKey::load_or_create_with(&data, &none).unwrap().bytes, [5; 32]);
+        // Another master key, none, and bytes that were touched.
+        let other = Sources { variable: Some(hex(&[1; 32])), credentials: None };
+        let refused = SigningKey::load_or_create_with(&data, &other).unwrap_err();
+        assert!(matches!(refused, KeyError::OtherMasterKey { .. }) && refused.to_string().contains("ENCRYPTION_KEY"), "{refused}");
+        let master = data.join(vault::FILE);
+        let kept = fs::read(&master).unwrap();
+        fs::remove_file(&master).unwrap();
+        let refused = SigningKey::load_or_create_with(&data, &none).unwrap_err();
+        assert!(matches!(refused, KeyError::NoMasterKey { .. }), "{refused}");
+        assert!(!master.exists(), "no other master key over what is sealed");
+        fs::write(&master, kept).unwrap();
+        fs::set_permissions(&master, fs::Permissions::from_mode(0o600)).unwrap();
+        let cut = &text.trim()[..text.trim().len() - 2];
+        for (wrong, is_malformed) in [(cut.to_owned(), true), (format!("{cut}00"), false), (format!("{cut}zz"), true)] {
+            fs::write(&path, &wrong).unwrap();
+            let refused = SigningKey::load_or_create_with(&data, &none).unwrap_err();
+            assert_eq!(matches!(refused, KeyError::Malformed { .. }), is_malformed, "{wrong}: {refused}");
+        }
+        let _ = fs::remove_dir_all(&data);
+    }
+
+    #[tokio::test]
+    async fn no_master_key_is_made_beside_a_database_that_has_one() {
+        let data = scratch("has-one");
+        fs::create_dir_all(&data).unwrap();
+        drop(crate::store::Store::open_with(&data, &Sources::default()).unwrap());
+        fs::remove_file(data.join(vault::FILE)).unwrap();
+        let refused = SigningKey::load_or_create_with(&data, &Sources::default()).unwrap_err();
+        assert!(matches!(refused, KeyError::Vault(VaultError::Missing { .. })), "{refused}");
+        assert!(!data.join(vault::FILE).exists() && !data.join("keys/signing.key").exists());
+        let _ = fs::remove_dir_all(&data);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! names sort by age. And times, as the API writes them.
 
 use crate::policy::PublicId;
-use aws_lc_rs::rand;
+use aws_lc_rs::{digest, rand};
 use spillway_proto::id::StreamId;
 
 const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -56,6 +56,12 @@ pub fn parse_viewer(text: &str) -> Option<PublicId> {
 pub fn stream(id: StreamId, began_ms: u64) -> String {
     let number = u128::from(began_ms & 0xffff_ffff_ffff) << 80 | u128::from(id.generation) << 48 | u128::from(id.index) << 16;
     format!("st_{}", encode(number.to_be_bytes()))
+}
+
+/// Of who may not come to a room: made from both, so that nothing needs to remember it.
+pub fn ban(room: &str, sub: &str) -> String {
+    let hash = digest::digest(&digest::SHA256, format!("{room}/{sub}").as_bytes());
+    format!("ban_{}", encode(hash.as_ref().first_chunk().copied().unwrap_or_default()))
 }
 
 /// `2026-11-21T17:29:41.123Z` of Unix milliseconds.

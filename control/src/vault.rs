@@ -1,5 +1,5 @@
 //! The master key, and what is sealed under it: secrets that must be read again and never stand on the disk in clear
-//! (webhooks' secrets, kept answers). AES-256-GCM, a key of its own for each purpose.
+//! (the signing key, webhooks' secrets, kept answers). AES-256-GCM, a key of its own for each purpose.
 //!
 //! Owns `DATA/master.key`. Never makes another key while something is sealed: what was sealed could not be read again.
 
@@ -16,9 +16,15 @@ use std::path::{Path, PathBuf};
 
 const KEY_BYTES: usize = 32;
 const NONCE_BYTES: usize = 12;
+const TAG_BYTES: usize = 16;
 /// In the environment, and the credential's and the file's name.
 pub const VARIABLE: &str = "ENCRYPTION_KEY";
 pub const FILE: &str = "master.key";
+/// Length of what `seal` makes of so many bytes: with the nonce and the tag.
+pub const fn sealed_bytes(plain: usize) -> usize {
+    NONCE_BYTES + plain + TAG_BYTES
+}
+
 /// Sealed at first use: who can open it has the right key.
 const CHECK: &[u8] = b"spillway";
 
@@ -94,15 +100,7 @@ impl Vault {
     /// `check` is what the last `check()` gave, None where nothing was ever sealed.
     pub fn load(data: &Path, sources: &Sources, check: Option<&[u8]>) -> Result<Vault, VaultError> {
         let path = data.join(FILE);
-        let found = match &sources.variable {
-            Some(text) => Some((parse(text.as_bytes()).ok_or(VaultError::Malformed(Origin::Environment))?, Origin::Environment)),
-            None => match sources.credentials.as_ref().map(|directory| directory.join(FILE)).filter(|path| path.exists()) {
-                // systemd gives it to this service alone, whatever its mode says.
-                Some(credential) => read(&credential, false)?,
-                None => read(&path, true)?,
-            },
-        };
-        let (key, origin) = match found {
+        let (key, origin) = match find(&path, sources)? {
             Some(found) => found,
             None if check.is_some() => return Err(VaultError::Missing { path }),
             None => {
@@ -116,6 +114,11 @@ impl Vault {
             Some(Some(text)) if text == CHECK => Ok(vault),
             Some(_) => Err(VaultError::Wrong(origin)),
         }
+    }
+
+    /// The key that is there, and where it came from; none is made.
+    pub fn existing(data: &Path, sources: &Sources) -> Result<Option<(Vault, Origin)>, VaultError> {
+        Ok(find(&data.join(FILE), sources)?.map(|(key, origin)| (Vault { key }, origin)))
     }
 
     /// What tells the right key from another; None: the system gives no random bytes.
@@ -144,6 +147,19 @@ impl Vault {
         let nonce = Nonce::assume_unique_for_key(*nonce);
         let opened = self.key_of(purpose)?.open_in_place(nonce, Aad::from(context), &mut text).ok()?;
         Some(opened.to_vec())
+    }
+}
+
+/// By the order in which the places are looked at.
+fn find(path: &Path, sources: &Sources) -> Result<Option<([u8; KEY_BYTES], Origin)>, VaultError> {
+    if let Some(text) = &sources.variable {
+        let key = parse(text.as_bytes()).ok_or(VaultError::Malformed(Origin::Environment))?;
+        return Ok(Some((key, Origin::Environment)));
+    }
+    match sources.credentials.as_ref().map(|directory| directory.join(FILE)).filter(|path| path.exists()) {
+        // systemd gives it to this service alone, whatever its mode says.
+        Some(credential) => read(&credential, false),
+        None => read(path, true),
     }
 }
 

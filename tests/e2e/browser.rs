@@ -55,6 +55,28 @@ fn two_viewers_see_and_hear_a_camera_and_a_takeover_keeps_them() {
         assert!(is_gcm(&stats), "{stats}");
         assert_eq!((&stats["dtlsState"], &stats["posts"]), (&"connected".into(), &1.into()), "{stats}");
     }
+    // What the browsers report of their reception is what the API says of these viewers.
+    let bearer = format!("Bearer {}", node.token_of("demo", "admin", &[]));
+    until("both browsers' reports are in the API", seconds(20), || {
+        let told = node.http.ask("GET", "/v1/viewers", &[("authorization", &bearer)], None).json();
+        let told: Vec<Value> = told["data"].as_array().into_iter().flatten().map(|viewer| viewer["quality"].clone()).collect();
+        let is_whole = |quality: &Value| {
+            let trip = quality["round_trip_ms"].as_f64().is_some_and(|ms| 0.0 < ms && ms < 1_000.0);
+            trip && ["video", "audio"].iter().all(|kind| quality[kind]["jitter_ms"].as_f64().is_some_and(|ms| ms < 1_000.0))
+        };
+        match told.len() == 2 && told.iter().all(is_whole) {
+            true => Ok(()),
+            false => Err(json!(told).to_string()),
+        }
+    });
+    for viewer in &viewers {
+        let lost = viewer.run("return [...(await connections.at(-1).getStats()).values()].filter((one) => one.type === 'inbound-rtp').map((one) => one.packetsLost)");
+        assert_eq!(lost, json!([0, 0]), "on loopback");
+    }
+    let told = node.http.ask("GET", "/v1/viewers", &[("authorization", &bearer)], None).json();
+    for quality in told["data"].as_array().into_iter().flatten().map(|viewer| &viewer["quality"]) {
+        assert_eq!((&quality["video"]["packets_lost"], &quality["audio"]["packets_lost"]), (&json!(0), &json!(0)), "{quality}");
+    }
     let stats = publisher.stats();
     assert!(is_gcm(&stats), "{stats}");
     until("the publisher is told of its viewers", seconds(5), || match publisher.run("return spillway.live") {

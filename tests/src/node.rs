@@ -137,6 +137,18 @@ impl Node {
     }
 
     /// On a directory that may have a key already.
+    /// A node that signs with `key`: put there in clear, as an operator may; the node seals it.
+    pub fn start_with_key(key: &[u8; 32]) -> Node {
+        let data = Scratch::new();
+        let keys = data.0.join("keys");
+        std::fs::create_dir_all(&keys).expect("a directory");
+        let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        let file = keys.join("signing.key");
+        std::fs::write(&file, digits).expect("a file");
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("our own file");
+        Node::start_in(data, &Start::default())
+    }
+
     pub fn start_in(data: Scratch, start: &Start<'_>) -> Node {
         let output = File::create(data.0.with_extension("log")).expect("a log file");
         let mut command = command(&["serve", "--data", &data.0.display().to_string(), "--http", start.http]);

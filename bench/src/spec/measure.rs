@@ -56,6 +56,8 @@ pub const MEASURES: &[Measure] = &[
     failures("joins-2000", "failures", |runs| number(runs, 0, "/join_failures")),
     row("join-cpu", "us", join_cpu),
     row("memory-viewer", "KB", |runs| Ok(slope(runs, "/viewers_joined", "/server/memory_bytes")? / 1e3)),
+    row("tap-engine", "%", |runs| Ok((engine_ns(runs, 0)? / engine_ns(runs, 1)? - 1.0) * 1e2)),
+    row("tap-p99", "%", |runs| Ok((number(runs, 0, "/latency_us/p99")? / number(runs, 1, "/latency_us/p99")? - 1.0) * 1e2)),
     failures("control-killed", "packets", |runs| Ok((number(runs, 0, "/loss_raw_ratio")? * number(runs, 0, "/delivered_packets")?).ceil())),
 ];
 
@@ -111,6 +113,14 @@ fn join_cpu(runs: Runs<'_>) -> Result<f64, String> {
     }
     let per_packet = cpu(1)? / number(runs, 1, "/delivered_packets")?.max(1.0);
     Ok((cpu(0)? - per_packet * number(runs, 0, "/delivered_packets")?) * 1e6 / joins)
+}
+
+/// What the engine alone used for a packet.
+fn engine_ns(runs: Runs<'_>, run: usize) -> Result<f64, String> {
+    let processes = runs.get(run).and_then(|run| run.pointer("/server/processes")).and_then(Value::as_array);
+    let is_engine = |process: &&Value| process["name"].as_str().is_some_and(|name| name.ends_with(" engine"));
+    let engine = processes.into_iter().flatten().find(is_engine).and_then(|process| process["cpu_s"].as_f64());
+    Ok(engine.ok_or("the run measured no engine")? * 1e9 / number(runs, run, "/delivered_packets")?.max(1.0))
 }
 
 fn slope(runs: Runs<'_>, x: &str, y: &str) -> Result<f64, String> {
@@ -173,6 +183,10 @@ mod tests {
         // 200 joins; 90,000 of the packets at the 10 us they cost those who stay are 0.9 s of 1.0.
         assert!((value("join-cpu", &[crowd(300, 90_000, 0.1), crowd(100, 100_000, 0.1)]).unwrap() - 500.0).abs() < 1e-6);
         assert!(value("join-cpu", &[crowd(100, 1, 0.1), crowd(100, 1, 0.1)]).is_err());
+        let taps = [3.09, 3.0].map(|cpu| json!({"delivered_packets": 1_000, "latency_us": {"p99": cpu}, "server": {"processes": [
+            {"name": "spillway control", "cpu_s": 9.0}, {"name": "spillway engine", "cpu_s": cpu}]}}));
+        assert!((value("tap-engine", &taps).unwrap() - 3.0).abs() < 1e-6 && (value("tap-p99", &taps).unwrap() - 3.0).abs() < 1e-6);
+        assert!(value("tap-engine", &rooms).is_err());
         let killed = [json!({"loss_raw_ratio": 1e-6, "delivered_packets": 300_000})];
         assert_eq!(value("control-killed", &killed), Ok(1.0), "a part of a packet is a packet");
         assert!(value("first-frame-p50", &[json!({"ttff_ms": {"p50": null}})]).unwrap_err().contains("ttff_ms/p50"));

@@ -16,7 +16,8 @@ use std::process::ExitCode;
   spillway backup /backups/spillway.db --keys                  and the two keys it needs, as FILE.signing.key, FILE.master.key
 
 To restore: spillway stop; copy FILE to DATA/spillway.db, remove DATA/spillway.db-wal and -shm, put the keys to
-DATA/keys/signing.key and DATA/master.key (mode 0600); spillway serve. Tokens need the signing key, webhooks the master key.")]
+DATA/keys/signing.key and DATA/master.key (mode 0600); spillway serve. Both keys are needed: the signing key and webhooks are sealed under
+the master key. With ENCRYPTION_KEY keep that instead of a file.")]
 pub struct BackupArgs {
     /// The file to write; it must not be there yet
     #[arg(value_name = "FILE")]

@@ -113,6 +113,8 @@ struct Room {
     name: String,
     stream: Option<Stream>,
     viewers: HashSet<ResourceId>,
+    /// Those of them that are connected: counted as they come and go, because every join tells it.
+    connected: usize,
     /// A publisher whose tracks are being attached.
     joining: Option<ResourceId>,
 }
@@ -456,8 +458,11 @@ impl Rooms {
         match *event {
             Event::SessionConnected { session, .. } => {
                 if let Some(session) = self.by_id.get(&session).and_then(|resource| self.sessions.get_mut(resource)) {
-                    session.connected = true;
+                    let is_news = !std::mem::replace(&mut session.connected, true);
                     let (number, resource) = (session.note.room, session.note.resource);
+                    if session.note.side == Side::Viewer && is_news {
+                        self.rooms.entry(number).and_modify(|room| room.connected += 1);
+                    }
                     self.note_change(number);
                     self.tell_viewer(resource);
                     self.tell_stream(number);
@@ -595,14 +600,12 @@ impl Rooms {
     pub fn state(&self, room: &str) -> RoomState {
         let room = self.names.get(room).and_then(|number| self.rooms.get(number));
         let stream = room.and_then(|room| room.stream.as_ref());
-        let connected =
-            |resource: &&ResourceId| self.sessions.get(*resource).is_some_and(|session| session.connected);
         // 53 bits, because a page reads it as a JSON number.
         let generation = stream.map_or(0, |stream| u64::from(stream.id.generation));
         RoomState {
             live: stream.is_some_and(|stream| is_live(stream, &self.sessions)),
             epoch: (self.engine_epoch & 0x1f_ffff) << 32 | generation,
-            viewers: room.map_or(0, |room| room.viewers.iter().filter(connected).count()),
+            viewers: room.map_or(0, |room| room.connected),
             tracks: stream.map_or(Vec::new(), |s| s.tracks.iter().map(|track| (track.id, track.codec)).collect()),
         }
     }
@@ -632,9 +635,12 @@ impl Rooms {
     fn keep_session(&mut self, note: SessionNote, shard: usize, id: SessionId, connected: bool, who: Who) {
         let public = PublicId::of(note.resource);
         self.by_public.insert(public, note.resource);
+        if connected && note.side == Side::Viewer {
+            self.rooms.entry(note.room).and_modify(|room| room.connected += 1);
+        }
         let before = self.sessions.insert(note.resource, Session { note, shard, id, connected, who, public, is_told: false });
-        if let Some(count) = before.and_then(|before| count_of(&mut self.loads, before.shard, before.note.side)) {
-            *count = count.saturating_sub(1);
+        if let Some(before) = before {
+            self.uncount(&before);
         }
         if let Some(count) = count_of(&mut self.loads, shard, note.side) {
             *count += 1;
@@ -644,10 +650,17 @@ impl Rooms {
     fn drop_session(&mut self, resource: ResourceId) -> Option<Session> {
         let session = self.sessions.remove(&resource)?;
         self.by_public.remove(&session.public);
+        self.uncount(&session);
+        Some(session)
+    }
+
+    fn uncount(&mut self, session: &Session) {
         if let Some(count) = count_of(&mut self.loads, session.shard, session.note.side) {
             *count = count.saturating_sub(1);
         }
-        Some(session)
+        if session.connected && session.note.side == Side::Viewer {
+            self.rooms.entry(session.note.room).and_modify(|room| room.connected = room.connected.saturating_sub(1));
+        }
     }
 
     /// How full everything is that one more of `request` would fill; `bitrate_bps` of the stream a viewer wants.
@@ -693,7 +706,7 @@ impl Rooms {
         let names = &mut self.names;
         self.rooms.entry(number).or_insert_with(|| {
             names.insert(name.to_owned(), number);
-            Room { name: name.to_owned(), stream: None, viewers: HashSet::new(), joining: None }
+            Room { name: name.to_owned(), stream: None, viewers: HashSet::new(), connected: 0, joining: None }
         })
     }
 

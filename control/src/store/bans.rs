@@ -31,6 +31,28 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Those of a room that have not ended: `sub`, and until when.
+    pub async fn bans(&self, room: &str, now_ms: u64) -> Result<Vec<(String, u64)>, StoreError> {
+        let room = room.to_owned();
+        self.run(move |db| {
+            let mut found = db.prepare_cached("SELECT sub, until_ms FROM bans WHERE room = ?1 AND until_ms > ?2")?;
+            let rows = found.query_map(params![room, now_ms as i64], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs())))?;
+            rows.collect()
+        })
+        .await
+    }
+
+    /// False: there was none.
+    pub async fn lift_ban(&self, room: &str, sub: &str) -> Result<bool, StoreError> {
+        let (room, sub) = (room.to_owned(), sub.to_owned());
+        self.run(move |db| {
+            Ok(db.prepare_cached("DELETE FROM bans WHERE room = ?1 AND sub = ?2")?.execute(params![room, sub])? > 0)
+        })
+        .await
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,6 +69,11 @@ mod tests {
         assert_eq!(until("demo", "ann", 4_999).await, Some(5_000));
         assert_eq!(until("demo", "ann", 5_000).await, None);
         assert_eq!((until("other", "ann", 2_000).await, until("demo", "bob", 2_000).await), (None, None));
+        assert_eq!(store.bans("demo", 4_999).await.unwrap(), [("ann".to_owned(), 5_000)]);
+        assert!(store.bans("demo", 5_000).await.unwrap().is_empty() && store.bans("other", 0).await.unwrap().is_empty());
+        assert!(!store.lift_ban("other", "ann").await.unwrap() && store.lift_ban("demo", "ann").await.unwrap());
+        assert!(!store.lift_ban("demo", "ann").await.unwrap());
+        assert_eq!(until("demo", "ann", 1_000).await, None);
         let many: Vec<_> = (0..BANS_MAX as u64 + 5).map(|number| (format!("s{number}"), 10_000 + number)).collect();
         store
             .run(move |db| many.iter().try_for_each(|(sub, until)| {

@@ -4,7 +4,7 @@
 //! The truth about live sessions is the engine's; a row here only says "this one is ours". It is written
 //! before the engine is asked to make the session, so that a killed control never loses one.
 //!
-//! Nobody is answered before what he asked for is on the disk. What waits is done in one transaction, so that a join
+//! Nobody is answered before what he asked for is on the disk (of a join: written, see `run_passing`). What waits is done in one transaction, so that a join
 //! storm costs a few writes to the disk and not one per join:
 //!
 //! ```text
@@ -15,7 +15,7 @@ use crate::auth::unhex;
 use crate::policy::ResourceId;
 use crate::policy::rooms::{KnownSession, Who};
 use crate::vault::{Sources, Vault, VaultError};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
@@ -48,6 +48,8 @@ const BATCH_MAX: usize = 256;
 /// Requests that may wait for the thread: a join storm's worth.
 const REQUESTS_MAX: usize = 4_096;
 /// How long another process (a backup) may hold the database.
+/// A known text, sealed under the master key in use.
+const CHECK: &str = "SELECT value FROM vault WHERE name = 'check'";
 const BUSY_WAIT: Duration = Duration::from_secs(2);
 
 /// Each step once, in order; `user_version` counts those that were taken.
@@ -241,7 +243,13 @@ pub struct Known {
 
 /// Tells whoever asked, once the commit is done or has failed.
 type Told = Box<dyn FnOnce(Result<(), String>) + Send>;
-type Task = Box<dyn FnOnce(&Connection) -> Told + Send>;
+type Work = Box<dyn FnOnce(&Connection) -> Told + Send>;
+
+struct Task {
+    work: Work,
+    /// What it writes outlives a loss of power.
+    is_lasting: bool,
+}
 
 /// A handle on the database's thread, which ends with the last handle.
 #[derive(Clone)]
@@ -258,8 +266,7 @@ impl Store {
     /// `sources`: where the master key may stand.
     pub fn open_with(data: &Path, sources: &Sources) -> Result<Store, StoreError> {
         let connection = open(&data.join(FILE))?;
-        let check = "SELECT value FROM vault WHERE name = 'check'";
-        let check: Option<Vec<u8>> = connection.query_row(check, [], |row| row.get(0)).optional()?;
+        let check: Option<Vec<u8>> = connection.query_row(CHECK, [], |row| row.get(0)).optional()?;
         let vault = Vault::load(data, sources, check.as_deref())?;
         if check.is_none() {
             // Before anything else is sealed.
@@ -270,8 +277,10 @@ impl Store {
         std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || {
+                // As `open` left it.
+                let mut is_lasting = true;
                 while let Ok(first) = queue.recv() {
-                    batch(&connection, std::iter::once(first).chain(queue.try_iter()).take(BATCH_MAX));
+                    batch(&connection, &mut is_lasting, std::iter::once(first).chain(queue.try_iter()).take(BATCH_MAX));
                 }
             })
             .map_err(|_| StoreError::Gone)?;
@@ -288,8 +297,25 @@ impl Store {
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.queue(true, work).await
+    }
+
+    /// The same for what is of this engine's sessions: it outlives a kill of control, and nobody waits for the disk,
+    /// because a loss of power ends the sessions, too.
+    async fn run_passing<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.queue(false, work).await
+    }
+
+    async fn queue<T: Send + 'static>(
+        &self,
+        is_lasting: bool,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
         let (answer, wait) = oneshot::channel();
-        let task: Task = Box::new(move |connection| {
+        let work: Work = Box::new(move |connection| {
             let result = whole(connection, work);
             Box::new(move |committed| {
                 // Whoever asked may have gone; the work is done all the same.
@@ -299,7 +325,7 @@ impl Store {
                 });
             })
         });
-        self.tasks.try_send(task).map_err(|error| match error {
+        self.tasks.try_send(Task { work, is_lasting }).map_err(|error| match error {
             mpsc::TrySendError::Full(_) => StoreError::Busy,
             mpsc::TrySendError::Disconnected(_) => StoreError::Gone,
         })?;
@@ -316,7 +342,7 @@ impl Store {
     }
 
     pub async fn add_session(&self, row: SessionRow) -> Result<(), StoreError> {
-        self.run(move |db| {
+        self.run_passing(move |db| {
             db.prepare_cached("INSERT INTO sessions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?.execute(params![
                 row.resource.to_string(),
                 row.room,
@@ -333,7 +359,7 @@ impl Store {
     }
 
     pub async fn forget_sessions(&self, resources: Vec<ResourceId>) -> Result<(), StoreError> {
-        self.run(move |db| {
+        self.run_passing(move |db| {
             let mut delete = db.prepare_cached("DELETE FROM sessions WHERE resource = ?1")?;
             for resource in resources {
                 delete.execute([resource.to_string()])?;
@@ -378,10 +404,20 @@ impl Store {
 }
 
 /// One transaction for all of them; whoever's work failed has his part taken back alone.
-fn batch(connection: &Connection, tasks: impl Iterator<Item = Task>) {
-    let begun = connection.execute_batch("BEGIN IMMEDIATE");
-    let told: Vec<Told> = tasks.map(|task| task(connection)).collect();
-    let committed = begun.and_then(|()| connection.execute_batch("COMMIT")).map_err(|error| error.to_string());
+/// `is_lasting`: how the connection commits now.
+fn batch(connection: &Connection, is_lasting: &mut bool, tasks: impl Iterator<Item = Task>) {
+    let tasks: Vec<Task> = tasks.collect();
+    // A commit that lasts takes those before it along: they stand in the same log, in order.
+    let lasts = tasks.iter().any(|task| task.is_lasting);
+    let mut prepared = Ok(());
+    if lasts != *is_lasting {
+        prepared = connection.pragma_update(None, "synchronous", if lasts { "full" } else { "normal" });
+        *is_lasting = if prepared.is_ok() { lasts } else { *is_lasting };
+    }
+    let run = |sql| connection.prepare_cached(sql)?.execute([]).map(|_| ());
+    let begun = prepared.and_then(|()| run("BEGIN IMMEDIATE"));
+    let told: Vec<Told> = tasks.into_iter().map(|task| (task.work)(connection)).collect();
+    let committed = begun.and_then(|()| run("COMMIT")).map_err(|error| error.to_string());
     if committed.is_err() {
         // Fails where the commit has rolled back by itself.
         let _ = connection.execute_batch("ROLLBACK");
@@ -398,13 +434,26 @@ fn whole<T>(connection: &Connection, work: impl FnOnce(&Connection) -> rusqlite:
     if connection.is_autocommit() {
         return Err(rusqlite::Error::InvalidQuery);
     }
-    connection.execute_batch("SAVEPOINT one")?;
+    let run = |sql| connection.prepare_cached(sql)?.execute([]);
+    run("SAVEPOINT one")?;
     let result = work(connection);
     if result.is_err() {
-        connection.execute_batch("ROLLBACK TO one")?;
+        run("ROLLBACK TO one")?;
     }
-    connection.execute_batch("RELEASE one")?;
+    run("RELEASE one")?;
     result
+}
+
+/// Whether a master key exists by this database's word, so that no other one may be made. Changes nothing.
+pub fn has_master_key(data: &Path) -> bool {
+    let path = data.join(FILE);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    // A database that cannot be read is control's to complain about; an older one has no such table.
+    path.exists()
+        && Connection::open_with_flags(path, flags).is_ok_and(|db| {
+            let _ = db.busy_timeout(BUSY_WAIT);
+            db.query_row(CHECK, [], |row| row.get::<_, Vec<u8>>(0)).is_ok()
+        })
 }
 
 fn open(path: &Path) -> Result<Connection, StoreError> {
@@ -417,7 +466,8 @@ fn open(path: &Path) -> Result<Connection, StoreError> {
     let mut connection = Connection::open(path).map_err(at)?;
     connection.busy_timeout(BUSY_WAIT).map_err(at)?;
     connection.pragma_update(None, "journal_mode", "wal").map_err(at)?;
-    // Each commit waits for the disk: an answer of the API outlives a loss of power. Joins share their commits.
+    // Each commit waits for the disk (those of sessions alone do not, see `batch`): an answer of the API outlives a
+    // loss of power.
     connection.pragma_update(None, "synchronous", "full").map_err(at)?;
     connection.pragma_update(None, "foreign_keys", "on").map_err(at)?;
     let check: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(at)?;
@@ -514,6 +564,22 @@ mod tests {
         });
         assert!(half.await.is_err());
         assert_eq!(store.known().await.unwrap().sessions.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_lasts_waits_for_the_disk_and_sessions_do_not() {
+        let data = Scratch::new("lasting");
+        let store = Store::open(&data.0).unwrap();
+        let mode = |db: &Connection| db.query_row("PRAGMA synchronous", [], |row| row.get::<_, i64>(0));
+        for _ in 0..3 {
+            assert_eq!(store.run(mode).await.unwrap(), 2, "full");
+            assert_eq!(store.run_passing(mode).await.unwrap(), 1, "normal");
+        }
+        // In one batch or in two: what lasts is never less.
+        for _ in 0..50 {
+            let (first, lasting, _) = tokio::join!(store.run_passing(mode), store.run(mode), store.run_passing(mode));
+            assert!((1..=2).contains(&first.unwrap()) && lasting.unwrap() == 2);
+        }
     }
 
     #[tokio::test]

@@ -64,7 +64,7 @@ impl Store {
     /// What a join must know of its room; a name that is new gets a number.
     pub async fn join_room(&self, name: &str, sub: &str, now_ms: u64) -> Result<JoinRoom, StoreError> {
         let (name, sub) = (name.to_owned(), sub.to_owned());
-        self.run(move |db| {
+        self.run_passing(move |db| {
             let known = db
                 .prepare_cached("SELECT number, viewers_max FROM rooms WHERE name = ?1")?
                 .query_row([&name], |row| Ok((row.get(0)?, row.get(1)?)))

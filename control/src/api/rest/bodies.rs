@@ -111,6 +111,13 @@ body!(answer KeyframeAnswer: "what became of a wish for a keyframe" {
                       yet; no_video",
 });
 
+body!(answer Ban: "who may not come to a room for a while" {
+    id: String = "of room and sub: the same person banned again has the same",
+    room: String = "which one",
+    sub: String = "whoever bears it, with whatever token",
+    until: String = "RFC 3339",
+});
+
 body!(answer Ended: "what was ended" {
     id: String = "its id or name",
     ended: bool = "true",

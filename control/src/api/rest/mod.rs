@@ -12,6 +12,7 @@ mod docs;
 mod events;
 mod handlers;
 mod idempotency;
+mod bans;
 mod insight;
 mod openapi;
 mod page;
@@ -188,6 +189,7 @@ fn allowed(rows: &[&Row]) -> &'static str {
         (true, false, true, false) => "GET, HEAD, PATCH, OPTIONS",
         (true, false, false, true) => "GET, HEAD, DELETE, OPTIONS",
         (true, false, false, false) => "GET, HEAD, OPTIONS",
+        (false, false, false, true) => "DELETE, OPTIONS",
         _ => "POST, OPTIONS",
     }
 }

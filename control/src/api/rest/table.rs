@@ -2,13 +2,13 @@
 //! OpenAPI document are made from it, and a test walks through it.
 
 use super::bodies::{
-    Attempt, Delivery, Ended, Event, Health, History, Key, KeyWithSecret, KeyframeAnswer, Kick, Limits, LimitsPatch, Lobby, NewKey,
+    Attempt, Ban, Delivery, Ended, Event, Health, History, Key, KeyWithSecret, KeyframeAnswer, Kick, Limits, LimitsPatch, Lobby, NewKey,
     NewRoom, NewToken, NewWebhook, Node, Recording, Room, RoomPatch, Rotation, Stream, Token, Usage, Viewer, Webhook, WebhookPatch,
     WebhookRotation, WebhookTest, WebhookWithSecret,
 };
 use super::page::Page;
 use super::schema::Described;
-use super::{Answering, Call, events, handlers, insight, recordings, webhooks};
+use super::{Answering, Call, bans, events, handlers, insight, recordings, webhooks};
 use serde_json::{Map, Value};
 
 pub type Schema = fn(&mut Map<String, Value>) -> Value;
@@ -159,7 +159,7 @@ const END_STREAM: Row = Row {
     ..BASE
 };
 
-pub static ROWS: [Row; 48] = [
+pub static ROWS: [Row; 50] = [
     Row {
         path: "/v1/rooms",
         id: "listRooms",
@@ -232,6 +232,27 @@ pub static ROWS: [Row; 48] = [
         query: PAGE,
         answer: schema::<Page<Viewer>>(),
         handler: |call| Box::pin(handlers::viewers(call)),
+        ..BASE
+    },
+    Row {
+        path: "/v1/rooms/{room}/bans",
+        id: "listBans",
+        about: "Who was kicked out of a room with `ban_seconds` and may not come yet",
+        access: Access::Room,
+        query: PAGE,
+        answer: schema::<Page<Ban>>(),
+        handler: |call| Box::pin(bans::list(call)),
+        ..BASE
+    },
+    Row {
+        method: "DELETE",
+        path: "/v1/rooms/{room}/bans/{ban}",
+        id: "liftBan",
+        about: "Let somebody come again before his ban ends",
+        access: Access::Room,
+        status: 204,
+        errors: &[(404, "ban_not_found")],
+        handler: |call| Box::pin(bans::lift(call)),
         ..BASE
     },
     STREAMS,

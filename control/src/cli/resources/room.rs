@@ -16,6 +16,7 @@ use std::process::ExitCode;
   spillway room update lobby --viewers-max default     what the node allows each room
   spillway room update lobby --record auto             every publisher is recorded
   spillway room end lobby                              sends everybody in it away
+  spillway room bans lobby                             who may not come, and until when: room unban lobby BAN
   spillway room get lobby --json | jq .viewers")]
 pub struct RoomArgs {
     #[command(subcommand)]
@@ -62,6 +63,17 @@ enum Action {
     },
     /// Send everybody in a room away; whoever still has a valid token may come again
     End(Named),
+    /// Who was kicked out with --ban and may not come yet
+    Bans(Named),
+    /// Let somebody come again before his ban ends
+    Unban {
+        #[arg(value_parser = parse_room)]
+        room: String,
+        /// As `spillway room bans` shows it
+        ban: String,
+        #[command(flatten)]
+        api: ApiArgs,
+    },
     /// Take a room's declaration back; who is in it stays
     Delete(Named),
 }
@@ -82,6 +94,9 @@ pub const COLUMNS: &[Column] = &[
     text("DECLARED", |room| yes_no(&room["declared"])),
     text("STREAM", |room| or_dash(&room["stream"])),
 ];
+
+const BANS: &[Column] =
+    &[text("BAN", |ban| string(&ban["id"])), text("SUB", |ban| string(&ban["sub"])), text("UNTIL", |ban| string(&ban["until"]))];
 
 pub fn card_of(room: &Value) -> Painted {
     let max = match &room["viewers_max"] {
@@ -125,6 +140,16 @@ pub fn run(args: RoomArgs) -> ExitCode {
             &api,
             |server| server.ask("POST", &format!("{}/end", path(&room)), None),
             |_| gone("everybody was sent away from", &room),
+        ),
+        Action::Bans(Named { room, api }) => client::run(
+            &api,
+            |server| server.list(&format!("{}/bans", path(&room)), &[], None),
+            |page| show::table(BANS, page, "nobody is banned"),
+        ),
+        Action::Unban { room, ban, api } => client::run(
+            &api,
+            |server| server.ask("DELETE", &format!("{}/bans/{}", path(&room), escaped(&ban)), None),
+            |_| gone("lifted: the ban", &ban),
         ),
         Action::Delete(Named { room, api }) => client::run(
             &api,

@@ -201,6 +201,16 @@ fn who_was_sent_away_does_not_come_back_until_his_time_is_over() {
     assert_eq!(node.post("/whip/other", &node.token("other", Role::Publish, "troll"), PUBLISH).status(), 201);
     node.restart_control_over_live_tracks();
     node.post("/whep/demo", &token, VIEW).is(403, "banned");
+    // The ban is listed, and can be lifted.
+    let bans = operator(&node).get("/v1/rooms/demo/bans").json();
+    let ban = &bans["data"][0];
+    assert_eq!((bans["data"].as_array().unwrap().len(), ban["sub"].as_str(), ban["room"].as_str()), (1, Some("troll"), Some("demo")), "{bans}");
+    assert!(operator(&node).get("/v1/rooms/other/bans").json()["data"].as_array().unwrap().is_empty());
+    let of = |room: &str| format!("/v1/rooms/{room}/bans/{}", ban["id"].as_str().unwrap());
+    operator(&node).ask("DELETE", &of("other"), &[], "").is(404, "ban_not_found");
+    assert_eq!(operator(&node).ask("DELETE", &of("demo"), &[], "").status(), 204);
+    operator(&node).ask("DELETE", &of("demo"), &[], "").is(404, "ban_not_found");
+    assert_eq!(node.post("/whep/demo", &token, VIEW).status(), 201, "he may come again");
     // Sent away alone, one may come again.
     let viewers = operator(&node).get("/v1/rooms/demo/viewers").json();
     let ann = viewers["data"].as_array().unwrap().iter().find(|viewer| viewer["sub"] == "ann").unwrap()["id"].as_str().unwrap().to_owned();

@@ -112,6 +112,10 @@ fn every_row_of_the_document_is_kept() {
     let new_hook = || operator.post("/v1/webhooks", &hook_body).json()["id"].as_str().unwrap().to_owned();
     let (hook, doomed_hook) = (new_hook(), new_hook());
     node.live();
+    assert_eq!(node.post("/whep/demo", &node.token("demo", Role::View, "troll"), crate::api::test_node::VIEW).status(), 201);
+    let troll = operator.get("/v1/viewers").json()["data"][0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(operator.post(&format!("/v1/viewers/{troll}/kick"), &json!({ "ban_seconds": 60 })).status(), 200);
+    let ban = operator.get("/v1/rooms/demo/bans").json()["data"][0]["id"].as_str().unwrap().to_owned();
     node.view();
     node.view();
     node.until(|node| node.service().state("demo").viewers == 2);
@@ -130,6 +134,7 @@ fn every_row_of_the_document_is_kept() {
         ("account", "acme"),
         ("webhook", &*hook),
         ("delivery", &*delivery),
+        ("ban", &*ban),
         ("recording", "rec_0"),
     ];
     let (stage, recording) = (Stage::new(&node), std::cell::OnceCell::<String>::new());
@@ -153,7 +158,7 @@ fn every_row_of_the_document_is_kept() {
         "kickViewer" => 2,
         "endStream" | "endStreamUnversioned" => 3,
         "endRoom" => 4,
-        "deleteRoom" | "revokeKey" | "deleteWebhook" | "deleteRecording" => 5,
+        "deleteRoom" | "revokeKey" | "liftBan" | "deleteWebhook" | "deleteRecording" => 5,
         _ => 1,
     };
     let mut rows: Vec<&'static Row> = ROWS.iter().collect();
@@ -222,6 +227,7 @@ fn every_row_of_the_document_is_kept() {
                 ("key", "key_other"),
                 ("webhook", "wh_other"),
                 ("delivery", "dl_other"),
+                ("ban", "ban_other"),
                 ("recording", "rec_other"),
             ];
             let key = format!("once-{}", row.id);
@@ -230,7 +236,7 @@ fn every_row_of_the_document_is_kept() {
         }
     }
     // What only one row can be told.
-    let nothing = [("room", "nobody"), ("stream", "st_0"), ("viewer", "vw_0"), ("key", "key_0"), ("webhook", "wh_0"), ("delivery", "dl_0"), ("recording", "rec_0")];
+    let nothing = [("room", "nobody"), ("stream", "st_0"), ("viewer", "vw_0"), ("key", "key_0"), ("webhook", "wh_0"), ("delivery", "dl_0"), ("ban", "ban_0"), ("recording", "rec_0")];
     for id in ["getDelivery", "retryDelivery"] {
         let none = [("webhook", &*hook), ("delivery", "dl_0")];
         witness.saw(row(id), &operator.ask(row(id).method, &path(row(id), &none), &[], ""));
@@ -302,7 +308,7 @@ fn other_methods_are_refused_with_what_is_allowed_and_options_are_answered() {
     let node = Node::new();
     let operator = operator(&node);
     for row in ROWS.iter() {
-        let path = path(row, &[("room", "demo"), ("stream", "x"), ("viewer", "x"), ("key", "x"), ("account", "x"), ("webhook", "x"), ("delivery", "x"), ("recording", "x")]);
+        let path = path(row, &[("room", "demo"), ("stream", "x"), ("viewer", "x"), ("key", "x"), ("account", "x"), ("webhook", "x"), ("delivery", "x"), ("ban", "x"), ("recording", "x")]);
         let refused = operator.ask("PUT", &path, &[], "");
         refused.is(405, "method_not_allowed");
         let allow = refused.header("allow").to_owned();
