@@ -31,6 +31,10 @@ use tokio::sync::Notify;
 
 /// While anything is recorded or waited for.
 const LOOK_WAIT: Duration = Duration::from_millis(500);
+/// Streams change with every viewer that comes: of a storm of joins few looks are made.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
+/// Journals and sizes are read so often, however often streams change.
+const FOLLOW_WAIT: Duration = Duration::from_millis(400);
 const IDLE_WAIT: Duration = Duration::from_secs(10);
 /// The supervisor is told again though nothing changed: a list may have been lost.
 const TELL_WAIT: Duration = Duration::from_secs(5);
@@ -71,6 +75,7 @@ struct Desk {
     /// Rows that could not be written yet.
     dirty: HashSet<String>,
     journals: HashMap<String, Followed>,
+    followed_at: Option<Instant>,
     told: Option<(Vec<Wanted>, Instant)>,
 }
 
@@ -326,6 +331,7 @@ impl Service {
         }
         loop {
             self.look(&mut desk).await;
+            tokio::time::sleep(LOOK_PAUSE).await;
             let is_idle = lock(&self.recorder.policy).all().next().is_none();
             let wait = if is_idle { IDLE_WAIT } else { LOOK_WAIT };
             let _ = tokio::time::timeout(wait, self.recorder.wake.notified()).await;
@@ -359,6 +365,10 @@ impl Service {
             }
         }
         self.tell_supervisor(desk);
+        if desk.followed_at.is_some_and(|at| at.elapsed() < FOLLOW_WAIT) {
+            return;
+        }
+        desk.followed_at = Some(Instant::now());
         self.hear_supervisor().await;
         let open: Vec<Open> = lock(&self.recorder.policy).all().cloned().collect();
         desk.journals.retain(|id, _| open.iter().any(|open| open.id == *id));
@@ -538,10 +548,10 @@ impl Service {
                 }
             }
             Event::Stopped { duration_ms, bytes, files } => {
-                let has_started = followed.has_started;
+                let is_nothing = *files == 0 && !followed.has_started && followed.bytes == 0;
                 desk.journals.remove(&open.id);
                 lock(&self.recorder.policy).close(&open.id);
-                if *files == 0 && !has_started {
+                if is_nothing {
                     // A publisher that never sent anything: there is nothing to keep.
                     if let Err(error) = self.delete_recording(&open.id).await {
                         logging::tell(Level::Warn, &error.to_string(), &[("recording", &open.id)]);
