@@ -22,6 +22,7 @@ mod networks;
 mod pages;
 mod ramp;
 mod recording;
+mod recorded;
 mod recorder;
 mod referees;
 mod restart;
