@@ -269,7 +269,7 @@ fn assert_plays(scratch: &Scratch, film: &Film, file: &[u8], asks_ffprobe: bool,
 }
 
 /// How many of each kind of ending are tried, and how many of them ffprobe looks at. All of a thousand:
-/// `SPILLWAY_CUTS=1000 cargo test --workspace --release containers` (two minutes).
+/// `SPILLWAY_CUTS=1000 cargo test --workspace --release containers` (five minutes).
 fn rounds() -> (usize, usize) {
     match std::env::var("SPILLWAY_CUTS").ok().and_then(|text| text.parse().ok()) {
         Some(rounds) => (rounds, 1),
