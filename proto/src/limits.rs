@@ -204,6 +204,8 @@ pub const FRAGMENT_OVERHEAD_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 pub const FILE_SAMPLES_MAX: usize = 12_000_000;
 /// At the file's end: what a run that goes on reads to find the end of what is whole.
 pub const TAIL_BYTES: u64 = 2 * FRAGMENT_BYTES_MAX as u64;
+/// The latest time of a sample, 18 years: behind it clocks are wrong, and sums would not fit.
+pub const SAMPLE_NS_MAX: u64 = 1 << 59;
 /// Places inside a file where fragments are damaged, one after the other: beyond them it ends.
 pub const DAMAGES_MAX: usize = 4_096;
 

@@ -10,6 +10,7 @@ mod bench_lab;
 mod browser;
 mod cli;
 mod codecs;
+mod containers;
 mod ffmpeg;
 mod firefox;
 mod first_picture;

@@ -293,6 +293,34 @@ fn another_publisher_with_another_codec_begins_the_next_file() {
 }
 
 #[test]
+fn a_publisher_that_comes_back_goes_on_in_the_same_file_after_a_gap() {
+    let (desk, reel) = (Desk::new(), TestReel::new());
+    let publisher = ReelPublisher::begin(&reel, STREAM, true);
+    let since = publisher.since;
+    let recorder = desk.run("record", Some(&reel), since);
+    desk.wait_for("0001.mp4", 1_500);
+    let (first, _) = publisher.end();
+    recorder.stop();
+    let gone = now();
+    until("it is away", seconds(10), || if now().since(gone) > seconds(3) { Ok(()) } else { Err(String::new()) });
+    // Another stream of the same room, in another reel.
+    let reel = TestReel::new();
+    let publisher = ReelPublisher::begin(&reel, StreamId::new(5, 1), true);
+    let recorder = desk.run("record", Some(&reel), publisher.since);
+    desk.wait_for("0001.mp4", 6_000);
+    let length_ms = now().since(since).as_millis() as u64;
+    let (second, _) = publisher.end();
+    recorder.stop();
+    let gaps = desk.gaps();
+    let [(at, length, GapReason::PublisherAway)] = gaps[..] else { panic!("{gaps:?}") };
+    assert!(at.abs_diff(first * 1_000 / 30) < 200 && (2_800..3_600).contains(&length), "{gaps:?}");
+    desk.finish();
+    let (frames, probed_ms) = probe(&desk.path.join("0001.mp4"));
+    assert_eq!(frames, first + second);
+    assert!(probed_ms.abs_diff(length_ms) < 300, "{probed_ms} {length_ms}");
+}
+
+#[test]
 fn sound_alone_is_a_recording_too() {
     let (desk, reel) = (Desk::new(), TestReel::new());
     let publisher = ReelPublisher::begin(&reel, STREAM, false);

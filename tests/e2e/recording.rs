@@ -113,7 +113,7 @@ fn control_engine_and_recorder_are_killed_and_it_is_one_recording_that_plays() {
     let _machine = Machine::shared();
     let desk = Desk::of(Node::start());
     desk.ask("POST", "/v1/rooms", Some(r#"{"id":"demo","record":"auto"}"#));
-    let _publisher = desk.node.publish("demo", "h264");
+    let publisher = desk.node.publish("demo", "h264");
     let id = desk.recording("something is written", |found| found["size"].as_u64() > Some(300_000))["id"].as_str().expect("an id").to_owned();
     let control = desk.node.pid("control_pid");
     kill_9(control);
@@ -124,7 +124,9 @@ fn control_engine_and_recorder_are_killed_and_it_is_one_recording_that_plays() {
     let engine = desk.node.pid("engine_pid");
     kill_9(engine);
     desk.node.next_pid("engine_pid", engine);
-    // The publisher has nobody to send to any more: another one takes its place within the time it is waited for.
+    // The publisher has nobody to send to any more: another one takes its place within the time it is waited for. (The
+    // first would come back, too, and they would take the room from each other.)
+    drop(publisher);
     let _again = desk.node.publish("demo", "h264");
     desk.goes_on(&id);
     let stream = desk.ask("GET", "/v1/streams", None)["data"][0]["id"].as_str().expect("a stream").to_owned();

@@ -2,6 +2,7 @@
 //! Method: random messages, from seeds, built by the one and read by the other, both ways round; sealed
 //! bytes compared; handshakes finished with code that shares nothing with ours.
 
+mod containers;
 mod dtls;
 mod rsa;
 mod rtcp;

@@ -4,6 +4,7 @@
 //! Nothing here decides what is right; the tests do.
 
 pub mod browser;
+pub mod film;
 pub mod firefox;
 pub mod fuzz;
 pub mod http;

@@ -13,7 +13,8 @@ use crate::shm::{inherit, monotonic_now};
 use spillway_proto::id::Kind;
 use spillway_proto::link::tap::{TAP_VARIABLE, Tap as Handover};
 use spillway_proto::mux::finish::{InspectError, inspect_tail};
-use spillway_proto::mux::recording::{Bounds, OpenFile, Output, Recording, Resumed};
+use spillway_proto::mux::recording::{Bounds, OpenFile, Output, Reason, Recording, Resumed};
+use spillway_proto::time::Time;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -76,7 +77,7 @@ fn record(handover: &Handover, ready: OwnedFd, directory: &Directory, reel: Owne
     }
     let now = monotonic_now();
     let unix_offset_ns = (unix_ms() as i64).saturating_mul(1_000_000) - now.0 as i64;
-    let before = recover(directory, &lines, unix_offset_ns, now.0 as i64)?;
+    let before = recover(directory, &lines, handover.since, unix_offset_ns, now)?;
     if let Some(current) = &before.current {
         // A file whose line was not written any more is named now.
         let is_known = |line: &Line| match &line.event {
@@ -138,7 +139,7 @@ struct Before {
 }
 
 /// Finds where the recording ended, and cuts off what is not whole. A file that cannot be gone on with stays as it is.
-fn recover(directory: &Directory, lines: &[Line], unix_offset_ns: i64, now_ns: i64) -> io::Result<Before> {
+fn recover(directory: &Directory, lines: &[Line], since: Time, unix_offset_ns: i64, now: Time) -> io::Result<Before> {
     let names = directory.files()?;
     let files = names.last().and_then(|name| number_of(name)).unwrap_or(0);
     let has_started = lines.iter().any(|line| matches!(line.event, Event::Started { .. }));
@@ -163,7 +164,7 @@ fn recover(directory: &Directory, lines: &[Line], unix_offset_ns: i64, now_ns: i
         let end_ns = start_ns + contents.end_ns;
         let zero_ns = i64::try_from(zero_ms).unwrap_or(i64::MAX).saturating_mul(1_000_000);
         // A wall clock that was set back does not set the recording back.
-        let origin_ns = zero_ns.saturating_sub(unix_offset_ns).min(now_ns.saturating_sub_unsigned(end_ns));
+        let origin_ns = zero_ns.saturating_sub(unix_offset_ns).min((now.0 as i64).saturating_sub_unsigned(end_ns));
         let is_last = names.last() == Some(name);
         let muxer = contents.muxer().filter(|_| is_last);
         let codec_of = |kind: Kind| contents.tracks.iter().map(|track| track.codec).find(|codec| codec.kind() == kind);
@@ -174,7 +175,10 @@ fn recover(directory: &Directory, lines: &[Line], unix_offset_ns: i64, now_ns: i
             bytes: contents.whole_length,
             samples: contents.video_frames + contents.audio_frames,
         };
-        before.resumed = Some(Resumed { origin_ns, end_ns, file: muxer.is_some().then_some(open) });
+        // The stream began after that end: it is its publisher who was away, not the recorder.
+        let was_away = since.0 as i64 >= origin_ns.saturating_add_unsigned(end_ns);
+        let reason = if was_away { Reason::PublisherAway } else { Reason::Restart };
+        before.resumed = Some(Resumed { origin_ns, end_ns, file: muxer.is_some().then_some(open), reason });
         if let Some(muxer) = muxer {
             file.set_len(contents.whole_length)?;
             file.sync_data()?;

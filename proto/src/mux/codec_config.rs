@@ -463,3 +463,108 @@ fn av1_sequence(body: &[u8]) -> Option<(u32, u32, (u8, u8))> {
     let second = flags.iter().fold(0, |byte, flag| byte << 1 | flag) << 2 | position;
     Some((width, height, (first, second)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::torture::torture;
+
+    fn hex(text: &str) -> Vec<u8> {
+        (0..text.len() / 2).map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap()).collect()
+    }
+    fn sample(units: &[&str]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for unit in units.iter().map(|unit| hex(unit)) {
+            bytes.extend((unit.len() as u32).to_be_bytes());
+            bytes.extend(unit);
+        }
+        bytes
+    }
+    // What x264, x265, libvpx, libaom and SVT-AV1 wrote of a test pattern.
+    /// 322 x 182, two lines and fourteen columns cut off.
+    const BASELINE: [&str; 3] = ["6742c00dda05467889b0110000030001000003003c0f142aa0", "68ce0fc8", "6588"];
+    const HEVC: [&str; 4] = [
+        "40010c01ffff016000000300900000030000030078959409",
+        "420101016000000300900000030000030078a003c0801107cb965654a4c2f0168080000003008000000f04",
+        "4401c073c189",
+        "2601af",
+    ];
+    const VP8: &str = "1062009d012a4001b40000070885858885848802020316250bf80fe06741";
+    const VP9: &str = "824983420013f00b360438241c184a00";
+    const AV1: &str = "12000a0b00000024c6abdf3efe401032d14f0400";
+
+    /// High profile, fields, 322 x 184.
+    const INTERLACED: [&str; 3] = ["67640015acd941533c45e022000003000200000300783e28532c", "68fba3cb3002c0", "6588"];
+
+    fn av1() -> Vec<u8> {
+        hex(AV1)
+    }
+
+    #[test]
+    fn pictures_say_their_size_and_their_configuration() {
+        let of = |codec, bytes: &[u8]| track_format(codec, bytes).unwrap();
+        let avc = of(Codec::H264, &sample(&BASELINE));
+        assert_eq!((avc.width, avc.height), (322, 182));
+        assert_eq!(avc.private[..8], [1, 0x42, 0xC0, 0x0D, 0xFF, 0xE1, 0, 25]);
+        assert_eq!(avc.private[33..], [&[1, 0, 4][..], &hex(BASELINE[1])].concat(), "no bit depths in this profile");
+
+        let hevc = of(Codec::H265, &sample(&HEVC));
+        assert_eq!((hevc.width, hevc.height), (1920, 1080));
+        assert_eq!(hevc.private[..2], [1, 1], "Main");
+        assert_eq!(hevc.private[16..23], [0xFD, 0xF8, 0xF8, 0, 0, 0x0F, 3]);
+        assert_eq!(hevc.private[12], 120, "level 4");
+
+        let vp8 = of(Codec::Vp8, &hex(VP8));
+        assert_eq!((vp8.width, vp8.height), (320, 180));
+        let vp9 = of(Codec::Vp9, &hex(VP9));
+        assert_eq!((vp9.width, vp9.height, &vp9.private[..7]), (320, 180, &[1, 0, 0, 0, 0, 11, 0x82][..]));
+        let av1 = of(Codec::Av1, &av1());
+        assert_eq!((av1.width, av1.height), (854, 480));
+        assert_eq!(av1.private[..4], [0x81, 4, 0x0C, 0], "Main, level 3.0, 4:2:0");
+        assert_eq!(av1.private[4..], hex("0a0b00000024c6abdf3efe4010"));
+        let opus = of(Codec::Opus, &[0xFC]);
+        assert_eq!((opus.width, opus.private.len(), opus.private[1]), (0, 11, 2));
+    }
+
+    #[test]
+    fn high_profiles_and_fields_are_read() {
+        let avc = track_format(Codec::H264, &sample(&INTERLACED)).unwrap();
+        assert_eq!((avc.width, avc.height), (322, 184));
+        assert_eq!(avc.private[1], 100);
+        assert_eq!(avc.private[avc.private.len() - 4..], [0xFD, 0xF8, 0xF8, 0]);
+        assert_eq!(usize::from(avc.private[7]), INTERLACED[0].len() / 2);
+    }
+
+    #[test]
+    fn what_begins_nothing_has_no_format() {
+        assert_eq!(track_format(Codec::H264, &sample(&BASELINE[1..])), None, "no SPS");
+        assert_eq!(track_format(Codec::H264, &sample(&BASELINE[..1])), None, "no PPS");
+        assert_eq!(track_format(Codec::H265, &sample(&HEVC[1..])), None, "no VPS");
+        assert_eq!(track_format(Codec::Vp8, &hex(&VP8.replace("1062", "1162"))), None, "an inter picture");
+        assert_eq!(track_format(Codec::Vp9, &[0x86, 0, 0]), None, "an inter picture");
+        assert_eq!(track_format(Codec::Av1, &[0x12, 0, 0x32, 1, 0x10]), None, "no sequence header");
+        assert_eq!(track_format(Codec::Opus, &[]), None);
+        // Sets that are there twice are kept once.
+        let twice = sample(&[BASELINE[0], BASELINE[1], BASELINE[0], BASELINE[1]]);
+        assert_eq!(track_format(Codec::H264, &twice), track_format(Codec::H264, &sample(&BASELINE)));
+    }
+
+    #[test]
+    fn damaged_keyframes_never_panic() {
+        let valid = [
+            (Codec::H264, sample(&BASELINE)),
+            (Codec::H264, sample(&INTERLACED)),
+            (Codec::H265, sample(&HEVC)),
+            (Codec::Vp8, hex(VP8)),
+            (Codec::Vp9, hex(VP9)),
+            (Codec::Av1, av1()),
+        ];
+        for (codec, bytes) in &valid {
+            torture(&[bytes], |bytes| {
+                if let Some(format) = track_format(*codec, bytes) {
+                    assert!(format.width > 0 && format.height > 0 && format.private.len() <= bytes.len() + 64);
+                }
+            });
+        }
+    }
+}

@@ -10,7 +10,7 @@ use super::mark::{Digest, Mark};
 use super::sample::{Sample, TrackFormat};
 use super::{fmp4, webm};
 use crate::id::{Codec, Kind};
-use crate::limits::{FILE_SAMPLES_MAX, FRAGMENT_BYTES_MAX, FRAGMENT_SAMPLES_MAX, SILENCE_NS_MAX};
+use crate::limits::{FILE_SAMPLES_MAX, FRAGMENT_BYTES_MAX, FRAGMENT_SAMPLES_MAX, SAMPLE_NS_MAX, SILENCE_NS_MAX};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Container {
@@ -156,19 +156,19 @@ impl Muxer {
         for sample in samples.iter().filter(is_kept) {
             // Silence has at most 14 bytes per packet; it may be some more than the most of one fragment.
             if bytes + sample.data.len() > FRAGMENT_BYTES_MAX || video.len() + audio.len() >= FRAGMENT_SAMPLES_MAX {
-                self.write(&video, &audio, sample.time_ns, gap_ns, out);
+                self.write(&video, &audio, sample.time_ns.min(SAMPLE_NS_MAX), gap_ns, out);
                 (video.clear(), audio.clear());
                 (bytes, gap_ns) = (0, 0);
             }
             bytes += sample.data.len();
-            let piece = Piece { time_ns: sample.time_ns, keyframe: sample.keyframe, data: &sample.data };
+            let piece = Piece { time_ns: sample.time_ns.min(SAMPLE_NS_MAX), keyframe: sample.keyframe, data: &sample.data };
             match sample.kind {
                 Kind::Video => video.push(piece),
                 Kind::Audio => self.push_sound(piece, &mut audio),
             }
         }
         if !video.is_empty() || !audio.is_empty() {
-            self.write(&video, &audio, until_ns, gap_ns, out);
+            self.write(&video, &audio, until_ns.min(SAMPLE_NS_MAX), gap_ns, out);
         }
     }
 

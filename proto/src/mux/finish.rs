@@ -95,13 +95,14 @@ pub struct Closing {
 
 /// Reads the whole file and holds each fragment to its digest: before it is closed.
 pub fn inspect<B: Bytes>(file: &mut B) -> Result<Contents, InspectError<B::Error>> {
-    Inspector { file }.run(true)
+    Inspector { file }.run(true, 0)
 }
 
 /// Reads the marks and holds the last `TAIL_BYTES` to their digests: before a run goes on, which a gap is waiting for.
 /// Such contents close nothing.
 pub fn inspect_tail<B: Bytes>(file: &mut B) -> Result<Contents, InspectError<B::Error>> {
-    Inspector { file }.run(false)
+    let length = file.length().map_err(InspectError::Read)?;
+    Inspector { file }.run(false, length.saturating_sub(TAIL_BYTES))
 }
 
 impl Contents {
@@ -158,7 +159,8 @@ impl<B: Bytes> Inspector<'_, B> {
         Ok((self.read(offset, &mut bytes)? == N).then_some(bytes))
     }
 
-    fn run(mut self, is_whole: bool) -> Result<Contents, InspectError<B::Error>> {
+    /// `verified_from`: fragments that end behind it are held to their digests.
+    fn run(mut self, has_index: bool, verified_from: u64) -> Result<Contents, InspectError<B::Error>> {
         let length = self.file.length().map_err(InspectError::Read)?;
         let mut first = vec![0; fmp4::HEAD_AT.max(webm::HEAD_AT) + HEAD_BYTES_MAX];
         let count = self.read(0, &mut first)?;
@@ -188,16 +190,12 @@ impl<B: Bytes> Inspector<'_, B> {
             state: State::default(),
             index: None,
         };
-        if is_whole && end.is_none() {
+        if has_index && end.is_none() {
             let tables = contents.tracks.iter().map(|_| fmp4::Table::default()).collect();
             contents.index = Some(Index { tables, header_bytes: head.header_bytes, ..Index::default() });
         }
         // A closed file was looked at when it was closed.
-        let verified_from = match (end, is_whole) {
-            (Some(_), _) => u64::MAX,
-            (None, true) => 0,
-            (None, false) => length.saturating_sub(TAIL_BYTES),
-        };
+        let verified_from = if end.is_some() { u64::MAX } else { verified_from };
         self.walk(&mut contents, end.unwrap_or(length), verified_from)?;
         if end.is_some() {
             contents.whole_length = length;
@@ -336,3 +334,6 @@ fn closed_webm(first: &[u8], length: u64) -> Option<u64> {
     let size = first.get(webm::SEGMENT_AT - 8..)?.first_chunk().copied().map(u64::from_be_bytes)?;
     (size == 1 << 56 | length.checked_sub(webm::SEGMENT_AT as u64)?).then_some(length)
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@
 use super::container::Container;
 use super::sample::TrackFormat;
 use crate::id::Codec;
-use crate::limits::{CODEC_PRIVATE_BYTES_MAX, FRAGMENT_BYTES_MAX, FRAGMENT_OVERHEAD_BYTES_MAX};
+use crate::limits::{CODEC_PRIVATE_BYTES_MAX, FRAGMENT_BYTES_MAX, FRAGMENT_OVERHEAD_BYTES_MAX, SAMPLE_NS_MAX};
 use aws_lc_rs::digest;
 
 /// Chosen by chance once (RFC 9562 version 4); as a `uuid` box they are its type.
@@ -194,6 +194,9 @@ impl Mark {
         };
         let (written, _) = bytes.split_at_checked(MARK_BYTES - DIGEST_SHORT)?;
         let is_whole = reader.array()? == short(written);
-        (is_whole && mark.length <= (FRAGMENT_BYTES_MAX + FRAGMENT_OVERHEAD_BYTES_MAX) as u64).then_some(mark)
+        // What is added to them still fits.
+        let numbers = [mark.start_ns, mark.until_ns, mark.sound_ns, mark.video_floor, mark.audio_next];
+        let is_sane = numbers.iter().all(|number| *number <= 2 * SAMPLE_NS_MAX);
+        (is_whole && is_sane && mark.length <= (FRAGMENT_BYTES_MAX + FRAGMENT_OVERHEAD_BYTES_MAX) as u64).then_some(mark)
     }
 }

@@ -52,6 +52,8 @@ pub struct Resumed {
     pub end_ns: u64,
     /// The file that is gone on with; none: a new one begins.
     pub file: Option<OpenFile>,
+    /// Why there is nothing between that end and what comes now.
+    pub reason: Reason,
 }
 
 /// The file pieces go to.
@@ -136,6 +138,7 @@ pub struct Recording {
     audio: Option<Lane>,
     origin: Option<i64>,
     floor_ns: u64,
+    resumes: Option<Reason>,
     /// Where the last piece ended.
     until_ns: Option<u64>,
     file: Option<OpenFile>,
@@ -161,6 +164,7 @@ impl Lane {
 
 impl Recording {
     pub fn new(bounds: Bounds, resumed: Option<Resumed>) -> Recording {
+        let resumes = resumed.as_ref().map(|resumed| resumed.reason);
         let (origin, floor_ns, file) = match resumed {
             Some(resumed) => (Some(resumed.origin_ns), resumed.end_ns, resumed.file),
             None => (None, 0, None),
@@ -172,6 +176,7 @@ impl Recording {
             audio: None,
             origin,
             floor_ns,
+            resumes,
             until_ns: origin.map(|_| floor_ns),
             file,
             gaps: Vec::new(),
@@ -192,7 +197,7 @@ impl Recording {
     /// A track of the stream: packets are given from `first` on, recorded from `from` on. In place of the one of its kind
     /// that was there.
     pub fn add_track(&mut self, kind: Kind, first: u64, from: u64, epoch: u32) {
-        let resumes = self.origin.is_some();
+        let resumes = self.resumes;
         let before = match kind {
             Kind::Video => self.video.take(),
             Kind::Audio => self.audio.take(),
@@ -205,7 +210,7 @@ impl Recording {
             packet_at: None,
             interval_ns: if kind == Kind::Video { 33_000_000 } else { 20_000_000 },
             epoch,
-            cause: resumes.then_some(Reason::Restart),
+            cause: resumes,
             skips: false,
         };
         if let Some(before) = before {
@@ -301,7 +306,8 @@ impl Recording {
         let time = self.timeline.place(kind, frame.epoch, frame.codec.clock_rate(), frame.timestamp, frame.arrival);
         let (origin, floor) = (self.origin, self.floor_ns);
         // Sound leads where there is no picture.
-        let leads = kind == Kind::Video || self.video.as_ref().is_none_or(|lane| lane.latest.is_none());
+        let has_picture = self.file.as_ref().is_some_and(|file| file.video.is_some());
+        let leads = kind == Kind::Video || self.video.as_ref().is_none_or(|lane| lane.latest.is_none() && !has_picture);
         let others = match kind {
             Kind::Video => self.audio.as_ref(),
             Kind::Audio => self.video.as_ref(),
@@ -319,13 +325,13 @@ impl Recording {
             lane.cause = lane.cause.or(Some(Reason::PublisherAway));
         }
         let before = lane.latest.map(|(time, _)| time + lane.interval_ns);
-        let resumed_at = origin.map(|origin| origin.saturating_add_unsigned(floor)).filter(|_| lane.cause == Some(Reason::Restart));
+        let resumed_at = origin.map(|origin| origin.saturating_add_unsigned(floor)).filter(|_| floor > 0);
         let expected = before.or(resumed_at);
         let mut is_backwards = false;
         let mut gap = None;
         if let Some(expected) = expected {
             let hole = time - expected;
-            let is_silence = hole > SILENCE_NS && time - others_latest > SILENCE_NS;
+            let is_silence = hole > SILENCE_NS && time.saturating_sub(others_latest) > SILENCE_NS;
             let reason = lane.cause.or(is_silence.then_some(Reason::PublisherAway));
             // Longer than two frames.
             gap = reason.filter(|_| leads && hole > lane.interval_ns).map(|reason| (expected, hole, reason));

@@ -18,7 +18,8 @@ pub fn depacketize(bytes: &[u8]) {
     let codec = CODECS[choices.below(6) as usize];
     let mut depacketizer = Depacketizer::new(codec.kind(), 100, 100, 1);
     let (mut index, mut timestamp, mut now) = (100u64, 0u32, Time::from_millis(1_000));
-    let mut before: Option<u64> = None;
+    // Index and publisher of the newest frame.
+    let mut before: Option<(u64, u32)> = None;
     let mut broken = codec.kind() == Kind::Video;
     let mut packets = 0;
     while !choices.is_over() {
@@ -30,7 +31,6 @@ pub fn depacketize(bytes: &[u8]) {
         }
         if bits & 8 != 0 {
             depacketizer.begin_epoch(index, u32::from(bits >> 4));
-            broken = codec.kind() == Kind::Video;
         }
         now = Time(now.0 + u64::from(bits >> 5) * 40_000_000);
         let flags = SlotFlags::NONE.with_if(bits & 1 != 0, SlotFlags::FRAME_START).with_if(bits & 2 != 0, SlotFlags::FRAME_END);
@@ -49,15 +49,15 @@ pub fn depacketize(bytes: &[u8]) {
     assert!(!depacketizer.is_waiting(), "nothing is kept when nothing more comes");
 }
 
-fn take(codec: Codec, output: Output, before: &mut Option<u64>, broken: &mut bool) {
+fn take(codec: Codec, output: Output, before: &mut Option<(u64, u32)>, broken: &mut bool) {
     let Output::Frame(frame) = output else {
         assert!(codec.kind() == Kind::Video, "sound does not break");
         *broken = true;
         return;
     };
-    assert!(before.is_none_or(|before| before < frame.index), "in order");
-    *before = Some(frame.index);
-    assert!(!*broken || frame.keyframe || codec.kind() == Kind::Audio || frame.epoch > 0, "{frame:?}");
+    assert!(before.is_none_or(|(index, _)| index < frame.index), "in order");
+    let is_other = before.replace((frame.index, frame.epoch)).is_some_and(|(_, epoch)| epoch != frame.epoch);
+    assert!(frame.keyframe || !(*broken || is_other), "{frame:?}");
     *broken = false;
     assert!(!frame.data.is_empty());
     check(&frame);

@@ -8,6 +8,7 @@ mod choices;
 mod depacketize;
 mod link;
 mod offer;
+mod recording;
 mod reel;
 #[cfg(test)]
 mod replay;
@@ -20,6 +21,7 @@ mod stun;
 pub use depacketize::depacketize;
 pub use link::link_decode;
 pub use offer::sdp_offer;
+pub use recording::recording_file;
 pub use reel::reel_operations;
 pub use rewrite::rewrite_model;
 pub use rtcp::rtcp;
@@ -45,4 +47,5 @@ pub const TARGETS: &[Target] = &[
     Target { name: "rewrite_model", body: rewrite_model },
     Target { name: "link_decode", body: link_decode },
     Target { name: "depacketize", body: depacketize },
+    Target { name: "recording_file", body: recording_file },
 ];

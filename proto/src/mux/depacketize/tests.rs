@@ -311,7 +311,65 @@ fn another_publisher_begins_with_a_keyframe_of_its_own() {
     assert!(data[..15].iter().zip(&wanted).all(|(data, wanted)| *data == wanted));
     assert!(data[first..].iter().zip(&second_wanted).all(|(data, wanted)| *data == wanted));
     assert_eq!(data.len() - first, 30);
+    assert!(breaks <= 1, "{breaks}");
     assert!(frames[first].keyframe && frames[first].codec == Codec::Vp8 && frames[first].epoch == 5);
+}
+
+#[test]
+fn another_publishers_pictures_are_not_shown_on_top_of_the_first_ones() {
+    let (sent, _) = stream(Codec::Vp8, 10, 10, START);
+    let from = START + sent.len() as u64;
+    // The same codec; its first keyframe never came.
+    let (mut second, wanted) = stream(Codec::Vp8, 30, 10, from - 5);
+    second.retain(|packet| wanted_of(std::slice::from_ref(packet), 0) > 0);
+    let from = second[0].meta.index;
+    let mut depacketizer = Depacketizer::new(Kind::Video, START, START, 4);
+    depacketizer.begin_epoch(from, 5);
+    sent.iter().for_each(|packet| depacketizer.push(&packet.meta, &packet.payload));
+    for packet in &mut second {
+        packet.meta.timestamp = packet.meta.timestamp.wrapping_add(900_000);
+        depacketizer.push(&packet.meta, &packet.payload);
+    }
+    let (frames, _) = drain(&mut depacketizer, end(&second) + TAP_WAIT, true);
+    let of_second: Vec<&Frame> = frames.iter().filter(|frame| frame.epoch == 5).collect();
+    assert_eq!(of_second.len(), 20, "from its second keyframe on");
+    assert!(of_second.iter().zip(&wanted[10..]).all(|(frame, wanted)| frame.data == *wanted));
+}
+
+/// Slices stand alone in their packets, so that nothing in the second one says that the first is missing.
+#[test]
+fn a_picture_without_its_first_slice_is_none() {
+    let slices = |number: u32| {
+        let header: &[u8] = if number == 0 { &[0x65] } else { &[0x41] };
+        [unit(&[header, &[0x88]].concat(), 50, 1), unit(&[header, &[0x48]].concat(), 50, 2)]
+    };
+    let sets = [0x78, 0, 3, 0x67, 1, 2, 0, 2, 0x68, 3];
+    let mut packets = vec![(0, sets.to_vec())];
+    packets.extend((0..6).flat_map(|number| slices(number).map(|slice| (number, slice))));
+    let push = |depacketizer: &mut Depacketizer, place: usize| {
+        let (number, payload) = &packets[place];
+        let index = START + place as u64;
+        // The marker is on the second slice; the reel knows no beginning behind a hole.
+        let flags = SlotFlags::NONE.with_if(place % 2 == 0 && place > 0, SlotFlags::FRAME_END);
+        let arrival = Time::from_millis(u64::from(*number) * 33);
+        depacketizer.push(&SlotMeta { index, timestamp: number * 3_000, arrival, flags, codec: Codec::H264, layer: 0 }, payload);
+    };
+    let count = |skipped: &[usize], skip_to: Option<u64>| {
+        let mut depacketizer = Depacketizer::new(Kind::Video, START, START, 1);
+        (0..5).filter(|place| !skipped.contains(place)).for_each(|place| push(&mut depacketizer, place));
+        let mut frames = drain(&mut depacketizer, Time::from_millis(33), false).0;
+        if let Some(index) = skip_to {
+            depacketizer.skip_to(index);
+        }
+        (5..packets.len()).filter(|place| !skipped.contains(place)).for_each(|place| push(&mut depacketizer, place));
+        frames.extend(drain(&mut depacketizer, Time::from_millis(3_000), true).0);
+        frames.len()
+    };
+    assert_eq!(count(&[], None), 6);
+    assert_eq!(count(&[0, 1], None), 0, "a keyframe's");
+    assert_eq!(count(&[5], None), 2, "another one's");
+    // Behind what the reader missed.
+    assert_eq!(count(&[], Some(START + 6)), 1);
 }
 
 #[test]

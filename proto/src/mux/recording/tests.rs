@@ -300,7 +300,7 @@ fn a_later_run_goes_on_in_the_same_file_behind_what_is_written() {
     let end_ns = sender.taken.pieces.last().unwrap().until_ns;
     let file = recording.file.clone();
     // Killed. The reel still has what came since 4,000; the next run reads it again.
-    let resumed = Resumed { origin_ns: BASE as i64, end_ns, file };
+    let resumed = Resumed { origin_ns: BASE as i64, end_ns, file, reason: Reason::Restart };
     let mut second = Recording::new(Bounds::default(), Some(resumed));
     let mut again = Sender::new(Some(Codec::Vp9), true);
     again.begin(&mut second);

@@ -165,9 +165,9 @@ fn every_row_of_the_document_is_kept() {
     rows.sort_by_key(order);
     for row in &rows {
         let mut names = names;
-        names[7].1 = recording.get().map_or("rec_0", String::as_str);
+        names[8].1 = recording.get().map_or("rec_0", String::as_str);
         if row.id == "deleteRecording" {
-            stage.finish(names[7].1);
+            stage.finish(names[8].1);
         }
         if row.id == "revokeKey" {
             names[3].1 = &doomed;
