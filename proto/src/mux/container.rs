@@ -177,17 +177,19 @@ impl Muxer {
     fn push_sound<'a>(&mut self, piece: Piece<'a>, audio: &mut Vec<Piece<'a>>) {
         let end = self.state.sound_ns;
         let late = piece.time_ns.saturating_sub(end);
+        let mut played = end;
         if end > 0 && late >= HOLE_NS_MIN {
-            let (mut at, mut left) = (end, late.min(SILENCE_NS_MAX));
+            let mut left = late.min(SILENCE_NS_MAX);
             for (length, data) in SILENCE {
                 while left >= length {
-                    audio.push(Piece { time_ns: at, keyframe: true, data });
-                    (at, left) = (at + length, left - length);
+                    audio.push(Piece { time_ns: played, keyframe: true, data });
+                    (played, left) = (played + length, left - length);
                 }
             }
         }
-        let is_known = end > 0 && end.saturating_sub(piece.time_ns) < EARLY_NS_MAX;
-        self.state.sound_ns = if is_known { end.max(piece.time_ns) } else { piece.time_ns } + opus_ns(piece.data);
+        // What is a little late stays late, until it is a hole; who is far off begins anew.
+        let is_known = end > 0 && played.abs_diff(piece.time_ns) < EARLY_NS_MAX;
+        self.state.sound_ns = if is_known { played } else { piece.time_ns } + opus_ns(piece.data);
         audio.push(piece);
     }
 

@@ -199,6 +199,9 @@ fn a_damaged_fragment_inside_is_left_out_of_the_closed_file() {
                 assert_eq!(clip.frames.len(), 180, "the second fragment has become a Void");
             }
         }
+        // Nor is it counted there.
+        let contents = look(closed);
+        assert_eq!((contents.is_final, contents.fragments, contents.damaged, contents.video_frames), (true, 3, 1, 30), "{container:?}");
         for step in &steps[..steps.len() - 1] {
             assert!(close(step) == *closed, "{container:?}");
         }
@@ -276,6 +279,87 @@ fn sound_has_no_holes() {
         assert_eq!(contents.audio_frames, 19 + 1 + 30_000);
         assert_eq!(contents.end_ns, (3_600_000 * 3 + 20) * MS);
     }
+}
+
+/// A sender's clock is slow by half a percent: no packet is late to the one before, all of them together are.
+#[test]
+fn sound_of_a_slow_clock_is_not_pulled_before_its_pictures() {
+    let mut recording = begin(Container::Mp4);
+    let sounds: Vec<_> = (0..1_000).map(|number| sound(number * 20_100_000)).collect();
+    recording.fragment(&sounds, 20_100);
+    // 100 ms are missing, in pieces of at least 15.
+    let frames = look(&recording.file).audio_frames;
+    assert!((1_005..=1_020).contains(&frames), "{frames}");
+}
+
+#[test]
+fn sound_that_jitters_a_little_is_put_in_its_place() {
+    let mut recording = begin(Container::Mp4);
+    for number in 0..20 {
+        let jitter = [0, 300_000, 900_000, 500_000];
+        let sounds: Vec<_> = (0..50).map(|place| sound((1_000 * number + 20 * place) * MS + jitter[place as usize % 4])).collect();
+        recording.fragment(&sounds, 1_000 * (number + 1));
+    }
+    let moov = moov_of(&recording.file);
+    assert_eq!(table(&moov, b"stts", 0), [2, 999, 960, 1, 960], "one run, and the last one");
+}
+
+#[test]
+fn a_fragment_that_is_long_becomes_several_clusters() {
+    let mut recording = begin(Container::WebM);
+    let pictures: Vec<_> = (0..8).map(|number| picture(number * 10_000 * MS, number == 0, 9)).collect();
+    recording.fragment(&pictures, 80_000);
+    let clip = crate::mux::matroska::Clip::parse(&close(&recording.file)).unwrap();
+    let times: Vec<u64> = clip.frames.iter().map(|frame| frame.time_ns / MS).collect();
+    assert_eq!(times, [0, 10_000, 20_000, 30_000, 40_000, 50_000, 60_000, 70_000]);
+    assert_eq!(clip.frames.iter().filter(|frame| frame.keyframe).count(), 1);
+}
+
+#[test]
+fn a_mark_is_believed_as_a_whole_or_not_at_all() {
+    let mark = Mark { sequence: 7, length: 900, start_ns: 1, until_ns: 2, key_ns: u64::MAX, video_frames: 3, ..Mark::default() };
+    let bytes = |mark: &Mark| {
+        let mut bytes = Vec::new();
+        mark.write(&mut bytes);
+        <[u8; MARK_BYTES]>::try_from(bytes).unwrap()
+    };
+    assert_eq!(Mark::parse(&bytes(&mark)), Some(mark));
+    for at in 0..MARK_BYTES {
+        let mut damaged = bytes(&mark);
+        damaged[at] ^= 0x10;
+        assert_eq!(Mark::parse(&damaged), None, "byte {at}");
+    }
+    // Whoever can make digests can write any number.
+    let numbers = [
+        Mark { length: 1 << 40, ..mark },
+        Mark { start_ns: 1 << 62, ..mark },
+        Mark { until_ns: u64::MAX, ..mark },
+        Mark { sound_ns: 1 << 61, ..mark },
+        Mark { video_floor: u64::MAX, ..mark },
+        Mark { audio_next: u64::MAX, ..mark },
+    ];
+    assert!(numbers.iter().all(|mark| Mark::parse(&bytes(mark)).is_none()));
+}
+
+#[test]
+fn samples_and_fragments_outside_the_file_are_refused() {
+    let mut recording = recording(Container::Mp4, 2);
+    // Without digests a cut fragment is seen by its length alone.
+    let cut = recording.file.len() - 1;
+    let contents = Inspector { file: &mut &recording.file[..cut] }.run(true, u64::MAX).unwrap();
+    assert_eq!((contents.fragments, contents.whole_length as usize), (1, recording.ends[1]));
+    // The size of a sample is changed, and the digest made right.
+    let begin = recording.ends[1] + fmp4::MARK_BOX_BYTES;
+    let mut mark = Mark::parse(recording.file[recording.ends[1] + 8..].first_chunk().unwrap()).unwrap();
+    let place = recording.file[begin..].windows(8).position(|bytes| bytes[4..] == 300_u32.to_be_bytes()).unwrap();
+    recording.file[begin + place + 5] = 0xFF;
+    let mut digest = Digest::new();
+    digest.update(&recording.file[begin..]);
+    mark.digest = digest.finish();
+    let mut bytes = Vec::new();
+    mark.write(&mut bytes);
+    recording.file[begin - MARK_BYTES..begin].copy_from_slice(&bytes);
+    assert_eq!(inspect(&mut recording.file.as_slice()).unwrap_err(), InspectError::NotOurs);
 }
 
 #[test]
