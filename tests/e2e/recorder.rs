@@ -221,7 +221,8 @@ fn killed_at_any_moment_it_goes_on_in_the_same_file() {
     assert!(frames <= pictures && frames + 6 * 45 >= pictures, "{frames} of {pictures}");
     assert!(probed_ms.abs_diff(length_ms) <= 250, "{probed_ms} ms in the file, {length_ms} ms passed");
     let resumed = desk.journal().iter().filter(|line| matches!(line.event, Event::Resumed { .. })).count();
-    assert_eq!(resumed, 6);
+    // Killed between the first fragment and its line, the next run writes that line instead.
+    assert!(resumed == 6 || resumed == 5, "{resumed}");
 }
 
 #[test]
