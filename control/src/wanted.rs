@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use spillway_proto::limits::{FINISHING_MAX, PUBLISHERS_MAX, RECORDINGS_MAX};
 use spillway_proto::link::tap::is_recording_id;
 
-/// What a list takes at most, with room: an entry has some 110 bytes.
+/// What a list takes at most, with room: an entry has some 135 bytes.
 pub const DATAGRAM_BYTES_MAX: usize = 32 * 1_024;
 const VERSION: u32 = 1;
 const ENTRIES_MAX: usize = RECORDINGS_MAX + FINISHING_MAX;
@@ -27,7 +27,7 @@ const _: () = assert!(ENTRIES_MAX * 160 < DATAGRAM_BYTES_MAX);
 #[serde(rename_all = "snake_case")]
 pub enum Run {
     /// Read the reel of the stream in this place; what arrived before `since_ns` (CLOCK_MONOTONIC) is not this stream's.
-    Record { stream: u32, since_ns: u64 },
+    Record { stream: u32, generation: u32, since_ns: u64 },
     /// Make what stands in the directory final.
     Finish,
 }
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn a_list_comes_back_and_a_full_one_fits() {
         let entry = |number| {
-            let run = if number % 2 == 0 { Run::Finish } else { Run::Record { stream: 1_023, since_ns: u64::MAX } };
+            let run = if number % 2 == 0 { Run::Finish } else { Run::Record { stream: 1_023, generation: u32::MAX, since_ns: u64::MAX } };
             Wanted { recording: id(number), run }
         };
         for count in [0, 1, ENTRIES_MAX] {
@@ -136,7 +136,7 @@ mod tests {
     fn a_list_that_is_none_is_refused_whole() {
         let one = |recording: &str, run| write_list(&[Wanted { recording: recording.into(), run }]);
         assert_eq!(parse_list(one("rec_../../etc", Run::Finish).as_bytes()), Err(ListError::Id("rec_../../etc".into())));
-        let far = one(&id(1), Run::Record { stream: PUBLISHERS_MAX as u32, since_ns: 0 });
+        let far = one(&id(1), Run::Record { stream: PUBLISHERS_MAX as u32, generation: 1, since_ns: 0 });
         assert_eq!(parse_list(far.as_bytes()), Err(ListError::Stream(PUBLISHERS_MAX as u32)));
         let twice = write_list(&[1, 1].map(|number| Wanted { recording: id(number), run: Run::Finish }));
         assert_eq!(parse_list(twice.as_bytes()), Err(ListError::Twice(id(1))));

@@ -27,6 +27,8 @@ const STREAM: StreamId = StreamId::new(3, 9);
 struct Desk {
     path: PathBuf,
     is_mounted: bool,
+    /// What the recorder is told of whose reels are ours.
+    stream: Option<u64>,
 }
 
 impl Desk {
@@ -35,7 +37,7 @@ impl Desk {
         let name = format!("spillway-recorder-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
         fs::create_dir(&path).unwrap();
-        Desk { path, is_mounted: false }
+        Desk { path, is_mounted: false, stream: Some(STREAM.to_bits()) }
     }
 
     /// On a file system of its own with so many bytes.
@@ -65,6 +67,7 @@ impl Desk {
             directory: directory.as_raw_fd(),
             reel: reel.as_ref().map(AsRawFd::as_raw_fd),
             recording: ID.into(),
+            stream: self.stream,
             since,
             fsync: Fsync::Fragment,
             file_bytes_max: 0,
@@ -368,7 +371,14 @@ fn a_recorder_is_confined() {
 /// A file is used again by streams of other rooms: what stood there before is not recorded, nor what comes after.
 #[test]
 fn nothing_of_another_stream_is_recorded() {
-    let (desk, reel) = (Desk::new(), TestReel::new());
+    // Told which stream, whatever stands in its file; and told since when alone.
+    nothing_of_another(Some(STREAM.to_bits()), || Time::ZERO);
+    nothing_of_another(None, now);
+}
+
+fn nothing_of_another(stream: Option<u64>, since: fn() -> Time) {
+    let (mut desk, reel) = (Desk::new(), TestReel::new());
+    desk.stream = stream;
     let before = ReelPublisher::begin(&reel, StreamId::new(3, 8), true);
     until("something is there", seconds(10), || match before.wishes.pictures.load(Ordering::SeqCst) {
         0..20 => Err(String::new()),
@@ -376,7 +386,7 @@ fn nothing_of_another_stream_is_recorded() {
     });
     // It stops without a word, as a publisher of an engine that was killed.
     drop(before);
-    let recorder = desk.run("record", Some(&reel), now());
+    let recorder = desk.run("record", Some(&reel), since());
     let publisher = ReelPublisher::begin(&reel, STREAM, true);
     desk.wait_for("0001.mp4", 1_500);
     let (pictures, _) = publisher.end();

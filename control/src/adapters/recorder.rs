@@ -102,7 +102,7 @@ fn record(handover: &Handover, ready: OwnedFd, directory: &Directory, reel: Owne
     };
     let bounds = Bounds { file_bytes_max: handover.file_bytes_max, file_seconds_max: handover.file_seconds_max };
     let mut recording = Recording::new(bounds, before.resumed);
-    let mut tap = Tap::new(ReelFile::map(reel)?, handover.since);
+    let mut tap = Tap::new(ReelFile::map(reel)?, handover.stream, handover.since);
     let disk = FileDisk { directory: directory.again()?, file: before.file };
     let writer = Writer::start(disk, journal, before.current, settings)?;
     say_ready(ready)?;

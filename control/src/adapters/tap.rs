@@ -1,7 +1,7 @@
 //! A tap: one stream's reels, read into a recording. Read-only; it copies packets out and trusts nothing it reads.
 //!
-//! A stream's file is used again by later streams, of other rooms. What arrived before `since` is not ours, and the
-//! first reel that has something since then says which stream ours is: reels of another are never read.
+//! A stream's file is used again by later streams, of other rooms. What arrived before `since` is not ours, and reels
+//! that say another stream than ours are never read (if we were told none, the first that has something since then says it).
 
 use super::sys::ReelFile;
 use spillway_proto::id::Kind;
@@ -32,8 +32,8 @@ struct Place {
 }
 
 impl Tap {
-    pub fn new(file: ReelFile, since: Time) -> Tap {
-        Tap { file, since, stream: None, places: Default::default(), begin: None, payload: Vec::new() }
+    pub fn new(file: ReelFile, stream: Option<u64>, since: Time) -> Tap {
+        Tap { file, since, stream, places: Default::default(), begin: None, payload: Vec::new() }
     }
 
     /// All that came since the last time, into the recording.

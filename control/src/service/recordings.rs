@@ -446,7 +446,7 @@ impl Service {
     fn tell_supervisor(&self, desk: &mut Desk) {
         let wants = lock(&self.recorder.policy).wants();
         let run = |source: Option<Source>| match source {
-            Some(source) => Run::Record { stream: source.stream.index, since_ns: source.since.0 },
+            Some(source) => Run::Record { stream: source.stream.index, generation: source.stream.generation, since_ns: source.since.0 },
             None => Run::Finish,
         };
         let wanted: Vec<Wanted> = wants.into_iter().map(|want| Wanted { recording: want.id, run: run(want.source) }).collect();

@@ -11,6 +11,7 @@ use super::sys::Watch;
 use super::terminal::{say, warn};
 use crate::config::RecordingSettings;
 use crate::wanted::{DATAGRAM_BYTES_MAX, ListError, Run, Trouble, Wanted, parse_list};
+use spillway_proto::id::StreamId;
 use spillway_proto::link::tap::{TAP_VARIABLE, Tap};
 use spillway_proto::time::Time;
 use std::fs::{DirBuilder, OpenOptions};
@@ -297,6 +298,10 @@ fn start(
         directory: directory.as_raw_fd(),
         reel: reel.as_ref().map(AsRawFd::as_raw_fd),
         recording: wanted.recording.clone(),
+        stream: match wanted.run {
+            Run::Record { stream, generation, .. } => Some(StreamId::new(stream, generation).to_bits()),
+            Run::Finish => None,
+        },
         since,
         fsync: settings.fsync(),
         file_bytes_max: settings.file_bytes_max,
@@ -392,7 +397,7 @@ mod tests {
         }
     }
 
-    const RECORD: Run = Run::Record { stream: 3, since_ns: 77 };
+    const RECORD: Run = Run::Record { stream: 3, generation: 1, since_ns: 77 };
     /// Notes each start, is ready, and waits for SIGTERM.
     const STAYS: &str = "echo $1 $$ >> $d/log; trap 'echo end >> $d/log; exit 0' TERM; echo ready >/dev/fd/$ready; \
                          while :; do sleep 0.05; done";

@@ -2,7 +2,7 @@
 //! `SPILLWAY_TAP`. Numbers of inherited descriptors, the recording's id and its bounds; no path, no room, nothing secret.
 //!
 //! ```text
-//!    v=1 ready=3 directory=4 reel=5 recording=rec_01jd... since=81230000000 fsync=fragment file_bytes=... file_seconds=...
+//!    v=1 ready=3 directory=4 reel=5 recording=rec_01jd... stream=12884901895 since=81230000000 fsync=fragment file_bytes=... file_seconds=...
 //! ```
 //!
 //! With `reel` the process records; without, it finishes what stands in the directory. Nothing here opens, closes or
@@ -14,7 +14,7 @@ use std::fmt::Write as _;
 /// The environment variable's name.
 pub const TAP_VARIABLE: &str = "SPILLWAY_TAP";
 const TAP_VERSION: u64 = 1;
-/// Nine fields of at most 32 characters.
+/// Ten fields of at most 32 characters.
 const TEXT_BYTES_MAX: usize = 512;
 /// `rec_` and 128 bits in base 32: the directory's name, made by control.
 const PREFIX: &str = "rec_";
@@ -63,6 +63,8 @@ pub struct Tap {
     /// The stream's reels, read-only. None: it finishes the directory's files.
     pub reel: Option<i32>,
     pub recording: String,
+    /// Bits of the stream's id: reels in the file that say another one are another room's. None: the first that has something.
+    pub stream: Option<u64>,
     /// What arrived before (CLOCK_MONOTONIC) is another stream's: a reel's file is used again.
     pub since: Time,
     pub fsync: Fsync,
@@ -87,8 +89,8 @@ pub enum TapError {
     Value { field: &'static str, value: String, wanted: &'static str },
 }
 
-const FIELDS: [&str; 9] =
-    ["v", "ready", "directory", "reel", "recording", "since", "fsync", "file_bytes", "file_seconds"];
+const FIELDS: [&str; 10] =
+    ["v", "ready", "directory", "reel", "recording", "stream", "since", "fsync", "file_bytes", "file_seconds"];
 
 /// The fields' texts, each at most once.
 struct Fields<'a>([Option<&'a str>; FIELDS.len()]);
@@ -138,10 +140,13 @@ impl Tap {
         if let Some(reel) = self.reel {
             let _ = write!(text, " reel={reel}");
         }
+        let _ = write!(text, " recording={}", self.recording);
+        if let Some(stream) = self.stream {
+            let _ = write!(text, " stream={stream}");
+        }
         let _ = write!(
             text,
-            " recording={} since={} fsync={} file_bytes={} file_seconds={}",
-            self.recording,
+            " since={} fsync={} file_bytes={} file_seconds={}",
             self.since.0,
             self.fsync.name(),
             self.file_bytes_max,
@@ -165,6 +170,7 @@ impl Tap {
             directory: fields.descriptor("directory")?,
             reel: fields.optional("reel").map(|_| fields.descriptor("reel")).transpose()?,
             recording: recording.into(),
+            stream: fields.optional("stream").map(|_| fields.number("stream")).transpose()?,
             since: Time(fields.number("since")?),
             fsync: Fsync::from_name(fsync).ok_or_else(|| wrong("fsync", fsync, "fragment, segment or none"))?,
             file_bytes_max: fields.number("file_bytes")?,
@@ -185,6 +191,7 @@ mod tests {
             directory: 4,
             reel: Some(5),
             recording: ID.into(),
+            stream: Some(7),
             since: Time(81_230_000_000),
             fsync: Fsync::Segment,
             file_bytes_max: 0,
@@ -198,12 +205,12 @@ mod tests {
         assert_eq!(
             record.to_text(),
             format!(
-                "v=1 ready=3 directory=4 reel=5 recording={ID} since=81230000000 fsync=segment file_bytes=0 \
+                "v=1 ready=3 directory=4 reel=5 recording={ID} stream=7 since=81230000000 fsync=segment file_bytes=0 \
                  file_seconds=3600"
             )
         );
         assert_eq!(Tap::parse(&record.to_text()), Ok(record.clone()));
-        let finish = Tap { reel: None, since: Time(u64::MAX), fsync: Fsync::None, ..record };
+        let finish = Tap { reel: None, stream: None, since: Time(u64::MAX), fsync: Fsync::None, ..record };
         assert_eq!(Tap::parse(&finish.to_text()), Ok(finish));
     }
 
@@ -220,6 +227,7 @@ mod tests {
             (ID, "rec_../../../../../../etc/pass", "field `recording`"),
             (ID, "rec_01JD0000000000000000000000", "field `recording`"),
             (ID, "", "field `recording`"),
+            ("stream=7", "stream=seven", "field `stream`"),
             ("since=81230000000", "since=-1", "field `since`"),
             ("since=81230000000", "since=18446744073709551616", "field `since`"),
             ("fsync=segment", "fsync=sometimes", "field `fsync`"),
