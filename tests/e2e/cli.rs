@@ -92,7 +92,12 @@ fn every_subcommand_asks_the_api_and_shows_its_answer() {
     });
     assert!(desk.text(&["viewer", "list"]).contains(&viewer));
     assert!(desk.text(&["viewer", "get", &viewer]).contains("cli-view"));
-    desk.text(&["viewer", "kick", &viewer]);
+    desk.text(&["viewer", "kick", &viewer, "--ban", "1h"]);
+    assert!(desk.text(&["room", "bans", "demo"]).contains("cli-view"));
+    let ban = id(&desk.json(&["room", "bans", "demo"])["data"][0]["id"]);
+    desk.text(&["room", "unban", "demo", &ban]);
+    desk.fails(&["room", "unban", "demo", &ban], 5, "ban_not_found");
+    assert_eq!(desk.text(&["room", "bans", "demo"]).trim(), "nobody is banned");
     desk.fails(&["viewer", "get", "vw_none"], 5, "viewer_not_found");
 
     // Recordings.

@@ -302,7 +302,7 @@ fn another_publisher_with_another_codec_begins_the_next_file() {
 
 #[test]
 fn a_publisher_that_comes_back_goes_on_in_the_same_file_after_a_gap() {
-    let (desk, reel) = (Desk::new(), TestReel::new());
+    let (mut desk, reel) = (Desk::new(), TestReel::new());
     let publisher = ReelPublisher::begin(&reel, STREAM, true);
     let since = publisher.since;
     let recorder = desk.run("record", Some(&reel), since);
@@ -313,7 +313,9 @@ fn a_publisher_that_comes_back_goes_on_in_the_same_file_after_a_gap() {
     until("it is away", seconds(10), || if now().since(gone) > seconds(3) { Ok(()) } else { Err(String::new()) });
     // Another stream of the same room, in another reel.
     let reel = TestReel::new();
-    let publisher = ReelPublisher::begin(&reel, StreamId::new(5, 1), true);
+    let again = StreamId::new(5, 1);
+    desk.stream = Some(again.to_bits());
+    let publisher = ReelPublisher::begin(&reel, again, true);
     let recorder = desk.run("record", Some(&reel), publisher.since);
     desk.wait_for("0001.mp4", 6_000);
     let length_ms = now().since(since).as_millis() as u64;
