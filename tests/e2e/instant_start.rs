@@ -151,9 +151,16 @@ fn an_obedient_publisher_is_asked_once_and_the_old_keyframe_shows_meanwhile() {
     let browser = Browser::start();
     let publisher = camera(&browser, &node, "demo", &node.token("demo", "publish"));
     let way = Way::to_watch(&node, "demo");
-    // The camera makes keyframes only when asked: after this long the newest one is too old to replay what followed.
-    let began = Instant::now();
-    until("the keyframe is old", seconds(10), || if began.elapsed() > seconds(6) { Ok(()) } else { Err(String::new()) });
+    // The camera makes keyframes only when asked, and while it finds its size: after this long the newest one is too old to
+    // replay what followed.
+    let counters = node.counters();
+    let mut newest = (counters.keyframes(), Instant::now());
+    until("the keyframe is old", seconds(40), || {
+        if counters.keyframes() != newest.0 {
+            newest = (counters.keyframes(), Instant::now());
+        }
+        if newest.1.elapsed() > seconds(6) { Ok(()) } else { Err(format!("{} of them", newest.0)) }
+    });
     let requests = || publisher.stats()["plis"].as_u64().unwrap_or_default();
     let before = requests();
     let manner = Manner { codec: Codec::Vp8, ..NACK_AND_RTX };

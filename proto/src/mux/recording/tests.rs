@@ -370,6 +370,10 @@ fn a_track_that_is_behind_is_waited_for() {
         assert!(sounds.iter().all(|time| (piece.start_ns..piece.until_ns + 5 * MS).contains(time)), "{} {sounds:?}", piece.start_ns);
         assert!(sounds.len() >= 10 || piece.until_ns > 7_000 * MS, "{} at {}", sounds.len(), piece.start_ns / MS);
     }
+    // None begins before the one before it ends: its sound was there when it was cut.
+    for pair in taken.pieces.windows(2) {
+        assert!(pair[1].start_ns + 5 * MS >= pair[0].until_ns, "{} before {}", pair[1].start_ns / MS, pair[0].until_ns / MS);
+    }
     assert_eq!((taken.times(Kind::Video).len(), taken.times(Kind::Audio).len()), (400, 385));
 }
 
