@@ -167,6 +167,7 @@ fn an_obedient_publisher_is_asked_once_and_the_old_keyframe_shows_meanwhile() {
     let viewers: Vec<Viewer> = (0..3).map(|_| Viewer::join(&way, manner)).collect();
     let page = watch(&browser, &node, "demo");
     decodes(&page, seconds(10));
+    println!("asked {} times, {} began with a keyframe alone, {} by a replay", requests() - before, counters.sum(CounterId::StartsByKeyframe), counters.sum(CounterId::StartsByReplay));
     for viewer in &viewers {
         let seen = viewer.until("two keyframes and two seconds of live pictures", seconds(10), |seen| {
             let keyframes = seen.video.packets.values().filter(|packet| packet.keyframe).count();
