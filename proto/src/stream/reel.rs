@@ -1,6 +1,6 @@
 //! A reel: the recent plaintext packets of one layer of a track, in its stream's file.
 //!
-//! One writer, on the publisher's shard; many readers: every shard's fan-out, later taps in other processes. What
+//! One writer, on the publisher's shard; many readers: every shard's fan-out, and taps in other processes. What
 //! stands in the file is described in `reel_memory`. Everything the writer knows besides can be made again from
 //! the slots (`ReelWriter::resume`).
 //!
