@@ -225,7 +225,7 @@ export function drawStreams(streams, now, act) {
   // A row of its own for each recording: its button does something else then.
   keep($("#stream-rows"), streams, (stream) => `${stream.id} ${stream.recording ?? ""}`, row(cells, (stream) => [
     stream.recording
-      ? sureButton("Stop recording", "Stop it?", () => act.stopRecording(stream.recording))
+      ? sureButton("Stop rec", "Stop it?", () => act.stopRecording(stream.recording))
       : plainButton("Record", () => act.record(stream.room)),
     plainButton("Keyframe", () => act.keyframe(stream.id)),
     sureButton("End", "End it?", () => act.endStream(stream.id)),
