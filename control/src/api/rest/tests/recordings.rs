@@ -196,6 +196,9 @@ fn a_control_that_is_killed_leaves_the_recording_as_it_was_and_tells_nothing_twi
         stage.until_run(&id, |run| run.is_some());
         stage.begin(&id);
         node.until(|node| kinds(&operator(node)) == ["recording.started"]);
+        // Until it is on its way, whoever comes next would tell it.
+        let db = rusqlite::Connection::open(node.data.join("spillway.db")).unwrap();
+        node.until(|_| db.query_row("SELECT count(*) FROM outbox", [], |row| row.get::<_, i64>(0)).unwrap() == 0);
         stage.run(&id)
     };
     node.restart_control_over_live_tracks();
