@@ -26,7 +26,7 @@ pub const TYPES: &[(&str, &str)] = &[
     ("recording.started", "the first pictures of a recording stand on the disk; `file`, `codecs`"),
     ("recording.segment", "a file of a recording is final; `file`, `path` below recording.dir, `size`, `sha256`, `duration_ms`"),
     ("recording.gap", "time without media was marked in a recording; `file`, `at_ms`, `length_ms`, `reason`: publisher_away, loss, behind, disk_full or restart"),
-    ("recording.stopped", "a recording is finished; `duration_ms`, `size`, `files`, `reason`: stopped, stream_ended, publisher_gone, node_restarted or found"),
+    ("recording.stopped", "a recording is finished; `duration_ms`, `size`, `files`, `reason`: stopped, stream_ended, publisher_gone, node_restarted, found or failed"),
     ("recording.failed", "something keeps a recording from being written; `code`, `detail`, which says whether it goes on"),
     ("room.created", "a room was declared"),
     ("room.updated", "a declared room's settings were changed"),

@@ -152,6 +152,10 @@ fn open_of(row: &RecordingRow, boot: i64) -> Open {
             (phase, reason) = (Phase::Finishing, Some(Reason::NodeRestarted));
         }
     }
+    if phase != Phase::Finishing && row.error.as_ref().is_some_and(|(code, _)| code == journal::FILE_LIMIT) {
+        // Who read that was killed before it was heeded.
+        (phase, reason) = (Phase::Finishing, Some(Reason::Failed));
+    }
     Open { id: row.id.clone(), room: row.room.clone(), phase, source, reason }
 }
 
@@ -283,7 +287,7 @@ impl Service {
             if let Some(source) = open.source {
                 desk.since.insert(source.stream, source.since);
             }
-            changed.extend((row.boot != boot).then(|| open.id.clone()));
+            changed.extend((row.boot != boot || row.state != open.phase.name()).then(|| open.id.clone()));
             desk.journals.insert(row.id.clone(), Followed::of(row));
             lock(&self.recorder.policy).restore(open);
         }
@@ -357,12 +361,15 @@ impl Service {
             let facts: Vec<StreamFact> = streams.iter().map(|stream| fact(stream, desk)).collect();
             let changed = lock(&self.recorder.policy).observe(now_ms(), &facts);
             desk.dirty.extend(changed);
-            self.start_by_itself(desk, &streams, &facts).await;
             if !desk.dirty.is_empty() {
                 match self.save_recordings(desk.dirty.iter().cloned()).await {
                     Ok(()) => desk.dirty.clear(),
                     Err(error) => logging::tell(Level::Error, &error.to_string(), &[]),
                 }
+            }
+            // Why the last one ended must stand there first.
+            if desk.dirty.is_empty() {
+                self.start_by_itself(desk, &streams, &facts).await;
             }
         }
         self.tell_supervisor(desk);
@@ -403,8 +410,8 @@ impl Service {
             let found = modes.iter().find(|(room, ..)| *room == fact.room);
             let mode = found.and_then(|(_, mode, _)| Mode::from_name(mode.as_deref()?)).unwrap_or_default();
             let last = found.and_then(|(_, _, last)| Reason::from_name(last.as_deref()?));
-            // Whoever stopped it did not mean: until the next look.
-            let was_stopped = matches!(last, Some(Reason::Stopped | Reason::StreamEnded));
+            // Whoever stopped it did not mean: until the next look. What failed fails again.
+            let was_stopped = matches!(last, Some(Reason::Stopped | Reason::StreamEnded | Reason::Failed));
             if mode != Mode::Auto || was_stopped {
                 desk.passed.insert(fact.source.stream);
                 continue;
@@ -556,7 +563,16 @@ impl Service {
                 lock(&self.recorder.counts).gaps += 1;
                 say("recording.gap");
             }
-            Event::Failed { code, detail } => self.count_failed(&open.id, &open.room, code, detail),
+            Event::Failed { code, detail } => {
+                self.count_failed(&open.id, &open.room, code, detail);
+                if code == journal::FILE_LIMIT {
+                    let _turn = self.recorder.turn.lock().await;
+                    lock(&self.recorder.policy).stop(&open.id, Reason::Failed);
+                    // Written by the next look, however often that takes.
+                    desk.dirty.insert(open.id.clone());
+                    self.recorder.wake();
+                }
+            }
             Event::WantKeyframe => {
                 let is_due = followed.keyframe_at.is_none_or(|at| at.elapsed() >= KEYFRAME_WAIT);
                 let stream = self.streams().into_iter().find(|stream| open.source.is_some_and(|source| source.stream == stream.id));

@@ -283,6 +283,38 @@ fn who_stopped_a_recording_by_hand_does_not_get_another_at_once() {
 }
 
 #[test]
+fn a_recording_that_no_file_takes_is_over_and_not_begun_again() {
+    let mut node = Node::new();
+    {
+        let (operator, stage) = (operator(&node), Stage::new(&node));
+        operator.post("/v1/rooms", &json!({ "id": "demo", "record": "auto" }));
+        node.live();
+        node.until(|_| newest(&operator)["state"] == "recording");
+        let id = newest(&operator)["id"].as_str().unwrap().to_owned();
+        stage.begin(&id);
+        stage.journal(&id, "{\"at\":1500,\"event\":\"failed\",\"code\":\"file_limit\",\"detail\":\"not even a new file\"}\n");
+        stage.until_run(&id, |run| run == Some(Run::Finish));
+        stage.finish(&id);
+        node.until(|_| newest(&operator)["state"] == "finished");
+        let done = newest(&operator);
+        assert_eq!((done["id"].as_str(), done["reason"].as_str(), done["error"]["code"].as_str()), (Some(&*id), Some("failed"), Some("file_limit")));
+        // The publisher is there, and the room records by itself: it would fail again.
+        assert_eq!(operator.get("/v1/recordings").json()["data"].as_array().unwrap().len(), 1);
+        assert_eq!(kinds(&operator), ["recording.started", "recording.failed", "recording.segment", "recording.stopped"]);
+    }
+    // Whoever asks gets one; a control that is killed before it heeds the line finds it in the row.
+    let id = start(&operator(&node));
+    Stage::new(&node).until_run(&id, |run| matches!(run, Some(Run::Record { .. })));
+    node.kill_control();
+    let db = rusqlite::Connection::open(node.data.join("spillway.db")).unwrap();
+    db.execute("UPDATE recordings SET error_code = 'file_limit', error_detail = '' WHERE id = ?1", [&id]).unwrap();
+    drop(db);
+    node.start_control();
+    Stage::new(&node).until_run(&id, |run| run == Some(Run::Finish));
+    assert_eq!(newest(&operator(&node))["reason"], "failed");
+}
+
+#[test]
 fn what_keeps_a_recorder_from_running_is_told() {
     let node = Node::new();
     let operator = operator(&node);
