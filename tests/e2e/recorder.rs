@@ -9,7 +9,7 @@ use spillway_proto::link::tap::{Fsync, TAP_VARIABLE, Tap};
 use spillway_proto::mux::finish::{Contents, inspect};
 use spillway_proto::time::Time;
 use spillway_tests::kernel::{self, kill_9};
-use spillway_tests::node::binary;
+use spillway_tests::node::{Machine, binary};
 use spillway_tests::reel::{ReelPublisher, TestReel, inheritable, now};
 use spillway_tests::wait::{seconds, until};
 use std::fs::{self, File};
@@ -179,6 +179,7 @@ fn probe(path: &Path) -> (u64, u64) {
 
 #[test]
 fn all_that_was_in_the_reel_stands_in_the_file_and_is_finished_once() {
+    let _machine = Machine::shared();
     let (desk, reel) = (Desk::new(), TestReel::new());
     let publisher = ReelPublisher::begin(&reel, STREAM, true);
     let recorder = desk.run("record", Some(&reel), publisher.since);
@@ -207,6 +208,7 @@ fn all_that_was_in_the_reel_stands_in_the_file_and_is_finished_once() {
 
 #[test]
 fn killed_at_any_moment_it_goes_on_in_the_same_file() {
+    let _machine = Machine::shared();
     let (desk, reel) = (Desk::new(), TestReel::new());
     let publisher = ReelPublisher::begin(&reel, STREAM, true);
     let mut written = 0;
@@ -238,6 +240,7 @@ fn killed_at_any_moment_it_goes_on_in_the_same_file() {
 
 #[test]
 fn stopped_for_seconds_it_jumps_to_the_newest_keyframe_and_marks_the_gap() {
+    let _machine = Machine::shared();
     let (desk, reel) = (Desk::new(), TestReel::new());
     let publisher = ReelPublisher::begin(&reel, STREAM, true);
     let recorder = desk.run("record", Some(&reel), publisher.since);
@@ -263,6 +266,7 @@ fn stopped_for_seconds_it_jumps_to_the_newest_keyframe_and_marks_the_gap() {
 
 #[test]
 fn a_full_disk_costs_a_gap_and_says_so_and_it_goes_on_when_there_is_room() {
+    let _machine = Machine::shared();
     let (desk, reel) = (Desk::of_bytes(2 << 20), TestReel::new());
     let publisher = ReelPublisher::begin(&reel, STREAM, true);
     let recorder = desk.run("record", Some(&reel), publisher.since);
@@ -292,6 +296,7 @@ fn a_full_disk_costs_a_gap_and_says_so_and_it_goes_on_when_there_is_room() {
 
 #[test]
 fn another_publisher_with_another_codec_begins_the_next_file() {
+    let _machine = Machine::shared();
     let (desk, reel) = (Desk::new(), TestReel::new());
     let publisher = ReelPublisher::begin(&reel, STREAM, true);
     let recorder = desk.run("record", Some(&reel), publisher.since);
@@ -310,6 +315,7 @@ fn another_publisher_with_another_codec_begins_the_next_file() {
 
 #[test]
 fn a_publisher_that_comes_back_goes_on_in_the_same_file_after_a_gap() {
+    let _machine = Machine::shared();
     let (mut desk, reel) = (Desk::new(), TestReel::new());
     let publisher = ReelPublisher::begin(&reel, STREAM, true);
     let since = publisher.since;
@@ -385,6 +391,7 @@ fn a_file_that_may_not_grow_is_followed_by_the_next() {
 
 #[test]
 fn sound_alone_is_a_recording_too() {
+    let _machine = Machine::shared();
     let (desk, reel) = (Desk::new(), TestReel::new());
     let publisher = ReelPublisher::begin(&reel, STREAM, false);
     let recorder = desk.run("record", Some(&reel), publisher.since);
@@ -398,6 +405,7 @@ fn sound_alone_is_a_recording_too() {
 /// What it has open is what it was given and its files; what it may do is no more than it needs.
 #[test]
 fn a_recorder_is_confined() {
+    let _machine = Machine::shared();
     let (desk, reel) = (Desk::new(), TestReel::new());
     let publisher = ReelPublisher::begin(&reel, STREAM, true);
     let recorder = desk.run("record", Some(&reel), publisher.since);
@@ -426,6 +434,7 @@ fn a_recorder_is_confined() {
 /// A file is used again by streams of other rooms: what stood there before is not recorded, nor what comes after.
 #[test]
 fn nothing_of_another_stream_is_recorded() {
+    let _machine = Machine::shared();
     // Told which stream, whatever stands in its file; and told since when alone.
     nothing_of_another(Some(STREAM.to_bits()), || Time::ZERO);
     nothing_of_another(None, now);
