@@ -31,6 +31,8 @@ struct Desk {
     is_mounted: bool,
     /// What the recorder is told of whose reels are ours.
     stream: Option<u64>,
+    /// `ulimit -f`, in bytes.
+    file_max: Option<u64>,
 }
 
 impl Desk {
@@ -39,7 +41,7 @@ impl Desk {
         let name = format!("spillway-recorder-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
         fs::create_dir(&path).unwrap();
-        Desk { path, is_mounted: false, stream: Some(STREAM.to_bits()) }
+        Desk { path, is_mounted: false, stream: Some(STREAM.to_bits()), file_max: None }
     }
 
     /// On a file system of its own with so many bytes.
@@ -75,7 +77,13 @@ impl Desk {
             file_bytes_max: 0,
             file_seconds_max: 0,
         };
-        let mut command = Command::new(binary());
+        let mut command = match self.file_max {
+            None => Command::new(binary()),
+            Some(_) => Command::new("prlimit"),
+        };
+        if let Some(most) = self.file_max {
+            command.arg(format!("--fsize={most}")).arg(binary());
+        }
         command.args(["adapter", "recorder", mode]).env(TAP_VARIABLE, tap.to_text()).stdin(Stdio::null());
         kernel::end_with_us(&mut command);
         let process = command.spawn().unwrap();
@@ -345,6 +353,51 @@ fn a_publisher_that_comes_back_goes_on_in_the_same_file_after_a_gap() {
     let (frames, probed_ms) = probe(&desk.path.join("0001.mp4"));
     assert_eq!(frames, first + second);
     assert!(probed_ms.abs_diff(length_ms) < 300, "{probed_ms} {length_ms}");
+}
+
+#[test]
+fn a_file_that_may_not_grow_is_followed_by_the_next() {
+    let (mut desk, reel) = (Desk::new(), TestReel::new());
+    let publisher = ReelPublisher::begin(&reel, STREAM, true);
+    // How much three seconds are.
+    let recorder = desk.run("record", Some(&reel), publisher.since);
+    desk.wait_for("0001.mp4", 3_000);
+    recorder.stop();
+    let most = fs::metadata(desk.path.join("0001.mp4")).unwrap().len();
+    desk = Desk::new();
+    desk.file_max = Some(most);
+    let since = now();
+    let recorder = desk.run("record", Some(&reel), since);
+    desk.wait_for("0003.mp4", 1_000);
+    let all_ms = now().since(since).as_millis() as u64;
+    publisher.end();
+    recorder.stop();
+    let segments = desk.finish();
+    assert!(segments.len() >= 3, "{:?}", desk.journal());
+    let failed = desk.journal().into_iter().filter(|line| matches!(line.event, Event::Failed { .. })).count();
+    assert_eq!(failed, 0, "{:?}", desk.journal());
+    let (mut shown_ms, missing_ms) = (0, desk.gaps().iter().map(|(_, length, _)| length).sum::<u64>());
+    for segment in &segments {
+        assert!(segment.bytes <= most, "{} of {most}", segment.bytes);
+        let (frames, _) = probe(&desk.path.join(&segment.file));
+        assert_eq!(frames, segment.frames);
+        shown_ms += frames * 1_000 / 30;
+    }
+    // It begins at the next keyframe.
+    assert!((shown_ms + missing_ms).abs_diff(all_ms) < 2_500, "{shown_ms} + {missing_ms} of {all_ms}; {:?}", desk.journal());
+    // One that not even a second fits in: it says so, once.
+    let reel = TestReel::new();
+    let publisher = ReelPublisher::begin(&reel, STREAM, true);
+    let mut desk = Desk::new();
+    desk.file_max = Some(10_000);
+    let recorder = desk.run("record", Some(&reel), publisher.since);
+    until("it says that no file takes it", seconds(20), || {
+        let has = |line: &Line| matches!(&line.event, Event::Failed { code, .. } if code == "file_limit");
+        if desk.journal().iter().any(has) { Ok(()) } else { Err(format!("{:?}", desk.journal())) }
+    });
+    recorder.stop();
+    desk.finish();
+    assert!(matches!(desk.journal().last().unwrap().event, Event::Stopped { files: 0, .. }));
 }
 
 #[test]
