@@ -40,6 +40,8 @@ pub struct Step {
     pub latency_spread_ratio: Option<f64>,
     pub ttff_p99_ms: Option<f64>,
     pub cpu_ns_per_packet: Option<f64>,
+    /// Of the loop that only seals and sends, right after.
+    pub bare_ns_per_packet: Option<f64>,
     pub server_cpu: Option<f64>,
     pub generator_cpu: f64,
     pub generator_saturated: bool,
@@ -138,6 +140,7 @@ fn step(args: &RunArgs, publisher_at: Option<&Elsewhere>, viewers: u64) -> Resul
         latency_spread_ratio: summary.latency_spread_ratio,
         ttff_p99_ms: summary.ttff_ms.p99,
         cpu_ns_per_packet: server.map(|server| server.cpu_ns_per_packet),
+        bare_ns_per_packet: server.and_then(|server| server.bare_ns_per_packet),
         server_cpu: server.map(|server| server.cpu_ratio),
         generator_cpu: summary.generator.cpu_ratio,
         generator_saturated: summary.generator.saturated,

@@ -18,10 +18,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-const SERVER: &str = "10.77.0.1";
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// The target of every run here.
 pub const TARGET: &str = "http://10.77.0.1:7080";
-const VIEWERS: &str = "10.77.0.2";
+const VIEWERS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 /// Of those who stay on the cable when the others' packets end in the null NIC.
 const CABLED: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 3);
 const READY_MAX: Duration = Duration::from_secs(20);
@@ -187,7 +187,7 @@ impl Lab {
             });
             kill
         });
-        let make = || NullNic::make(&self.names[0], self.open_namespace(0)?, VIEWERS, CABLED.into());
+        let make = || NullNic::make(&self.names[0], self.open_namespace(0)?, VIEWERS.into(), CABLED.into());
         let null = self.null.then(make).transpose()?;
         Ok(Elsewhere { namespace: self.open_namespace(0)?, core: 0, deed, null })
     }

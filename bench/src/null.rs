@@ -24,7 +24,7 @@ pub const CABLED_EACH: u64 = 1_000;
 
 pub struct NullNic {
     namespace: String,
-    viewers: String,
+    viewers: IpAddr,
     cabled: IpAddr,
     /// /proc/net/dev of the server's network.
     counters: Mutex<File>,
@@ -32,7 +32,7 @@ pub struct NullNic {
 
 impl NullNic {
     /// Makes the device in the namespace. The route is not touched yet.
-    pub fn make(namespace: &str, open: File, viewers: &str, cabled: IpAddr) -> Result<NullNic, RunError> {
+    pub fn make(namespace: &str, open: File, viewers: IpAddr, cabled: IpAddr) -> Result<NullNic, RunError> {
         run("ip", &["-n", namespace, "link", "add", DEVICE, "type", "ifb"])?;
         run("ip", &["-n", namespace, "link", "set", DEVICE, "up"])?;
         // No queue of its own: nothing waits before a NIC that never waits.
@@ -45,7 +45,7 @@ impl NullNic {
         });
         let counters = opened.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked")));
         let counters = counters.map_err(|error| RunError::Failed(format!("/proc/net/dev: {error}")))?;
-        Ok(NullNic { namespace: namespace.to_owned(), viewers: format!("{viewers}/32"), cabled, counters: Mutex::new(counters) })
+        Ok(NullNic { namespace: namespace.to_owned(), viewers, cabled, counters: Mutex::new(counters) })
     }
 
     /// The address of those who stay on the cable.
@@ -53,13 +53,18 @@ impl NullNic {
         self.cabled
     }
 
+    /// Who is sent to while it is diverted.
+    pub fn viewers(&self) -> IpAddr {
+        self.viewers
+    }
+
     /// From now on what the server sends to viewers ends here.
     pub fn divert(&self) -> Result<(), RunError> {
-        run("ip", &["-n", &self.namespace, "route", "add", &self.viewers, "dev", DEVICE])
+        run("ip", &["-n", &self.namespace, "route", "add", &format!("{}/32", self.viewers), "dev", DEVICE])
     }
 
     pub fn restore(&self) -> Result<(), RunError> {
-        run("ip", &["-n", &self.namespace, "route", "delete", &self.viewers, "dev", DEVICE])
+        run("ip", &["-n", &self.namespace, "route", "delete", &format!("{}/32", self.viewers), "dev", DEVICE])
     }
 
     /// Packets and bytes the device took so far.

@@ -1,6 +1,6 @@
 //! One run: publish, let viewers join on a fixed clock, hold, leave, and add up.
 
-use crate::bare;
+use crate::bare::{self, Sends};
 use crate::burst;
 use crate::cli::{Exit, RunArgs, Sink};
 use crate::crowd::{Arriving, Crowd, Manner, Outcome, Tally};
@@ -389,7 +389,14 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     live.end();
 
     // ---- what the same packets cost nobody but a cipher, on the server's core and with nothing else there
-    let bare = publisher_at.and_then(|place| bare::seal_ns_per_packet(&plan, args.viewers, place.core));
+    let bare = |sends: &Sends<'_>| publisher_at.and_then(|place| bare::ns_per_packet(&plan, args.viewers, place.core, sends));
+    let seal_ns_per_packet = bare(&Sends::None);
+    let mut bare_ns_per_packet = None;
+    if let (Some(null), Some(place)) = (null, publisher_at) {
+        null.divert()?;
+        bare_ns_per_packet = bare(&Sends::Into { namespace: &place.namespace, to: null.viewers() });
+        null.restore()?;
+    }
 
     // ---- add up
     let seconds = ((ended.unix_ns.saturating_sub(begun.unix_ns)) as f64 / 1e9).max(1e-3);
@@ -421,7 +428,8 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
             cpu_ns_per_packet: if packets == 0 { 0.0 } else { used * 1e9 / packets as f64 },
             cpu_ratio: used / seconds,
             engine_user_ns_per_packet: engine.map(|engine| engine.user_s * 1e9 / packets as f64),
-            seal_ns_per_packet: bare,
+            seal_ns_per_packet,
+            bare_ns_per_packet,
             sends_per_packet: sent_before.zip(sent_after).and_then(|(before, after)| after.per_packet_since(&before)),
             memory_bytes,
             rss_bytes: ended.server.rss_bytes(),

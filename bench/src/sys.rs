@@ -152,13 +152,13 @@ fn stamp_of(header: &libc::msghdr) -> u64 {
 }
 
 /// Sets a number as a socket's option.
-fn set(socket: &UdpSocket, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+fn set(socket: &UdpSocket, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // JUSTIFICATION: std has not these options.
     // SAFETY: the value outlives the call, and its size is said.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
-            libc::SOL_SOCKET,
+            level,
             option,
             (&raw const value).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
@@ -171,13 +171,18 @@ fn set(socket: &UdpSocket, option: libc::c_int, value: libc::c_int) -> io::Resul
 pub fn prepare(socket: &UdpSocket, bytes: usize, stamps: bool) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     // Beyond rmem_max only for root; else what is granted.
-    if set(socket, libc::SO_RCVBUFFORCE, bytes as libc::c_int).is_err() {
-        set(socket, libc::SO_RCVBUF, bytes as libc::c_int)?;
+    if set(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes as libc::c_int).is_err() {
+        set(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes as libc::c_int)?;
     }
     if stamps {
-        set(socket, libc::SO_TIMESTAMPNS, 1)?;
+        set(socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)?;
     }
     Ok(())
+}
+
+/// The kernel cuts what is sent at once into packets of so many bytes.
+pub fn cut_sends(socket: &UdpSocket, packet_bytes: u16) -> io::Result<()> {
+    set(socket, libc::SOL_UDP, libc::UDP_SEGMENT, packet_bytes.into())
 }
 
 /// Datagrams the kernel dropped because this socket was full.

@@ -13,7 +13,8 @@ use crate::policy::candidates::candidates;
 use crate::service::Service;
 use crate::shm::{self, ShmError, Wake};
 use crate::store::{Store, StoreError};
-use spillway_proto::link::handover::{HANDOVER_VARIABLE, Handover, HandoverError};
+use spillway_proto::link::fields::FieldsError;
+use spillway_proto::link::handover::{HANDOVER_VARIABLE, Handover};
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::TcpListener;
@@ -33,7 +34,7 @@ enum StartError {
     #[error("{HANDOVER_VARIABLE} is not set; control is started by `spillway serve`, not by hand")]
     NoHandover,
     #[error(transparent)]
-    Handover(#[from] HandoverError),
+    Handover(#[from] FieldsError),
     #[error("the handover names no HTTP socket; supervisor and control are of different builds")]
     NoHttp,
     #[error(transparent)]

@@ -1,6 +1,9 @@
 //! What happened on this node, for `GET /v1/events`: the last events in memory, each with an id, so that who was away
 //! for a while hears what he missed, or that he missed something.
 //!
+//! An event that tells of something the store was told is drafted first, written beside it (`store::outbox`), and told
+//! once that is on the disk: a control that is killed in between leaves it to the next.
+//!
 //! Owns the ring. Knows no HTTP, and decides nothing: `policy` says what happened.
 
 use crate::ids;
@@ -23,14 +26,14 @@ pub const TYPES: &[(&str, &str)] = &[
     ("recording.started", "the first pictures of a recording stand on the disk; `file`, `codecs`"),
     ("recording.segment", "a file of a recording is final; `file`, `path` below recording.dir, `size`, `sha256`, `duration_ms`"),
     ("recording.gap", "time without media was marked in a recording; `file`, `at_ms`, `length_ms`, `reason`: publisher_away, loss, behind, disk_full or restart"),
-    ("recording.stopped", "a recording is finished; `duration_ms`, `size`, `files`, `reason`: stopped, stream_ended, publisher_gone, node_restarted or found"),
+    ("recording.stopped", "a recording is finished; `duration_ms`, `size`, `files`, `reason`: stopped, stream_ended, publisher_gone, node_restarted, found or failed"),
     ("recording.failed", "something keeps a recording from being written; `code`, `detail`, which says whether it goes on"),
     ("room.created", "a room was declared"),
     ("room.updated", "a declared room's settings were changed"),
     ("room.deleted", "a room's declaration was taken back"),
     ("webhook.disabled", "a webhook was disabled: nothing was taken for a day, or its receiver answered 410; `reason`"),
     ("webhook.test", "you asked for it; it goes to that webhook alone"),
-    ("node.started", "control was started; what happened before is not told again"),
+    ("node.started", "control was started; what happened before is not told again, but for what the one before had written down and nobody was told of"),
     ("node.engine_ready", "there is an engine, and control knows its state"),
     ("node.engine_lost", "the engine is gone, and all media with it"),
     ("events.missed", "what came since the event you named is not kept any more: look at the lists, then go on"),
@@ -44,13 +47,21 @@ pub struct Event {
     pub room: Option<String>,
     /// The whole event as JSON.
     pub json: String,
+    /// It stands in the store until its deliveries do.
+    pub is_kept: bool,
 }
 
 impl Event {
     fn new(id: String, kind: &'static str, room: Option<String>, at_ms: u64, data: &Value) -> Event {
         let time = crate::ids::rfc3339(at_ms);
         let json = json!({ "id": id, "type": kind, "time": time, "room": room, "data": data }).to_string();
-        Event { id, kind, room, json }
+        Event { id, kind, room, json, is_kept: false }
+    }
+
+    /// As the store has it; None: of a type that only another build knows.
+    pub fn kept(id: String, kind: &str, room: Option<String>, json: String) -> Option<Event> {
+        let kind = TYPES.iter().map(|(name, _)| *name).find(|name| *name == kind)?;
+        Some(Event { id, kind, room, json, is_kept: true })
     }
 
     /// As server-sent events have it.
@@ -68,6 +79,8 @@ pub struct EventLog {
 struct Ring {
     /// The number of the next event; the first has 1.
     next: u64,
+    /// Ids that were given, also to drafts.
+    ids: u64,
     events: VecDeque<Arc<Event>>,
     /// Of this control alone, so that an id of another is none of ours.
     boot: [u8; 4],
@@ -78,10 +91,11 @@ impl Ring {
         self.next - self.events.len() as u64
     }
 
-    fn id(&self, at_ms: u64) -> String {
+    fn id(&mut self, at_ms: u64) -> String {
         let mut bytes = [0; 16];
         let time = at_ms.to_be_bytes();
-        let number = self.next.to_be_bytes();
+        self.ids += 1;
+        let number = self.ids.to_be_bytes();
         let all = time.iter().skip(2).chain(&self.boot).chain(number.iter().skip(2));
         bytes.iter_mut().zip(all).for_each(|(byte, other)| *byte = *other);
         format!("ev_{}", ids::encode(bytes))
@@ -93,14 +107,24 @@ impl Default for EventLog {
         let mut boot = [0; 4];
         // Zeros name events badly, and hinder nothing.
         let _ = rand::fill(&mut boot);
-        EventLog { ring: Mutex::new(Ring { next: 1, events: VecDeque::new(), boot }), newest: watch::channel(0).0 }
+        EventLog { ring: Mutex::new(Ring { next: 1, ids: 0, events: VecDeque::new(), boot }), newest: watch::channel(0).0 }
     }
 }
 
 impl EventLog {
     pub fn push(&self, kind: &'static str, room: Option<String>, at_ms: u64, data: &Value) {
+        let id = self.lock().id(at_ms);
+        self.tell(Event::new(id, kind, room, at_ms, data));
+    }
+
+    /// An event that nobody is told of yet: for the store, which tells it once it is on the disk.
+    pub fn draft(&self, kind: &'static str, room: Option<String>, at_ms: u64, data: &Value) -> Event {
+        let id = self.lock().id(at_ms);
+        Event { is_kept: true, ..Event::new(id, kind, room, at_ms, data) }
+    }
+
+    pub fn tell(&self, event: Event) {
         let mut ring = self.lock();
-        let event = Event::new(ring.id(at_ms), kind, room, at_ms, data);
         ring.events.push_back(Arc::new(event));
         if ring.events.len() > EVENTS_MAX {
             ring.events.pop_front();

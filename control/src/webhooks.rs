@@ -233,15 +233,19 @@ async fn feed(service: Arc<Service>, mut cursor: u64) {
         let hooks: Vec<Arc<Hook>> = lock(&service.webhooks.hooks).clone();
         let now_ms = now_ms();
         let gap = missed.then(|| EventLog::missed(now_ms, events.first().map_or("", |event| &event.id)));
-        let mut rows = Vec::new();
-        for event in gap.iter().chain(events.iter().map(|event| &**event)) {
+        // What the store keeps is not missed, however far behind we are.
+        let stored = if missed { service.store().kept_events().await.unwrap_or_default() } else { Vec::new() };
+        let unheard = stored.iter().filter(|event| events.iter().all(|heard| heard.id != event.id));
+        let (mut rows, mut kept) = (Vec::new(), Vec::new());
+        for event in gap.iter().chain(unheard).chain(events.iter().map(|event| &**event)) {
+            kept.extend(event.is_kept.then(|| event.id.clone()));
             let body = body_of(event);
             for hook in hooks.iter().filter(|hook| wants(&hook.row, event)) {
-                rows.extend(new_delivery(&service.webhooks, &hook.row.id, event.kind, body.clone(), now_ms));
+                rows.extend(new_delivery(&service.webhooks, &hook.row.id, event, body.clone(), now_ms));
             }
         }
-        if !rows.is_empty() {
-            match service.store().queue_deliveries(rows).await {
+        if !rows.is_empty() || !kept.is_empty() {
+            match service.store().queue_deliveries(rows, kept).await {
                 Ok(0) => {}
                 Ok(dropped) => service.webhooks.count("dropped", dropped as u64),
                 Err(error) => {
@@ -257,10 +261,10 @@ async fn feed(service: Arc<Service>, mut cursor: u64) {
     }
 }
 
-fn new_delivery(webhooks: &Webhooks, webhook: &str, kind: &str, body: String, now_ms: u64) -> Option<NewDelivery> {
+fn new_delivery(webhooks: &Webhooks, webhook: &str, event: &Event, body: String, now_ms: u64) -> Option<NewDelivery> {
     let number = webhooks.numbers.fetch_add(1, Ordering::Relaxed);
-    let (webhook, kind) = (webhook.to_owned(), kind.to_owned());
-    Some(NewDelivery { id: ids::in_order("dl", now_ms, number)?, webhook, kind, body, now_ms, until_ms: now_ms + LIFE_MS })
+    let (webhook, kind, event) = (webhook.to_owned(), event.kind.to_owned(), event.id.clone());
+    Some(NewDelivery { id: ids::in_order("dl", now_ms, number)?, event, webhook, kind, body, now_ms, until_ms: now_ms + LIFE_MS })
 }
 
 /// A worker: what is due is sent, a few at a time.
@@ -302,14 +306,14 @@ async fn send(service: &Arc<Service>, hook: &Arc<Hook>, due: Vec<DeliveryRow>) {
         }
     }
     let has_failed = done.iter().any(|one| one.error.is_some());
+    let told = |reason: &String| {
+        let data = json!({ "id": hook.row.id, "url": hook.row.url, "reason": reason });
+        service.log.draft("webhook.disabled", None, now_ms(), &data)
+    };
+    let events: Vec<Event> = done.iter().filter_map(|one| one.disable.as_ref()).map(told).collect();
     loop {
-        match service.store().finish_deliveries(done.clone()).await {
+        match service.store().finish_deliveries(done.clone(), service.drafts(events.clone())).await {
             Ok(disabled) => {
-                for id in &disabled {
-                    let reason = done.iter().find_map(|one| one.disable.clone());
-                    let data = json!({ "id": id, "url": hook.row.url, "reason": reason });
-                    service.log.push("webhook.disabled", None, now_ms(), &data);
-                }
                 if has_failed != hook.row.failing_since_ms.is_some() || !disabled.is_empty() {
                     // Otherwise the next time it is told.
                     let _ = reload(service).await;

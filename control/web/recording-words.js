@@ -5,7 +5,7 @@ import { formatDuration } from "./common.js";
 const STATES = { recording: "Recording", waiting: "Waiting for the publisher", finishing: "Finishing", finished: "Finished" };
 const REASONS = {
   stopped: "It was stopped.", stream_ended: "Its stream was ended.", publisher_gone: "Its publisher did not come back.",
-  node_restarted: "The node was restarted.", found: "It was found on the disk.",
+  node_restarted: "The node was restarted.", found: "It was found on the disk.", failed: "It could not be written any more.",
 };
 const GAPS = {
   publisher_away: "the publisher was away", loss: "packets were lost", behind: "the recorder was behind",

@@ -17,7 +17,8 @@ use crate::shard::table::{Owners, RecordsError, Table, take_ownership};
 use crate::shard::{HandshakeMaker, ReelFile, Shard, Shared};
 use crate::shm::{MapError, Mapping};
 use spillway_proto::limits::SHARDS_MAX;
-use spillway_proto::link::handover::{HANDOVER_VARIABLE, Handover, HandoverError, IoChoice};
+use spillway_proto::link::fields::FieldsError;
+use spillway_proto::link::handover::{HANDOVER_VARIABLE, Handover, IoChoice};
 use spillway_proto::link::layout::{EngineFacts, IoKind, LINK_BYTES, Link, LinkError};
 use spillway_proto::session::dtls::{Dtls, DtlsError, Handshake, Identity};
 use spillway_proto::session::record::RECORDS_BYTES;
@@ -35,7 +36,7 @@ pub enum StartError {
     #[error("the engine is started by `spillway serve`, not by hand: {HANDOVER_VARIABLE} is not set")]
     NotHandedOver,
     #[error(transparent)]
-    Handover(#[from] HandoverError),
+    Handover(#[from] FieldsError),
     #[error("the handover is incomplete: {0}")]
     Incomplete(&'static str),
     #[error(transparent)]

@@ -217,6 +217,8 @@ fn a_null_nic_takes_what_the_engine_sends() {
     assert!(came.between(from, to) < of_one * 1.5, "viewers got {}", came.between(from, to));
     assert!(number("/opened_packets") > of_one * 0.9 && number("/altered_packets") == 0.0, "{result}");
     assert!(number("/server/sends_per_packet") <= 1.0 && number("/server/seal_ns_per_packet") > 10.0, "{result}");
+    // To send costs more than not to.
+    assert!(number("/server/bare_ns_per_packet") > number("/server/seal_ns_per_packet"), "{result}");
 }
 
 /// Calls that a summary of `strace -c` counts, by name.

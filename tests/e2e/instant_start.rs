@@ -44,6 +44,11 @@ fn assert_no_gap(name: &str, seen: &Seen) {
     assert_eq!(seen.video.asked, 0, "{name}: had to ask");
 }
 
+/// Its keyframes, by their times.
+fn keyframes(seen: &Seen) -> Vec<u32> {
+    seen.video.packets.values().filter(|packet| packet.keyframe).map(|packet| packet.timestamp).collect()
+}
+
 /// Delay to live by the cells in the picture, modulo ten seconds; and the mean time sound waited in the last second.
 fn latency(page: &Page<'_>) -> i64 {
     let read = page.until("the clock in the picture is read", seconds(10), "return (await spillway.stats()).latencyMs");
@@ -167,23 +172,42 @@ fn an_obedient_publisher_is_asked_once_and_the_old_keyframe_shows_meanwhile() {
     let viewers: Vec<Viewer> = (0..3).map(|_| Viewer::join(&way, manner)).collect();
     let page = watch(&browser, &node, "demo");
     decodes(&page, seconds(10));
-    println!("asked {} times, {} began with a keyframe alone, {} by a replay", requests() - before, counters.sum(CounterId::StartsByKeyframe), counters.sum(CounterId::StartsByReplay));
+    // What the node did about it, for whoever reads that it failed.
+    let story = || {
+        let [alone, replayed, sent, withheld, deaf] = [
+            CounterId::StartsByKeyframe,
+            CounterId::StartsByReplay,
+            CounterId::KeyframeRequestsSent,
+            CounterId::KeyframeRequestsWithheld,
+            CounterId::TracksDeaf,
+        ]
+        .map(|id| counters.sum(id));
+        let asked = requests() - before;
+        format!("asked {asked} times; {sent} requests sent, {withheld} withheld, {deaf} deaf; {alone} began with the keyframe alone, {replayed} by a replay")
+    };
+    until("the publisher's new keyframe", seconds(10), || if counters.keyframes() > newest.0 { Ok(()) } else { Err(story()) });
+    println!("{}", story());
+    // It is asked when the first of them knocks, and may answer before they are connected, most of all on a busy machine:
+    // who is late begins with the answer.
+    let mut alone = 0;
     for viewer in &viewers {
-        let seen = viewer.until("two keyframes and two seconds of live pictures", seconds(10), |seen| {
-            let keyframes = seen.video.packets.values().filter(|packet| packet.keyframe).count();
-            (keyframes >= 2 && seen.video.pictures().len() >= 40).then(|| seen.clone())
+        let seen = viewer.until("two seconds of live pictures", seconds(10), |seen| {
+            (!keyframes(seen).is_empty() && seen.video.pictures().len() >= 40).then(|| seen.clone())
         });
         assert_no_gap("who joined", &seen);
-        // The first picture is the old keyframe; the next is a new one: nothing between them would decode.
-        let pictures = seen.video.pictures();
-        let keyframes: Vec<u32> =
-            seen.video.packets.values().filter(|packet| packet.keyframe).map(|packet| packet.timestamp).collect();
+        let (pictures, keyframes) = (seen.video.pictures(), keyframes(&seen));
         assert_eq!(keyframes[0], pictures[0], "it begins with a keyframe");
-        assert_eq!(keyframes[1], pictures[1], "the old keyframe alone, then the new one");
+        if let Some(next) = keyframes.get(1) {
+            // The first picture is the old keyframe; the next is a new one: nothing between them would decode.
+            assert_eq!(*next, pictures[1], "the old keyframe alone, then the new one");
+            alone += 1;
+        }
     }
     println!("asked {} times for 4 joins", requests() - before);
     assert_eq!(requests() - before, 1, "one merged request");
-    assert!(node.counters().sum(CounterId::StartsByKeyframe) >= 3);
+    // The page is the fourth.
+    let began = counters.sum(CounterId::StartsByKeyframe);
+    assert!(began == alone || began == alone + 1, "{began} began with the old keyframe, {alone} viewers had a new one after it");
 }
 
 #[test]

@@ -100,6 +100,41 @@ fn chromiums_camera_and_ffmpeg_are_recorded_picture_by_picture() {
     }
 }
 
+/// The picture of each frame, as a hash.
+fn hashes(file: &Path) -> Vec<String> {
+    let text = output("ffmpeg", &["-v", "error", "-i"], file, &["-map", "0:v", "-fps_mode", "passthrough", "-f", "framemd5", "-"]);
+    let text = String::from_utf8(text).expect("text");
+    text.lines().filter(|line| !line.starts_with('#')).map(|line| line.rsplit(' ').next().unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
+fn h265_is_recorded_picture_by_picture() {
+    let _machine = Machine::shared();
+    let node = Node::start();
+    let scratch = Scratch::new();
+    let clip = scratch.0.join("clip.mkv");
+    let made = Command::new("ffmpeg").args(["-v", "error", "-f", "lavfi", "-i", "testsrc2=size=320x180:rate=30", "-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000"])
+        .args(["-t", "4", "-pix_fmt", "yuv420p", "-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=none:bframes=0:keyint=30:min-keyint=30"])
+        .args(["-c:a", "libopus"]).arg(&clip).output().expect("ffmpeg runs");
+    assert!(made.status.success(), "{}", stderr(&made));
+    ask(&node, "POST", "/v1/rooms", Some(r#"{"id":"demo","record":"auto"}"#));
+    let _publisher = node.begin(&["publish", "synthetic", "demo", "--clip", clip.to_str().expect("a name")]);
+    let long = |found: &Value| found["duration_ms"].as_u64() > Some(9_000);
+    let (done, file) = finished(&node, &recording(&node, "demo", "nine seconds are written", long));
+    assert_eq!((done["files"][0]["codecs"][0].as_str(), done["warnings"].as_array().map(Vec::len)), (Some("H265"), Some(0)), "{done}");
+    let (sent, written, times) = (hashes(&clip), hashes(&file), times(&file, "v:0"));
+    assert_eq!((Some(written.len() as u64), times.len()), (done["files"][0]["frames"].as_u64(), written.len()), "{done}");
+    let first = sent.iter().position(|hash| *hash == written[0]).expect("a picture of the clip");
+    assert_eq!(first % 30, 0, "it begins at a keyframe");
+    for (place, hash) in written.iter().enumerate() {
+        assert_eq!(*hash, sent[(first + place) % sent.len()], "picture {place}");
+        // Where the clip begins anew, its sound may be a little longer than its pictures.
+        let is_seam = (first + place) % sent.len() == 0;
+        let step = if place == 0 { 1.0 / 30.0 } else { times[place] - times[place - 1] };
+        assert!((step - 1.0 / 30.0).abs() < if is_seam { 0.050 } else { 0.002 }, "{step} s before picture {place}");
+    }
+}
+
 #[test]
 fn flash_and_beep_are_together_in_the_file() {
     let _machine = Machine::shared();

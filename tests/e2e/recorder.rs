@@ -9,11 +9,11 @@ use spillway_proto::link::tap::{Fsync, TAP_VARIABLE, Tap};
 use spillway_proto::mux::finish::{Contents, inspect};
 use spillway_proto::time::Time;
 use spillway_tests::kernel::{self, kill_9};
-use spillway_tests::node::binary;
+use spillway_tests::node::{Machine, binary};
 use spillway_tests::reel::{ReelPublisher, TestReel, inheritable, now};
 use spillway_tests::wait::{seconds, until};
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -21,6 +21,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 const ID: &str = "rec_01jd0000000000000000000000";
+/// Bytes behind what is whole: more than a run here writes.
+const HALF_WRITTEN: usize = 8 << 20;
 const STREAM: StreamId = StreamId::new(3, 9);
 
 /// A directory of its own, gone with the test.
@@ -29,6 +31,8 @@ struct Desk {
     is_mounted: bool,
     /// What the recorder is told of whose reels are ours.
     stream: Option<u64>,
+    /// `ulimit -f`, in bytes.
+    file_max: Option<u64>,
 }
 
 impl Desk {
@@ -37,7 +41,7 @@ impl Desk {
         let name = format!("spillway-recorder-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
         fs::create_dir(&path).unwrap();
-        Desk { path, is_mounted: false, stream: Some(STREAM.to_bits()) }
+        Desk { path, is_mounted: false, stream: Some(STREAM.to_bits()), file_max: None }
     }
 
     /// On a file system of its own with so many bytes.
@@ -73,7 +77,13 @@ impl Desk {
             file_bytes_max: 0,
             file_seconds_max: 0,
         };
-        let mut command = Command::new(binary());
+        let mut command = match self.file_max {
+            None => Command::new(binary()),
+            Some(_) => Command::new("prlimit"),
+        };
+        if let Some(most) = self.file_max {
+            command.arg(format!("--fsize={most}")).arg(binary());
+        }
         command.args(["adapter", "recorder", mode]).env(TAP_VARIABLE, tap.to_text()).stdin(Stdio::null());
         kernel::end_with_us(&mut command);
         let process = command.spawn().unwrap();
@@ -171,6 +181,7 @@ fn probe(path: &Path) -> (u64, u64) {
 
 #[test]
 fn all_that_was_in_the_reel_stands_in_the_file_and_is_finished_once() {
+    let _machine = Machine::shared();
     let (desk, reel) = (Desk::new(), TestReel::new());
     let publisher = ReelPublisher::begin(&reel, STREAM, true);
     let recorder = desk.run("record", Some(&reel), publisher.since);
@@ -199,6 +210,7 @@ fn all_that_was_in_the_reel_stands_in_the_file_and_is_finished_once() {
 
 #[test]
 fn killed_at_any_moment_it_goes_on_in_the_same_file() {
+    let _machine = Machine::shared();
     let (desk, reel) = (Desk::new(), TestReel::new());
     let publisher = ReelPublisher::begin(&reel, STREAM, true);
     let mut written = 0;
@@ -211,6 +223,11 @@ fn killed_at_any_moment_it_goes_on_in_the_same_file() {
         recorder.kill();
         written = desk.contents("0001.mp4").unwrap().end_ns / 1_000_000;
     }
+    // What a loss of power may leave behind the last fragment and line: longer than all that is written from here on.
+    for name in ["0001.mp4", JOURNAL_NAME] {
+        let mut file = File::options().append(true).open(desk.path.join(name)).unwrap();
+        file.write_all(&vec![0xA5; HALF_WRITTEN]).unwrap();
+    }
     let recorder = desk.run("record", Some(&reel), publisher.since);
     desk.wait_for("0001.mp4", written + 1_000);
     let length_ms = now().since(publisher.since).as_millis() as u64;
@@ -220,6 +237,10 @@ fn killed_at_any_moment_it_goes_on_in_the_same_file() {
     assert_eq!(segments.len(), 1, "{:?}", desk.journal());
     let (frames, probed_ms) = probe(&desk.path.join("0001.mp4"));
     assert_eq!(frames, segments[0].frames);
+    for name in ["0001.mp4", JOURNAL_NAME] {
+        let bytes = fs::metadata(desk.path.join(name)).unwrap().len();
+        assert!(bytes < HALF_WRITTEN as u64, "{name} has {bytes} bytes: what was half written stands in it");
+    }
     // The reel has the last second and the newest keyframe, so that little is missing.
     assert!(frames <= pictures && frames + 6 * 45 >= pictures, "{frames} of {pictures}");
     assert!(probed_ms.abs_diff(length_ms) <= 250, "{probed_ms} ms in the file, {length_ms} ms passed");
@@ -230,6 +251,7 @@ fn killed_at_any_moment_it_goes_on_in_the_same_file() {
 
 #[test]
 fn stopped_for_seconds_it_jumps_to_the_newest_keyframe_and_marks_the_gap() {
+    let _machine = Machine::shared();
     let (desk, reel) = (Desk::new(), TestReel::new());
     let publisher = ReelPublisher::begin(&reel, STREAM, true);
     let recorder = desk.run("record", Some(&reel), publisher.since);
@@ -255,6 +277,7 @@ fn stopped_for_seconds_it_jumps_to_the_newest_keyframe_and_marks_the_gap() {
 
 #[test]
 fn a_full_disk_costs_a_gap_and_says_so_and_it_goes_on_when_there_is_room() {
+    let _machine = Machine::shared();
     let (desk, reel) = (Desk::of_bytes(2 << 20), TestReel::new());
     let publisher = ReelPublisher::begin(&reel, STREAM, true);
     let recorder = desk.run("record", Some(&reel), publisher.since);
@@ -284,6 +307,7 @@ fn a_full_disk_costs_a_gap_and_says_so_and_it_goes_on_when_there_is_room() {
 
 #[test]
 fn another_publisher_with_another_codec_begins_the_next_file() {
+    let _machine = Machine::shared();
     let (desk, reel) = (Desk::new(), TestReel::new());
     let publisher = ReelPublisher::begin(&reel, STREAM, true);
     let recorder = desk.run("record", Some(&reel), publisher.since);
@@ -302,6 +326,7 @@ fn another_publisher_with_another_codec_begins_the_next_file() {
 
 #[test]
 fn a_publisher_that_comes_back_goes_on_in_the_same_file_after_a_gap() {
+    let _machine = Machine::shared();
     let (mut desk, reel) = (Desk::new(), TestReel::new());
     let publisher = ReelPublisher::begin(&reel, STREAM, true);
     let since = publisher.since;
@@ -331,7 +356,53 @@ fn a_publisher_that_comes_back_goes_on_in_the_same_file_after_a_gap() {
 }
 
 #[test]
+fn a_file_that_may_not_grow_is_followed_by_the_next() {
+    let (mut desk, reel) = (Desk::new(), TestReel::new());
+    let publisher = ReelPublisher::begin(&reel, STREAM, true);
+    // How much three seconds are.
+    let recorder = desk.run("record", Some(&reel), publisher.since);
+    desk.wait_for("0001.mp4", 3_000);
+    recorder.stop();
+    let most = fs::metadata(desk.path.join("0001.mp4")).unwrap().len();
+    desk = Desk::new();
+    desk.file_max = Some(most);
+    let since = now();
+    let recorder = desk.run("record", Some(&reel), since);
+    desk.wait_for("0003.mp4", 1_000);
+    let all_ms = now().since(since).as_millis() as u64;
+    publisher.end();
+    recorder.stop();
+    let segments = desk.finish();
+    assert!(segments.len() >= 3, "{:?}", desk.journal());
+    let failed = desk.journal().into_iter().filter(|line| matches!(line.event, Event::Failed { .. })).count();
+    assert_eq!(failed, 0, "{:?}", desk.journal());
+    let (mut shown_ms, missing_ms) = (0, desk.gaps().iter().map(|(_, length, _)| length).sum::<u64>());
+    for segment in &segments {
+        assert!(segment.bytes <= most, "{} of {most}", segment.bytes);
+        let (frames, _) = probe(&desk.path.join(&segment.file));
+        assert_eq!(frames, segment.frames);
+        shown_ms += frames * 1_000 / 30;
+    }
+    // It begins at the next keyframe.
+    assert!((shown_ms + missing_ms).abs_diff(all_ms) < 2_500, "{shown_ms} + {missing_ms} of {all_ms}; {:?}", desk.journal());
+    // One that not even a second fits in: it says so, once.
+    let reel = TestReel::new();
+    let publisher = ReelPublisher::begin(&reel, STREAM, true);
+    let mut desk = Desk::new();
+    desk.file_max = Some(10_000);
+    let recorder = desk.run("record", Some(&reel), publisher.since);
+    until("it says that no file takes it", seconds(20), || {
+        let has = |line: &Line| matches!(&line.event, Event::Failed { code, .. } if code == "file_limit");
+        if desk.journal().iter().any(has) { Ok(()) } else { Err(format!("{:?}", desk.journal())) }
+    });
+    recorder.stop();
+    desk.finish();
+    assert!(matches!(desk.journal().last().unwrap().event, Event::Stopped { files: 0, .. }));
+}
+
+#[test]
 fn sound_alone_is_a_recording_too() {
+    let _machine = Machine::shared();
     let (desk, reel) = (Desk::new(), TestReel::new());
     let publisher = ReelPublisher::begin(&reel, STREAM, false);
     let recorder = desk.run("record", Some(&reel), publisher.since);
@@ -345,6 +416,7 @@ fn sound_alone_is_a_recording_too() {
 /// What it has open is what it was given and its files; what it may do is no more than it needs.
 #[test]
 fn a_recorder_is_confined() {
+    let _machine = Machine::shared();
     let (desk, reel) = (Desk::new(), TestReel::new());
     let publisher = ReelPublisher::begin(&reel, STREAM, true);
     let recorder = desk.run("record", Some(&reel), publisher.since);
@@ -373,6 +445,7 @@ fn a_recorder_is_confined() {
 /// A file is used again by streams of other rooms: what stood there before is not recorded, nor what comes after.
 #[test]
 fn nothing_of_another_stream_is_recorded() {
+    let _machine = Machine::shared();
     // Told which stream, whatever stands in its file; and told since when alone.
     nothing_of_another(Some(STREAM.to_bits()), || Time::ZERO);
     nothing_of_another(None, now);

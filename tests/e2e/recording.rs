@@ -169,6 +169,30 @@ fn after_a_kill_of_the_supervisor_the_next_start_finishes_what_was_recorded_once
     assert_eq!(journal.matches("\"stopped\"").count(), 1, "{journal}");
 }
 
+#[test]
+fn a_node_that_is_stopped_finishes_what_it_recorded() {
+    let _machine = Machine::shared();
+    let mut desk = Desk::of(Node::start());
+    let path = desk.node.data().to_owned();
+    desk.ask("POST", "/v1/rooms", Some(r#"{"id":"demo","record":"auto"}"#));
+    let publisher = desk.node.publish("demo", "h264");
+    let id = desk.recording("something is written", |found| found["size"].as_u64() > Some(300_000))["id"].as_str().expect("an id").to_owned();
+    let stopped = desk.node.run(&["stop"]);
+    assert!(stopped.status.success(), "{} {}", stdout(&stopped), stderr(&stopped));
+    desk.node.wait_end();
+    drop(publisher);
+    let journal = std::fs::read_to_string(path.join("recordings").join(&id).join("journal.jsonl")).expect("a journal");
+    assert_eq!((journal.matches("\"segment\"").count(), journal.matches("\"stopped\"").count()), (1, 1), "{journal}");
+    let (frames, _) = probed(&path.join("recordings").join(&id).join("0001.mp4"));
+    // The next start tells of it, and does nothing again.
+    let again = Desk::of(Node::start_in(Scratch(path.clone()), &Start::default()));
+    let done = again.recording("it is known", |found| found["state"] == "finished");
+    assert_eq!((done["id"].as_str(), done["reason"].as_str()), (Some(&*id), Some("node_restarted")), "{done}");
+    assert_eq!(Some(frames), done["files"][0]["frames"].as_u64(), "{done}");
+    let after = std::fs::read_to_string(path.join("recordings").join(&id).join("journal.jsonl")).expect("a journal");
+    assert_eq!(after, journal);
+}
+
 /// The pid of the only recorder that is a child of the supervisor.
 fn recorder_of(supervisor: u32) -> u32 {
     let children = std::fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children")).expect("its children");

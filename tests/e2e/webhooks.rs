@@ -187,6 +187,30 @@ fn what_is_queued_comes_at_least_once_however_often_control_is_killed() {
 }
 
 #[test]
+fn what_was_answered_is_told_once_though_control_is_killed_right_then() {
+    const ROOMS: usize = 8;
+    let _machine = Machine::shared();
+    let node = Node::start();
+    let receiver = Receiver::start();
+    let (id, _) = hook(&node, json!({ "url": receiver.url("/in"), "types": ["room.created", "room.deleted"] }));
+    for number in 0..ROOMS {
+        let control = node.pid("control_pid");
+        let room = format!("room-{}", number / 2);
+        match number % 2 {
+            0 => assert_eq!(call(&node, "POST", "/v1/rooms", &json!({ "id": room })).status, 201),
+            _ => assert_eq!(call(&node, "DELETE", &format!("/v1/rooms/{room}"), &Value::Null).status, 204),
+        }
+        kernel::kill_9(control);
+        node.next_pid("control_pid", control);
+    }
+    until("each was told", seconds(60), || {
+        let told: BTreeSet<String> = receiver.came("/in").iter().map(|one| one.json()["id"].to_string()).collect();
+        if told.len() == ROOMS { Ok(()) } else { Err(format!("{told:?}")) }
+    });
+    assert_eq!(deliveries(&node, &id, "").len(), ROOMS, "no event became two deliveries");
+}
+
+#[test]
 fn threat_14_webhooks_do_not_lead_into_the_house() {
     let _machine = Machine::shared();
     let receiver = Receiver::start();

@@ -5,11 +5,16 @@
 
 use serde_json::Value;
 use spillway_proto::id::{Codec, Kind};
-use spillway_proto::mux::container::Container;
+use spillway_proto::mux::codec_config::nals;
+use spillway_proto::mux::container::{Container, Muxer};
 use spillway_proto::mux::finish::{inspect, inspect_tail};
 use spillway_proto::mux::matroska::Clip;
+use spillway_proto::mux::packetize;
+use spillway_proto::mux::recording::{Bounds, Note, Output, Recording};
 use spillway_proto::mux::sample::Sample;
 use spillway_proto::rng::Rng;
+use spillway_proto::stream::reel::{SlotFlags, SlotMeta};
+use spillway_proto::time::Time;
 use spillway_tests::film::{AV1, Film, H264, H265, SECOND, VP8, VP9, close, decode, ffprobe, film};
 use spillway_tests::node::Scratch;
 use std::fs;
@@ -241,6 +246,74 @@ fn pictures_that_are_shown_in_another_order_than_they_came_keep_both() {
     assert!(shift < 0.07 && times.len() == film.samples.len(), "{times:?}");
     assert!(times.iter().zip(&film.samples).all(|(time, sample)| (time - shift - sample.time_ns as f64 / SECOND as f64).abs() < 0.001), "{times:?}");
     assert_eq!(decode(&path), "");
+}
+
+/// What a recorder makes of the film's pictures when they come as packets, one picture each thirtieth.
+fn recorded(film: &Film) -> (Vec<u8>, Vec<Note>) {
+    let codec = film.tracks[0].codec;
+    let mut recording = Recording::new(Bounds::default(), None);
+    recording.add_track(Kind::Video, 128, 128, 1);
+    let (mut index, mut file, mut muxer, mut notes) = (128, Vec::new(), None, Vec::new());
+    let mut take = |recording: &mut Recording, now: Time, drain: bool| {
+        while let Some(output) = recording.poll(now, drain) {
+            match output {
+                Output::Note(note) => notes.push(note),
+                Output::Piece(piece) => {
+                    if let Some(formats) = &piece.begins {
+                        let new = Muxer::new(film.container(), formats, 1_700_000_000_000);
+                        new.header(&mut file);
+                        assert!(muxer.replace(new).is_none(), "one file");
+                    }
+                    muxer.as_mut().expect("a file").fragment(&piece.samples, piece.until_ns, piece.gap_ns, &mut file);
+                }
+            }
+        }
+    };
+    for (number, sample) in film.samples.iter().enumerate() {
+        let arrival = Time(1_000 * SECOND + number as u64 * SECOND / 30);
+        let units: Vec<&[u8]> = nals(&sample.data).collect();
+        let mut payloads: Vec<(Vec<u8>, bool)> = Vec::new();
+        let emit = |payload: &[u8], last: bool| payloads.push((payload.to_vec(), last));
+        match codec {
+            Codec::H264 => packetize::h264(&units, emit),
+            _ => packetize::h265(&units, emit),
+        }
+        for (place, (payload, last)) in payloads.iter().enumerate() {
+            let flags = SlotFlags::NONE.with_if(place == 0, SlotFlags::FRAME_START).with_if(*last, SlotFlags::FRAME_END);
+            let timestamp = ((sample.time_ns + SECOND / 180_000) * 90_000 / SECOND) as u32;
+            recording.on_packet(Kind::Video, &SlotMeta { index, timestamp, arrival, flags, codec, layer: 0 }, payload);
+            index += 1;
+        }
+        take(&mut recording, arrival, false);
+    }
+    take(&mut recording, Time(2_000 * SECOND), true);
+    (file, notes)
+}
+
+#[test]
+fn pictures_in_another_order_come_through_a_recorder_and_the_publishers_owner_is_told() {
+    let scratch = Scratch::new();
+    for (film, is_reordered) in [(reordered(&scratch), true), (film(Some((H265, "320x180")), false, 4), false)] {
+        let (growing, notes) = recorded(&film);
+        let warnings = notes.iter().filter(|note| matches!(note, Note::Warning { code: "b_frames", .. })).count();
+        assert_eq!((warnings, notes.len()), (usize::from(is_reordered), usize::from(is_reordered)), "{notes:?}");
+        let closed = close(growing.clone()).expect("something is in it");
+        for file in [&growing, &closed] {
+            let path = write(&scratch, &film, file);
+            let found = ffprobe(&path, &["-show_packets"]);
+            let pictures = packets(&found, Kind::Video);
+            assert_eq!(pictures.len(), film.samples.len());
+            // Shown when they were to be shown, the first at the file's beginning or where ffmpeg 5 puts it.
+            let shift = pictures[0].0 - film.samples[0].time_ns as f64 / SECOND as f64;
+            for (picture, sample) in pictures.iter().zip(&film.samples) {
+                let wanted = sample.time_ns as f64 / SECOND as f64 + shift;
+                assert!((picture.0 - wanted).abs() < 0.002 && picture.2 == sample.keyframe, "{picture:?} at {wanted}");
+            }
+            let decoding: Vec<f64> = found["packets"].as_array().expect("packets").iter().map(|packet| packet["dts_time"].as_str().expect("a time").parse().expect("a number")).collect();
+            assert!(decoding.windows(2).all(|pair| pair[0] < pair[1]), "{decoding:?}");
+            assert_eq!(decode(&path), "");
+        }
+    }
 }
 
 /// What is whole and closed plays: for our second reader in any case, for ffprobe if it is asked.

@@ -11,25 +11,60 @@ use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Tests that measure time or drive browsers have the machine to themselves; the others share it.
-static MACHINE: RwLock<()> = RwLock::new(());
+/// Tests that measure time or drive browsers have the machine to themselves; the others share it, a few at a time, and come
+/// first: who wants it alone would keep everybody waiting while the last of the others ends.
+static MACHINE: Mutex<Held> = Mutex::new(Held { shares: 0, sharers_waiting: 0, alone: false });
+static FREED: Condvar = Condvar::new();
+/// Tests that share it mostly wait; one more than there are cores keeps the cores busy.
+const SHARES_BEYOND_CORES: usize = 1;
+
+struct Held {
+    shares: usize,
+    sharers_waiting: usize,
+    alone: bool,
+}
 
 /// A share of the machine, or all of it, as long as it is held.
-pub enum Machine {
-    Shared { _guard: RwLockReadGuard<'static, ()> },
-    Alone { _guard: RwLockWriteGuard<'static, ()> },
+pub struct Machine {
+    alone: bool,
 }
 
 impl Machine {
     pub fn shared() -> Machine {
-        Machine::Shared { _guard: MACHINE.read().unwrap_or_else(PoisonError::into_inner) }
+        let shares_max = std::thread::available_parallelism().map_or(1, usize::from) + SHARES_BEYOND_CORES;
+        let mut held = held();
+        held.sharers_waiting += 1;
+        while held.alone || held.shares >= shares_max {
+            held = FREED.wait(held).unwrap_or_else(PoisonError::into_inner);
+        }
+        held.sharers_waiting -= 1;
+        held.shares += 1;
+        Machine { alone: false }
     }
+
     pub fn alone() -> Machine {
-        Machine::Alone { _guard: MACHINE.write().unwrap_or_else(PoisonError::into_inner) }
+        let mut held = held();
+        while held.alone || held.shares + held.sharers_waiting > 0 {
+            held = FREED.wait(held).unwrap_or_else(PoisonError::into_inner);
+        }
+        held.alone = true;
+        Machine { alone: true }
     }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let mut held = held();
+        if self.alone { held.alone = false } else { held.shares -= 1 }
+        FREED.notify_all();
+    }
+}
+
+fn held() -> MutexGuard<'static, Held> {
+    MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A directory below the system's temporary one, removed with its contents.

@@ -33,6 +33,7 @@ pub const MEASURES: &[Measure] = &[
     row("cost-veth", "ns", |runs| at_busy(runs, LOSS_MAX, "/cpu_ns_per_packet")),
     row("viewers-core", "viewers", viewers),
     row("cost-null", "ns", |runs| at_busy(runs, NULL_LOSS_MAX, "/cpu_ns_per_packet")),
+    row("cost-null-bare", "%", |runs| Ok((at_busy(runs, NULL_LOSS_MAX, "/cpu_ns_per_packet")? / at_busy(runs, NULL_LOSS_MAX, "/bare_ns_per_packet")? - 1.0) * 1e2)),
     row("viewers-null", "viewers", viewers),
     row("user-beyond-seal", "ns", |runs| Ok(number(runs, 0, "/server/engine_user_ns_per_packet")? - number(runs, 0, "/server/seal_ns_per_packet")?)),
     row("sends-500", "sends/packet", |runs| number(runs, 0, "/server/sends_per_packet")),

@@ -86,8 +86,12 @@ fn finish_file(directory: &Directory, name: &str) -> io::Result<Finished> {
         return Ok(Finished::Nothing("it ends before its first frames are whole".into()));
     }
     let facts = facts_of(&contents);
-    if !contents.is_final {
-        close(&file, contents)?;
+    if !contents.is_final
+        && let Err(error) = close(&file, contents)
+        // One that may not grow plays as it is.
+        && error.kind() != io::ErrorKind::FileTooLarge
+    {
+        return Err(error);
     }
     file.sync_all()?;
     directory.sync()?;

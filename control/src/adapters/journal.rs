@@ -10,6 +10,9 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 
 pub const JOURNAL_NAME: &str = "journal.jsonl";
 
+/// The code of a failure that ends the recording: no file may grow by as much as a fragment.
+pub const FILE_LIMIT: &str = "file_limit";
+
 /// A line longer than this was not written by us.
 pub const LINE_BYTES_MAX: usize = 4_096;
 /// A journal longer than this is not read: a recorder that reports so much is broken.

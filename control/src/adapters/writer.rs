@@ -3,12 +3,15 @@
 //!
 //! The queue is bounded in bytes and pieces; what is too much is dropped oldest first, and a gap says so. A piece that
 //! cannot be written is tried again: the file is cut back to its last whole fragment first, so that it can be played to
-//! there whatever happens. Each piece is durable before the next one is written (`fragment`).
+//! there whatever happens. Each piece is durable before the next one is written (`fragment`). A file that may not grow any
+//! more (`ulimit -f`, the file system's bound) is left as it is, and the recording goes on in the next one; if that does not
+//! take a piece either, the recording is over.
 
-use super::journal::{Event, GapReason, Journal};
+use super::journal::{Event, FILE_LIMIT, GapReason, Journal};
 use spillway_proto::id::Kind;
 use spillway_proto::limits::{RECORDER_QUEUE_BYTES_MAX, RECORDER_QUEUE_PIECES_MAX, RECORDING_FILES_MAX};
 use spillway_proto::link::tap::Fsync;
+use spillway_proto::mux::codec_config::track_format;
 use spillway_proto::mux::container::{Container, Muxer};
 use spillway_proto::mux::recording::{Note, Piece, Reason};
 use spillway_proto::mux::sample::{Sample, TrackFormat};
@@ -95,7 +98,7 @@ impl Writer {
         let shared = Shared::default();
         let theirs = Arc::clone(&shared);
         let written_ns = settings.end_ns;
-        let work = Work { disk, journal, current, pending: None, settings, written_ns, skips: false, failing: None };
+        let work = Work { disk, journal, current, pending: None, settings, written_ns, skips: false, failing: None, has_ended: false };
         let thread = std::thread::Builder::new().name("writer".into()).spawn(move || work.run(&theirs))?;
         Ok(Writer { shared, thread })
     }
@@ -155,6 +158,8 @@ struct Work<D> {
     skips: bool,
     /// What the disk answered last, while it takes nothing.
     failing: Option<&'static str>,
+    /// No file takes anything any more.
+    has_ended: bool,
 }
 
 impl<D: Disk> Work<D> {
@@ -197,32 +202,19 @@ impl<D: Disk> Work<D> {
     }
 
     fn write_or_wait(&mut self, mut piece: Piece, shared: &Shared) {
-        if self.skips {
-            // Of the pictures only what begins with a keyframe can be shown.
-            let mut skips = true;
-            piece.samples.retain(|sample| {
-                skips &= !(sample.kind == Kind::Video && sample.keyframe);
-                sample.kind == Kind::Audio || !skips
-            });
-            let has_pictures = self.current.as_ref().is_none_or(|current| has_video(current.muxer.tracks()));
-            self.skips = skips && has_pictures;
-            if piece.begins.as_ref().is_some_and(|formats| has_video(formats)) && skips {
-                // The file's first picture must be one: with the next piece, then.
-                let mut queue = lock(shared);
-                queue.begins = piece.begins.or(queue.begins.take());
-                queue.has_lost = true;
-                return;
-            }
-        }
-        let lost = self.lost_before(&piece);
-        if piece.samples.is_empty() {
-            return;
-        }
-        loop {
+        while !self.has_ended && self.begin_at_keyframe(&mut piece, shared) {
+            let lost = self.lost_before(&piece);
             match self.write(&piece, lost) {
                 Ok(()) => {
                     self.failing = None;
                     return;
+                }
+                Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+                    if piece.begins.is_some() {
+                        return self.give_up(&error);
+                    }
+                    self.begin_next(&mut piece);
+                    continue;
                 }
                 Err(error) => self.fail(&error),
             }
@@ -240,6 +232,54 @@ impl<D: Disk> Work<D> {
             drop(queue);
             std::thread::sleep(wait);
         }
+    }
+
+    /// After a loss, pictures are left out up to the next keyframe. False: there is nothing in the piece to be written.
+    fn begin_at_keyframe(&mut self, piece: &mut Piece, shared: &Shared) -> bool {
+        if self.skips {
+            // Of the pictures only what begins with a keyframe can be shown.
+            let mut skips = true;
+            piece.samples.retain(|sample| {
+                skips &= !(sample.kind == Kind::Video && sample.keyframe);
+                sample.kind == Kind::Audio || !skips
+            });
+            let has_pictures = self.current.as_ref().is_none_or(|current| has_video(current.muxer.tracks()));
+            self.skips = skips && has_pictures;
+            if piece.begins.as_ref().is_some_and(|formats| has_video(formats)) && skips {
+                // The file's first picture must be one: with the next piece, then.
+                let mut queue = lock(shared);
+                queue.begins = queue.begins.take().or(piece.begins.take());
+                queue.has_lost = true;
+                return false;
+            }
+        }
+        !piece.samples.is_empty()
+    }
+
+    /// The file takes no more: the piece begins the next one, of the same tracks, at a keyframe.
+    fn begin_next(&mut self, piece: &mut Piece) {
+        let Some(current) = &self.current else { return };
+        let format = |known: &TrackFormat| {
+            let first = piece.samples.iter().find(|sample| sample.kind == known.codec.kind() && sample.keyframe);
+            // The picture's size may have changed since.
+            first.and_then(|sample| track_format(known.codec, &sample.data)).unwrap_or_else(|| known.clone())
+        };
+        let formats: Vec<TrackFormat> = current.muxer.tracks().iter().map(format).collect();
+        let first = piece.samples.iter().find(|sample| sample.kind == Kind::Video);
+        if has_video(&formats) && !first.is_some_and(|sample| sample.keyframe) {
+            self.skips = true;
+            self.log(Event::WantKeyframe);
+        }
+        piece.begins = Some(formats);
+    }
+
+    fn give_up(&mut self, error: &io::Error) {
+        self.has_ended = true;
+        let detail = format!(
+            "{error}: not even a new file takes a second of it (ulimit -f, or the file system's bound); the recording ends, what \
+             was written is kept"
+        );
+        self.log(Event::Failed { code: FILE_LIMIT.into(), detail });
     }
 
     /// Time between what is written and the piece, that only this side knows of.
@@ -312,7 +352,7 @@ impl<D: Disk> Work<D> {
             self.disk.sync(false)?;
         }
         if self.settings.files >= RECORDING_FILES_MAX {
-            return Err(io::Error::other("the recording has as many files as it may have"));
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the recording has as many files as it may have"));
         }
         let name = file_name(self.settings.files + 1, extension);
         self.disk.create(&name)?;
@@ -323,7 +363,7 @@ impl<D: Disk> Work<D> {
 
     fn fail(&mut self, error: &io::Error) {
         let code = match error.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => "disk_full",
+            Some(libc::ENOSPC | libc::EDQUOT) => "disk_full",
             _ => "disk_error",
         };
         if self.failing.replace(code) != Some(code) {

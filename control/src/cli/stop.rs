@@ -10,7 +10,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Control, recordings that are finished, engine: the supervisor waits for at most 3, 5 and 3 s.
+const PATIENCE: Duration = Duration::from_secs(13);
 
 pub fn run(args: DataArgs) -> ExitCode {
     let Some((data, pid, supervisor)) = running(&args.data) else { return Exit::NotFound.into() };

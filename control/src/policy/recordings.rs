@@ -72,11 +72,13 @@ pub enum Reason {
     NodeRestarted,
     /// Its directory was found, and nobody knew of it.
     Found,
+    /// Nothing more of it can be written.
+    Failed,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 5] =
-        [Reason::Stopped, Reason::StreamEnded, Reason::PublisherGone, Reason::NodeRestarted, Reason::Found];
+    pub const ALL: [Reason; 6] =
+        [Reason::Stopped, Reason::StreamEnded, Reason::PublisherGone, Reason::NodeRestarted, Reason::Found, Reason::Failed];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -85,6 +87,7 @@ impl Reason {
             Reason::PublisherGone => "publisher_gone",
             Reason::NodeRestarted => "node_restarted",
             Reason::Found => "found",
+            Reason::Failed => "failed",
         }
     }
     pub fn from_name(name: &str) -> Option<Reason> {

@@ -6,6 +6,7 @@ use super::{
     RequestLimits, Role, Service, Settings, auth, lock, now_ms,
 };
 use crate::attempts::Draft;
+use crate::event_log::Event;
 use crate::foreign::{Granted, Verdict};
 use crate::history::Look;
 use crate::ids;
@@ -13,7 +14,7 @@ use crate::logging::{self, Level};
 use crate::metrics::{self, Sample};
 use crate::policy::rooms::{CapacityView, Happening, SessionView, StreamView, TrackView, Usage};
 use crate::policy::{PublicId, warnings};
-use crate::store::{Changed, KeyRow, Overrides, Store};
+use crate::store::{Changed, Drafts, KeyRow, Overrides, Store};
 use crate::webhooks;
 use serde_json::json;
 use spillway_proto::id::{Kind, SessionId, Side, StreamId, TrackId};
@@ -97,6 +98,9 @@ impl Service {
         let overrides = self.store.limits().await.map_err(|error| error.to_string())?;
         lock(&self.settings).overrides = overrides;
         self.log.push("node.started", None, now_ms(), &json!({}));
+        // What the control before us wrote down and was killed before it told.
+        let kept = self.store.kept_events().await.map_err(|error| error.to_string())?;
+        kept.into_iter().for_each(|event| self.log.tell(event));
         self.set_settings(settings)?;
         webhooks::begin(self, cursor).await.map_err(|error| error.to_string())
     }
@@ -306,9 +310,13 @@ impl Service {
         }
     }
 
-    /// Something happened to a room by the API.
-    pub fn tell_room(&self, kind: &'static str, room: &str) {
-        self.log.push(kind, Some(room.to_owned()), now_ms(), &json!({ "id": room }));
+    /// What is told of a room that the API changes, once the store has it.
+    pub fn drafts_of_room(&self, kind: &'static str, room: &str) -> Drafts {
+        self.drafts(vec![self.log.draft(kind, Some(room.to_owned()), now_ms(), &json!({ "id": room }))])
+    }
+
+    pub fn drafts(&self, events: Vec<Event>) -> Drafts {
+        Drafts { log: self.log.clone(), events }
     }
 
     pub(super) fn tell(&self, happening: &Happening) {

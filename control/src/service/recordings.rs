@@ -4,11 +4,12 @@
 //!
 //! ```text
 //!    streams, time --> policy --> rows --> the whole list to the supervisor
-//!    journal --lines from where it was read to--> rows and that place, in one transaction --> events
+//!    journal --lines from where it was read to--> rows, that place and events, in one transaction --> event log
 //! ```
 
 use super::{Service, lock, now_ms};
 use crate::adapters::journal::{self, Event, GapReason, Line};
+use crate::event_log;
 use crate::ids;
 use crate::logging::{self, Level};
 use crate::policy::Refusal;
@@ -18,7 +19,7 @@ use crate::recording_files::RecordingFiles;
 use crate::shm::monotonic_now;
 use crate::store::{FINISHED, FileRow, Filter, GapRow, Record, RecordingRow, Step, StoreError, WholeRecording};
 use crate::wanted::{DATAGRAM_BYTES_MAX, Run, Trouble, Wanted, write_list};
-use serde_json::{Value, json};
+use serde_json::json;
 use spillway_proto::id::StreamId;
 use spillway_proto::time::Time;
 use std::collections::{HashMap, HashSet};
@@ -151,6 +152,10 @@ fn open_of(row: &RecordingRow, boot: i64) -> Open {
             (phase, reason) = (Phase::Finishing, Some(Reason::NodeRestarted));
         }
     }
+    if phase != Phase::Finishing && row.error.as_ref().is_some_and(|(code, _)| code == journal::FILE_LIMIT) {
+        // Who read that was killed before it was heeded.
+        (phase, reason) = (Phase::Finishing, Some(Reason::Failed));
+    }
     Open { id: row.id.clone(), room: row.room.clone(), phase, source, reason }
 }
 
@@ -282,7 +287,7 @@ impl Service {
             if let Some(source) = open.source {
                 desk.since.insert(source.stream, source.since);
             }
-            changed.extend((row.boot != boot).then(|| open.id.clone()));
+            changed.extend((row.boot != boot || row.state != open.phase.name()).then(|| open.id.clone()));
             desk.journals.insert(row.id.clone(), Followed::of(row));
             lock(&self.recorder.policy).restore(open);
         }
@@ -356,12 +361,15 @@ impl Service {
             let facts: Vec<StreamFact> = streams.iter().map(|stream| fact(stream, desk)).collect();
             let changed = lock(&self.recorder.policy).observe(now_ms(), &facts);
             desk.dirty.extend(changed);
-            self.start_by_itself(desk, &streams, &facts).await;
             if !desk.dirty.is_empty() {
                 match self.save_recordings(desk.dirty.iter().cloned()).await {
                     Ok(()) => desk.dirty.clear(),
                     Err(error) => logging::tell(Level::Error, &error.to_string(), &[]),
                 }
+            }
+            // Why the last one ended must stand there first.
+            if desk.dirty.is_empty() {
+                self.start_by_itself(desk, &streams, &facts).await;
             }
         }
         self.tell_supervisor(desk);
@@ -402,8 +410,8 @@ impl Service {
             let found = modes.iter().find(|(room, ..)| *room == fact.room);
             let mode = found.and_then(|(_, mode, _)| Mode::from_name(mode.as_deref()?)).unwrap_or_default();
             let last = found.and_then(|(_, _, last)| Reason::from_name(last.as_deref()?));
-            // Whoever stopped it did not mean: until the next look.
-            let was_stopped = matches!(last, Some(Reason::Stopped | Reason::StreamEnded));
+            // Whoever stopped it did not mean: until the next look. What failed fails again.
+            let was_stopped = matches!(last, Some(Reason::Stopped | Reason::StreamEnded | Reason::Failed));
             if mode != Mode::Auto || was_stopped {
                 desk.passed.insert(fact.source.stream);
                 continue;
@@ -420,7 +428,11 @@ impl Service {
                 }
                 Err(refusal) => {
                     desk.passed.insert(fact.source.stream);
-                    self.tell_failed("", &fact.room, refusal.code(), &refusal.to_string());
+                    let (code, detail) = (refusal.code(), refusal.to_string());
+                    self.count_failed("", &fact.room, code, &detail);
+                    let draft = self.draft_failed("", &fact.room, now_ms(), code, &detail);
+                    // Nothing is written of it: there is no recording.
+                    self.log.tell(event_log::Event { is_kept: false, ..draft });
                 }
             }
         }
@@ -464,11 +476,12 @@ impl Service {
         while let Ok(length) = supervisor.try_recv(&mut bytes) {
             let Some(trouble) = Trouble::parse(bytes.get(..length).unwrap_or_default()) else { continue };
             let Some(open) = lock(&self.recorder.policy).open(&trouble.recording).cloned() else { continue };
-            let (code, detail) = ("recorder_failed".to_owned(), trouble.detail.clone());
-            if let Err(error) = self.store.note_recording(&open.id, Step::Failed { code, detail }).await {
+            let (code, detail) = ("recorder_failed", trouble.detail);
+            self.count_failed(&open.id, &open.room, code, &detail);
+            let drafts = self.drafts(vec![self.draft_failed(&open.id, &open.room, now_ms(), code, &detail)]);
+            if let Err(error) = self.store.note_recording(&open.id, Step::Failed { code: code.to_owned(), detail }, drafts).await {
                 logging::tell(Level::Error, &error.to_string(), &[("recording", &open.id)]);
             }
-            self.tell_failed(&open.id, &open.room, "recorder_failed", &trouble.detail);
         }
     }
 
@@ -494,7 +507,9 @@ impl Service {
             }
             let to = followed.journal + whole as u64;
             let steps = lines.iter().flat_map(steps_of).collect();
-            match self.store.follow_recording(&open.id, followed.journal, to, steps).await {
+            let has_any = followed.has_started || followed.bytes > 0 || lines.iter().any(|line| has_begun(&line.event));
+            let events = lines.iter().filter_map(|line| self.draft_of(open, line, has_any)).collect();
+            match self.store.follow_recording(&open.id, followed.journal, to, steps, self.drafts(events)).await {
                 Ok(true) => followed.journal = to,
                 Ok(false) => {
                     // Another control was here, or it was deleted: look at the row anew.
@@ -511,32 +526,53 @@ impl Service {
         }
     }
 
-    /// What a line means to others; true: nothing more comes of this recording.
-    async fn heed(self: &Arc<Self>, desk: &mut Desk, open: &Open, line: &Line) -> bool {
-        let Some(followed) = desk.journals.get_mut(&open.id) else { return true };
-        let tell = |kind: &'static str, mut data: Value| {
-            data["id"] = json!(open.id);
-            let room = Some(open.room.clone()).filter(|room| !room.is_empty());
-            logging::tell(Level::Info, kind, &[("room", &open.room), ("recording", &open.id)]);
-            self.log.push(kind, room, line.at, &data);
-        };
-        match &line.event {
-            Event::Started { codecs, file } => {
-                followed.has_started = true;
-                tell("recording.started", json!({ "file": file, "codecs": codecs }));
-            }
+    /// What is told of a line. `has_any`: there is something of the recording.
+    fn draft_of(&self, open: &Open, line: &Line, has_any: bool) -> Option<event_log::Event> {
+        let (kind, mut data) = match &line.event {
+            Event::Started { codecs, file } => ("recording.started", json!({ "file": file, "codecs": codecs })),
             Event::Segment(segment) => {
-                followed.has_started = true;
                 let path = format!("{}/{}", open.id, segment.file);
-                tell("recording.segment", json!({ "file": segment.file, "path": path, "size": segment.bytes,
-                    "sha256": segment.sha256, "duration_ms": segment.duration_ms }));
+                let (size, sha256, duration_ms) = (segment.bytes, &segment.sha256, segment.duration_ms);
+                let data = json!({ "file": segment.file, "path": path, "size": size, "sha256": sha256, "duration_ms": duration_ms });
+                ("recording.segment", data)
             }
             Event::Gap { file, at_ms, length_ms, reason } => {
-                lock(&self.recorder.counts).gaps += 1;
                 let reason = reason_name(*reason);
-                tell("recording.gap", json!({ "file": file, "at_ms": at_ms, "length_ms": length_ms, "reason": reason }));
+                ("recording.gap", json!({ "file": file, "at_ms": at_ms, "length_ms": length_ms, "reason": reason }))
             }
-            Event::Failed { code, detail } => self.tell_failed(&open.id, &open.room, code, detail),
+            Event::Failed { code, detail } => return Some(self.draft_failed(&open.id, &open.room, line.at, code, detail)),
+            Event::Stopped { duration_ms, bytes, files } if has_any || *files > 0 => {
+                let reason = open.reason.map(Reason::name);
+                ("recording.stopped", json!({ "duration_ms": duration_ms, "size": bytes, "files": files, "reason": reason }))
+            }
+            _ => return None,
+        };
+        data["id"] = json!(open.id);
+        Some(self.log.draft(kind, Some(open.room.clone()).filter(|room| !room.is_empty()), line.at, &data))
+    }
+
+    /// What a line that is written down means to us; true: nothing more comes of this recording.
+    async fn heed(self: &Arc<Self>, desk: &mut Desk, open: &Open, line: &Line) -> bool {
+        let Some(followed) = desk.journals.get_mut(&open.id) else { return true };
+        followed.has_started |= has_begun(&line.event);
+        let say = |kind: &str| logging::tell(Level::Info, kind, &[("room", &open.room), ("recording", &open.id)]);
+        match &line.event {
+            Event::Started { .. } => say("recording.started"),
+            Event::Segment(_) => say("recording.segment"),
+            Event::Gap { .. } => {
+                lock(&self.recorder.counts).gaps += 1;
+                say("recording.gap");
+            }
+            Event::Failed { code, detail } => {
+                self.count_failed(&open.id, &open.room, code, detail);
+                if code == journal::FILE_LIMIT {
+                    let _turn = self.recorder.turn.lock().await;
+                    lock(&self.recorder.policy).stop(&open.id, Reason::Failed);
+                    // Written by the next look, however often that takes.
+                    desk.dirty.insert(open.id.clone());
+                    self.recorder.wake();
+                }
+            }
             Event::WantKeyframe => {
                 let is_due = followed.keyframe_at.is_none_or(|at| at.elapsed() >= KEYFRAME_WAIT);
                 let stream = self.streams().into_iter().find(|stream| open.source.is_some_and(|source| source.stream == stream.id));
@@ -547,7 +583,7 @@ impl Service {
                     tokio::spawn(async move { service.request_keyframe(&stream).await.map(drop) });
                 }
             }
-            Event::Stopped { duration_ms, bytes, files } => {
+            Event::Stopped { files, .. } => {
                 let is_nothing = *files == 0 && !followed.has_started && followed.bytes == 0;
                 desk.journals.remove(&open.id);
                 lock(&self.recorder.policy).close(&open.id);
@@ -558,8 +594,7 @@ impl Service {
                     }
                     return true;
                 }
-                let reason = open.reason.map(Reason::name);
-                tell("recording.stopped", json!({ "duration_ms": duration_ms, "size": bytes, "files": files, "reason": reason }));
+                say("recording.stopped");
                 return true;
             }
             Event::File { .. } | Event::Resumed { .. } | Event::Warning { .. } | Event::Unknown => {}
@@ -567,12 +602,14 @@ impl Service {
         false
     }
 
-    fn tell_failed(&self, id: &str, room: &str, code: &str, detail: &str) {
+    fn count_failed(&self, id: &str, room: &str, code: &str, detail: &str) {
         lock(&self.recorder.counts).failures += 1;
         logging::tell(Level::Error, &format!("recording.failed: {code}: {detail}"), &[("room", room), ("recording", id)]);
-        let of = Some(id).filter(|id| !id.is_empty());
-        let data = json!({ "id": of, "code": code, "detail": detail });
-        self.log.push("recording.failed", Some(room.to_owned()).filter(|room| !room.is_empty()), now_ms(), &data);
+    }
+
+    fn draft_failed(&self, id: &str, room: &str, at_ms: u64, code: &str, detail: &str) -> event_log::Event {
+        let data = json!({ "id": Some(id).filter(|id| !id.is_empty()), "code": code, "detail": detail });
+        self.log.draft("recording.failed", Some(room.to_owned()).filter(|room| !room.is_empty()), at_ms, &data)
     }
 
     /// Something about streams may have changed.
@@ -597,6 +634,11 @@ fn since_of(stream: &StreamView) -> Time {
 fn fact_of(stream: &StreamView, since: Time) -> StreamFact {
     let source = Source { stream: stream.id, since };
     StreamFact { room: stream.room.clone(), source, has_publisher: stream.publisher.is_some() }
+}
+
+/// There is something of the recording.
+fn has_begun(event: &Event) -> bool {
+    matches!(event, Event::Started { .. } | Event::Segment(_))
 }
 
 fn reason_name(reason: GapReason) -> String {

@@ -27,6 +27,7 @@ mod bans;
 mod idempotency;
 mod keys;
 mod limits;
+mod outbox;
 mod recordings;
 mod rooms;
 mod webhooks;
@@ -35,6 +36,7 @@ pub use backup::{BackupError, backup};
 pub use idempotency::{Found, Record};
 pub use keys::{KeyRow, Rotated};
 pub use limits::Overrides;
+pub use outbox::Drafts;
 pub use recordings::{FINISHED, FileRow, Filter, GapRow, RecordingRow, Step, WholeRecording};
 pub use rooms::{Changed, JoinRoom, RoomChange, RoomRow};
 pub use webhooks::{
@@ -53,7 +55,7 @@ const CHECK: &str = "SELECT value FROM vault WHERE name = 'check'";
 const BUSY_WAIT: Duration = Duration::from_secs(2);
 
 /// Each step once, in order; `user_version` counts those that were taken.
-const MIGRATIONS: [&str; 4] = ["
+const MIGRATIONS: [&str; 5] = ["
     CREATE TABLE rooms (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
         name   TEXT NOT NULL UNIQUE
@@ -199,6 +201,14 @@ const MIGRATIONS: [&str; 4] = ["
         reason    TEXT NOT NULL,
         PRIMARY KEY (recording, number)
     ) STRICT, WITHOUT ROWID;
+", "
+    CREATE TABLE outbox (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        id     TEXT NOT NULL UNIQUE,            -- of the event; gone with the commit of its deliveries
+        type   TEXT NOT NULL,
+        room   TEXT,
+        json   TEXT NOT NULL
+    ) STRICT;
 "];
 
 #[derive(Debug, thiserror::Error)]
@@ -297,7 +307,7 @@ impl Store {
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.queue(true, work).await
+        self.queue(true, work, std::convert::identity).await
     }
 
     /// The same for what is of this engine's sessions: it outlives a kill of control, and nobody waits for the disk,
@@ -306,13 +316,15 @@ impl Store {
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.queue(false, work).await
+        self.queue(false, work, std::convert::identity).await
     }
 
-    async fn queue<T: Send + 'static>(
+    /// `then` is done on this thread once the work is committed, whether or not anybody waits.
+    async fn queue<W: Send + 'static, T: Send + 'static>(
         &self,
         is_lasting: bool,
-        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<W> + Send + 'static,
+        then: impl FnOnce(W) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
         let (answer, wait) = oneshot::channel();
         let work: Work = Box::new(move |connection| {
@@ -320,7 +332,7 @@ impl Store {
             Box::new(move |committed| {
                 // Whoever asked may have gone; the work is done all the same.
                 let _ = answer.send(match committed {
-                    Ok(()) => result.map_err(StoreError::Query),
+                    Ok(()) => result.map(then).map_err(StoreError::Query),
                     Err(reason) => Err(StoreError::Commit(reason)),
                 });
             })

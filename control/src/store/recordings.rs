@@ -1,7 +1,8 @@
 //! Recordings in the store: what was asked for, how far its journal was read, and what the journal said. What a journal's
-//! line leads to is written in the same transaction as how far it was read, so that no line counts twice.
+//! line leads to is written in the same transaction as how far it was read, so that no line counts twice; the events that
+//! tell of it as well, so that none is lost.
 
-use super::{Record, Store, StoreError, idempotency};
+use super::{Drafts, Record, Store, StoreError, idempotency};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 /// Gaps and warnings of one recording that are kept by name; more are counted.
@@ -315,23 +316,30 @@ impl Store {
     }
 
     /// Takes note of lines up to `journal`, which led to `steps`; false: somebody else has, or it is gone.
-    pub async fn follow_recording(&self, id: &str, from: u64, journal: u64, steps: Vec<Step>) -> Result<bool, StoreError> {
+    pub async fn follow_recording(
+        &self,
+        id: &str,
+        from: u64,
+        journal: u64,
+        steps: Vec<Step>,
+        drafts: Drafts,
+    ) -> Result<bool, StoreError> {
         let id = id.to_owned();
-        self.run(move |db| {
+        self.run_telling(drafts.log, move |db| {
             let sql = "UPDATE recordings SET journal = ?3 WHERE id = ?1 AND journal = ?2";
             if db.prepare_cached(sql)?.execute(params![id, from as i64, journal as i64])? == 0 {
-                return Ok(false);
+                return Ok((false, Vec::new()));
             }
             steps.iter().try_for_each(|step| apply(db, &id, step))?;
-            Ok(true)
+            Ok((true, drafts.events))
         })
         .await
     }
 
     /// What no journal told.
-    pub async fn note_recording(&self, id: &str, step: Step) -> Result<(), StoreError> {
+    pub async fn note_recording(&self, id: &str, step: Step, drafts: Drafts) -> Result<(), StoreError> {
         let id = id.to_owned();
-        self.run(move |db| apply(db, &id, &step)).await
+        self.run_telling(drafts.log, move |db| apply(db, &id, &step).map(|()| ((), drafts.events))).await
     }
 
     pub async fn delete_recording(&self, id: &str) -> Result<(), StoreError> {
@@ -341,11 +349,17 @@ impl Store {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::data_dir::tests::Scratch;
+    use crate::event_log::EventLog;
+    use std::sync::Arc;
 
-    fn row(id: &str) -> RecordingRow {
+    fn untold() -> Drafts {
+        Drafts { log: Arc::new(EventLog::default()), events: Vec::new() }
+    }
+
+    pub fn row(id: &str) -> RecordingRow {
         RecordingRow {
             id: id.into(),
             room: "demo".into(),
@@ -373,9 +387,9 @@ mod tests {
             Step::File { name: "0001.mp4".into(), codecs: vec!["H264".into(), "opus".into()] },
             gap(5),
         ];
-        assert!(store.follow_recording("rec_1", 0, 100, first.clone()).await.unwrap());
+        assert!(store.follow_recording("rec_1", 0, 100, first.clone(), untold()).await.unwrap());
         // A control before this one had read as far, and its transaction counted.
-        assert!(!store.follow_recording("rec_1", 0, 100, first).await.unwrap());
+        assert!(!store.follow_recording("rec_1", 0, 100, first, untold()).await.unwrap());
         drop(store);
         let store = Store::open(&data.0).unwrap();
         // What is wanted of it changes nothing that the journal said.
@@ -389,7 +403,7 @@ mod tests {
             Step::Failed { code: "disk_full".into(), detail: "it goes on".into() },
             Step::Stopped { at_ms: 3_000, duration_ms: 900 },
         ];
-        assert!(store.follow_recording("rec_1", 100, 300, steps).await.unwrap());
+        assert!(store.follow_recording("rec_1", 100, 300, steps, untold()).await.unwrap());
         let found = store.recording("rec_1").await.unwrap().unwrap();
         let of = &found.row;
         assert_eq!((of.journal, of.started_ms, of.stopped_ms, of.duration_ms), (300, Some(2_000), Some(3_000), 900));
@@ -410,7 +424,7 @@ mod tests {
         let store = Store::open(&data.0).unwrap();
         store.save_recordings(vec![row("rec_1")], None).await.unwrap();
         let steps = (0..GAPS_KEPT_MAX + 5).map(gap).collect();
-        store.follow_recording("rec_1", 0, 1, steps).await.unwrap();
+        store.follow_recording("rec_1", 0, 1, steps, untold()).await.unwrap();
         let found = store.recording("rec_1").await.unwrap().unwrap();
         assert_eq!((found.row.gaps, found.gaps.len() as u64), (GAPS_KEPT_MAX + 5, GAPS_KEPT_MAX));
     }
@@ -421,7 +435,7 @@ mod tests {
         let store = Store::open(&data.0).unwrap();
         let rows = ["rec_1", "rec_2", "rec_3"].map(|id| RecordingRow { room: if id == "rec_2" { "b" } else { "a" }.into(), ..row(id) });
         store.save_recordings(rows.to_vec(), None).await.unwrap();
-        store.note_recording("rec_1", Step::Stopped { at_ms: 1, duration_ms: 1 }).await.unwrap();
+        store.note_recording("rec_1", Step::Stopped { at_ms: 1, duration_ms: 1 }, untold()).await.unwrap();
         let ids = |found: Vec<WholeRecording>| found.into_iter().map(|one| one.row.id).collect::<Vec<_>>();
         let filter = |room: Option<&str>, state: Option<&str>| Filter { room: room.map(str::to_owned), state: state.map(str::to_owned) };
         assert_eq!(ids(store.recordings_before("", filter(None, None), 2).await.unwrap()), ["rec_3", "rec_2"]);

@@ -1,6 +1,6 @@
 //! Rooms in the store: a number for each name, and the settings of those that the API declared.
 
-use super::{Record, Store, StoreError, bans, idempotency};
+use super::{Drafts, Record, Store, StoreError, bans, idempotency};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 /// A room that was declared.
@@ -81,8 +81,8 @@ impl Store {
     }
 
     /// Declares a room; false if it was declared already.
-    pub async fn create_room(&self, room: RoomRow, record: Option<Record>) -> Result<bool, StoreError> {
-        self.run(move |db| {
+    pub async fn create_room(&self, room: RoomRow, record: Option<Record>, drafts: Drafts) -> Result<bool, StoreError> {
+        self.run_telling(drafts.log, move |db| {
             let sql = "INSERT INTO rooms (name, declared, created_ms, version, viewers_max, record) VALUES (?1, 1, ?2, ?3, ?4, ?5)
                        ON CONFLICT (name) DO UPDATE SET declared = 1, created_ms = ?2, version = ?3, viewers_max = ?4, record = ?5
                        WHERE declared = 0";
@@ -93,10 +93,11 @@ impl Store {
                 room.viewers_max,
                 room.record
             ])?;
-            if made == 1 {
-                idempotency::save(db, record)?;
+            if made == 0 {
+                return Ok((false, Vec::new()));
             }
-            Ok(made == 1)
+            idempotency::save(db, record)?;
+            Ok((true, drafts.events))
         })
         .await
     }
@@ -121,29 +122,31 @@ impl Store {
         name: &str,
         expected: Option<u64>,
         change: RoomChange,
+        drafts: Drafts,
     ) -> Result<Changed<RoomRow>, StoreError> {
         let name = name.to_owned();
-        self.run(move |db| {
-            let Some(mut room) = find(db, &name)? else { return Ok(Changed::NotFound) };
+        self.run_telling(drafts.log, move |db| {
+            let Some(mut room) = find(db, &name)? else { return Ok((Changed::NotFound, Vec::new())) };
             if expected.is_some_and(|expected| expected != room.version) {
-                return Ok(Changed::OtherVersion(room.version));
+                return Ok((Changed::OtherVersion(room.version), Vec::new()));
             }
             room.viewers_max = change.viewers_max.unwrap_or(room.viewers_max);
             room.record = change.record.unwrap_or(room.record);
             room.version += 1;
             db.prepare_cached("UPDATE rooms SET viewers_max = ?2, version = ?3, record = ?4 WHERE name = ?1")?
                 .execute(params![room.name, room.viewers_max, room.version as i64, room.record])?;
-            Ok(Changed::Done(room))
+            Ok((Changed::Done(room), drafts.events))
         })
         .await
     }
 
     /// The declaration and its settings go; the number stays, because live sessions know it. False: there was none.
-    pub async fn delete_room(&self, name: &str) -> Result<bool, StoreError> {
+    pub async fn delete_room(&self, name: &str, drafts: Drafts) -> Result<bool, StoreError> {
         let name = name.to_owned();
-        self.run(move |db| {
+        self.run_telling(drafts.log, move |db| {
             let sql = "UPDATE rooms SET declared = 0, viewers_max = NULL, record = NULL WHERE name = ?1 AND declared = 1";
-            Ok(db.prepare_cached(sql)?.execute([&name])? == 1)
+            let was_there = db.prepare_cached(sql)?.execute([&name])? == 1;
+            Ok((was_there, if was_there { drafts.events } else { Vec::new() }))
         })
         .await
     }

@@ -1,7 +1,7 @@
 //! Webhooks in the store: who is told of events, and the deliveries, each a row from the event until it was taken or
 //! given up. Secrets are sealed before they come here.
 
-use super::{Changed, Record, Store, StoreError, idempotency};
+use super::{Changed, Drafts, Record, Store, StoreError, idempotency, outbox};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
@@ -50,6 +50,8 @@ pub struct RotatedSecret {
 #[derive(Clone, Debug)]
 pub struct NewDelivery {
     pub id: String,
+    /// The event's.
+    pub event: String,
     pub webhook: String,
     pub kind: String,
     pub body: String,
@@ -256,9 +258,15 @@ impl Store {
 
     // ---- deliveries ----
 
-    /// Those that are finished make room, the oldest first; how many of the new ones found none.
-    pub async fn queue_deliveries(&self, new: Vec<NewDelivery>) -> Result<usize, StoreError> {
+    /// Those that are finished make room, the oldest first; how many of the new ones found none. `kept`: events that stand
+    /// in the outbox until now; of one that does not any more the deliveries were queued before.
+    pub async fn queue_deliveries(&self, mut new: Vec<NewDelivery>, kept: Vec<String>) -> Result<usize, StoreError> {
         self.run(move |db| {
+            for id in &kept {
+                if !outbox::take(db, id)? {
+                    new.retain(|delivery| delivery.event != *id);
+                }
+            }
             let mut dropped = 0;
             let mut webhooks: Vec<&str> = new.iter().map(|delivery| delivery.webhook.as_str()).collect();
             webhooks.dedup();
@@ -321,10 +329,12 @@ impl Store {
         .await
     }
 
-    /// Writes attempts down; the names of webhooks that were disabled by it.
-    pub async fn finish_deliveries(&self, done: Vec<Delivered>) -> Result<Vec<String>, StoreError> {
-        self.run(move |db| {
-            let mut disabled = Vec::new();
+    /// Writes attempts down; the names of webhooks that were disabled by it. `drafts`: what is told of each attempt that
+    /// disables, in their order.
+    pub async fn finish_deliveries(&self, done: Vec<Delivered>, drafts: Drafts) -> Result<Vec<String>, StoreError> {
+        self.run_telling(drafts.log, move |db| {
+            let (mut disabled, mut told) = (Vec::new(), Vec::new());
+            let mut events = drafts.events.into_iter();
             for one in done {
                 let status = match (&one.error, one.due_ms) {
                     (None, _) => "delivered",
@@ -343,13 +353,15 @@ impl Store {
                         .execute(params![one.webhook, one.at_ms as i64])?,
                 };
                 if let Some(reason) = one.disable {
+                    let event = events.next();
                     let sql = "UPDATE webhooks SET enabled = 0, reason = ?2, version = version + 1 WHERE id = ?1 AND enabled = 1";
                     if db.prepare_cached(sql)?.execute(params![one.webhook, reason])? == 1 {
                         disabled.push(one.webhook);
+                        told.extend(event);
                     }
                 }
             }
-            Ok(disabled)
+            Ok((disabled, told))
         })
         .await
     }
@@ -409,4 +421,4 @@ impl Store {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -12,6 +12,7 @@ use super::terminal::{say, warn};
 use crate::config::RecordingSettings;
 use crate::wanted::{DATAGRAM_BYTES_MAX, ListError, Run, Trouble, Wanted, parse_list};
 use spillway_proto::id::StreamId;
+use spillway_proto::limits::FINISHING_MAX;
 use spillway_proto::link::tap::{TAP_VARIABLE, Tap};
 use spillway_proto::time::Time;
 use std::fs::{DirBuilder, OpenOptions};
@@ -49,6 +50,8 @@ pub struct Adapters {
     running: Vec<Adapter>,
     /// What was wrong with the list before, so that it is said once.
     refused: Option<ListError>,
+    /// The node is stopped: who has recorded is finished.
+    is_stopping: bool,
 }
 
 struct Adapter {
@@ -80,7 +83,7 @@ impl Adapters {
         // Control's end is a file description that its successors share: nobody waits on either.
         socket.set_nonblocking(true)?;
         control.set_nonblocking(true)?;
-        Ok(Adapters { recorders, socket, control, wanted: Vec::new(), running: Vec::new(), refused: None })
+        Ok(Adapters { recorders, socket, control, wanted: Vec::new(), running: Vec::new(), refused: None, is_stopping: false })
     }
 
     /// What control inherits.
@@ -180,26 +183,65 @@ impl Adapters {
         }
     }
 
-    /// Whether a process of theirs still runs.
+    /// Whether a process of theirs still runs, or is to.
     pub fn are_running(&self) -> bool {
-        self.running.iter().filter_map(Adapter::child).any(Child::is_running)
+        self.running.iter().any(|adapter| adapter.waits() || adapter.child().is_some_and(Child::is_running))
     }
 
-    /// On the way out: nothing is wanted any more, and nothing is started.
-    pub fn signal(&mut self, signal: libc::c_int) {
+    /// Whether one still writes what it has.
+    pub fn are_recording(&self) -> bool {
+        let records = |adapter: &Adapter| matches!(adapter.wanted.run, Run::Record { .. });
+        self.running.iter().filter(|adapter| records(adapter)).filter_map(Adapter::child).any(Child::is_running)
+    }
+
+    /// On the way out: recorders are asked to end, and what they leave is finished (`step_stopping`).
+    pub fn stop(&mut self) {
+        self.is_stopping = true;
+        self.end(|wanted| matches!(wanted.run, Run::Record { .. }).then_some(libc::SIGTERM));
+    }
+
+    /// Nothing more is started, and what runs is killed: the next start goes on where it was.
+    pub fn stop_by_force(&mut self) {
+        self.is_stopping = false;
+        self.end(|_| Some(libc::SIGKILL));
+    }
+
+    /// Nothing is wanted any more; each process gets its signal.
+    fn end(&mut self, signal: impl Fn(&Wanted) -> Option<libc::c_int>) {
         self.wanted.clear();
-        for adapter in &mut self.running {
-            if let State::Runs(running) = &mut adapter.state {
-                running.child.forget_start();
+        self.running.retain_mut(|adapter| {
+            let State::Runs(running) = &mut adapter.state else { return false };
+            running.child.forget_start();
+            if let Some(signal) = signal(&adapter.wanted) {
                 running.child.signal(signal);
             }
-        }
+            true
+        });
     }
 
-    /// While the node is stopped: takes notice of ends, starts nothing.
-    pub fn step_stopping(&mut self, now: Instant) {
+    /// While the node is stopped: once recorders are asked to end, what each has left is finished, a few at a time. Control
+    /// is gone; it reads at the next start that there is nothing left to do.
+    pub fn step_stopping(&mut self, now: Instant, hold: &Hold, settings: &RecordingSettings, data: &Path) {
         for at in 0..self.running.len() {
             self.look_after(at, now);
+        }
+        if !self.is_stopping {
+            return;
+        }
+        self.running.retain_mut(|adapter| {
+            if adapter.waits() || adapter.child().is_some_and(Child::is_running) {
+                return true;
+            }
+            let has_recorded = matches!(adapter.wanted.run, Run::Record { .. });
+            (adapter.wanted.run, adapter.state) = (Run::Finish, State::Waits { until: now + OPEN_RETRY });
+            has_recorded
+        });
+        let finishing = self.running.iter().filter(|adapter| adapter.wanted.run == Run::Finish && !adapter.waits()).count();
+        let free = FINISHING_MAX.saturating_sub(finishing);
+        for adapter in self.running.iter_mut().filter(|adapter| adapter.waits()).take(free) {
+            // What cannot be opened now is the next start's matter.
+            adapter.state = start(&self.recorders, &adapter.wanted, now, hold, settings, data)
+                .map_or(State::Done, |running| State::Runs(Box::new(running)));
         }
     }
 
@@ -223,6 +265,10 @@ impl Adapter {
             State::Runs(running) => Some(&running.child),
             _ => None,
         }
+    }
+
+    fn waits(&self) -> bool {
+        matches!(self.state, State::Waits { .. })
     }
 
     /// Says what keeps it from running, to whoever started us and to control; the same again is no news.
@@ -464,6 +510,48 @@ mod tests {
         assert_eq!(i32::from_str_radix(&flags, 8).unwrap() & libc::O_ACCMODE, libc::O_RDONLY);
         let nice = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         assert_eq!(nice.rsplit(')').next().unwrap().split_whitespace().nth(16), Some("10"));
+    }
+
+    #[test]
+    fn on_the_way_out_what_was_recorded_is_finished_a_few_at_a_time() {
+        // Whoever finishes notes how many do so at once.
+        let mut desk = Desk::new(
+            "echo $1 >> $d/log; trap 'echo end >> $d/log; exit 0' TERM; echo ready >/dev/fd/$ready; \
+             if [ $1 = finish ]; then mkdir $d/busy; ls -d $d/../*/busy | wc -l >> $d/log; sleep 0.2; rmdir $d/busy; exit 0; fi; \
+             while :; do sleep 0.05; done",
+        );
+        let ids: Vec<String> = (1..=5).map(|number| format!("rec_0000000000000000000000000{number}")).collect();
+        let list: Vec<(&str, Run)> = ids.iter().map(|id| (id.as_str(), RECORD)).collect();
+        desk.want(&list);
+        desk.until("all run", |desk| ids.iter().all(|id| desk.adapters.pid(id).is_some()));
+        desk.adapters.stop();
+        let began = Instant::now();
+        while desk.adapters.are_running() {
+            desk.adapters.step_stopping(Instant::now(), &desk.hold, &desk.settings, &desk.scratch.0);
+            assert!(began.elapsed() < Duration::from_secs(20), "waited in vain: all are finished");
+            let mut watches: Vec<Watch> = desk.adapters.watches().collect();
+            poll(&mut watches, Duration::from_millis(20)).unwrap();
+        }
+        for id in &ids {
+            let log = desk.read(id, "log");
+            let lines: Vec<&str> = log.lines().collect();
+            assert!(matches!(lines[..], ["record", "end", "finish", "1" | "2"]), "{log}");
+        }
+    }
+
+    #[test]
+    fn whoever_is_stopped_by_force_finishes_nothing() {
+        let mut desk = Desk::new(STAYS);
+        desk.want(&[(A, RECORD), (B, RECORD)]);
+        desk.until("both run", |desk| desk.adapters.pid(A).is_some() && desk.adapters.pid(B).is_some());
+        desk.adapters.stop();
+        desk.adapters.stop_by_force();
+        let began = Instant::now();
+        while desk.adapters.are_running() {
+            desk.adapters.step_stopping(Instant::now(), &desk.hold, &desk.settings, &desk.scratch.0);
+            assert!(began.elapsed() < Duration::from_secs(20), "waited in vain: all are gone");
+        }
+        assert!(!desk.read(A, "log").contains("finish") && !desk.read(B, "log").contains("finish"));
     }
 
     fn tap_field(pid: u32, name: &str) -> String {

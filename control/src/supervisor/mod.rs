@@ -47,6 +47,8 @@ use words::Ready;
 const SIGNALS: [libc::c_int; 5] = [libc::SIGINT, libc::SIGTERM, libc::SIGQUIT, libc::SIGHUP, libc::SIGCONT];
 /// A child that was asked to end has this long.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
+/// All recorders together, from SIGTERM until their files are final: a hash over a gigabyte or two.
+const FINISH_PATIENCE: Duration = Duration::from_secs(5);
 /// With nothing to wait for, look around this often.
 const IDLE: Duration = Duration::from_secs(60);
 /// All of them together, on the way out.
@@ -393,7 +395,7 @@ impl Supervisor {
                 for child in self.children() {
                     child.signal(libc::SIGKILL);
                 }
-                self.adapters.signal(libc::SIGKILL);
+                self.adapters.stop_by_force();
             }
         }
     }
@@ -402,17 +404,22 @@ impl Supervisor {
     fn is_stopped(&mut self, now: Instant) -> bool {
         let Some(stop) = &mut self.stop else { return false };
         if !self.synthetic.is_running() && !self.control.is_running() && self.adapters.are_running() {
-            // Each writes what it has; the next start makes the files final.
+            // Each writes what it has, and its files are made final.
             match stop.asked {
                 Some((RECORDERS, deadline)) if now >= deadline => {
-                    warn(format!("recorders did not end within {} s of SIGTERM: killed", STOP_PATIENCE.as_secs()));
-                    self.adapters.signal(libc::SIGKILL);
-                    (stop.is_forced, stop.asked) = (true, Some((RECORDERS, now + STOP_PATIENCE)));
+                    let seconds = FINISH_PATIENCE.as_secs();
+                    match self.adapters.are_recording() {
+                        true => warn(format!("recorders did not end within {seconds} s of SIGTERM: killed")),
+                        false => say(format!("recordings are not finished within {seconds} s: the next start goes on with them")),
+                    }
+                    stop.is_forced |= self.adapters.are_recording();
+                    self.adapters.stop_by_force();
+                    stop.asked = Some((RECORDERS, now + STOP_PATIENCE));
                 }
                 Some((RECORDERS, _)) => {}
                 _ => {
-                    self.adapters.signal(libc::SIGTERM);
-                    stop.asked = Some((RECORDERS, now + STOP_PATIENCE));
+                    self.adapters.stop();
+                    stop.asked = Some((RECORDERS, now + FINISH_PATIENCE));
                 }
             }
             return false;
@@ -475,7 +482,9 @@ impl Supervisor {
         self.synthetic.on_ready();
         match self.stop {
             None => self.adapters.step(now, &self.hold, &self.config.settings().recording, self.data.path()),
-            Some(_) => self.adapters.step_stopping(now),
+            Some(_) => {
+                self.adapters.step_stopping(now, &self.hold, &self.config.settings().recording, self.data.path());
+            }
         }
         self.update_node();
     }

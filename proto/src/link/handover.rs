@@ -10,6 +10,7 @@
 //! one socket per shard. A field that does not apply (records, for control) is left out. Nothing here opens, closes or checks a
 //! descriptor.
 
+use super::fields::{Fields, FieldsError, Form};
 use crate::limits::{PUBLISHERS_MAX, SHARDS_MAX};
 use std::fmt::Write as _;
 
@@ -73,83 +74,24 @@ pub struct Handover {
     pub cores: Vec<usize>,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum HandoverError {
-    #[error("{HANDOVER_VARIABLE} is longer than {TEXT_BYTES_MAX} bytes: it was not written by `spillway serve`")]
-    TooLong,
-    #[error("{HANDOVER_VARIABLE}: `{0}` is not of the form field=value")]
-    NoField(String),
-    #[error("{HANDOVER_VARIABLE}: unknown field `{0}`: supervisor and child are of different builds")]
-    Unknown(String),
-    #[error("{HANDOVER_VARIABLE}: field `{0}` stands there twice")]
-    Twice(&'static str),
-    #[error("{HANDOVER_VARIABLE}: field `{0}` is missing: start children with `spillway serve`, not by hand")]
-    Missing(&'static str),
-    #[error("{HANDOVER_VARIABLE}: field `{field}` has the value `{value}`, {wanted} was expected")]
-    Value { field: &'static str, value: String, wanted: &'static str },
-}
+static FORM: Form = Form {
+    variable: HANDOVER_VARIABLE,
+    names: &[
+        "v", "link", "records", "ready", "shard_wake", "control_wake", "media", "reels", "http", "adapters", "boot", "io",
+        "shards", "cores",
+    ],
+    bytes_max: TEXT_BYTES_MAX,
+};
 
-const FIELDS: [&str; 14] = [
-    "v", "link", "records", "ready", "shard_wake", "control_wake", "media", "reels", "http", "adapters", "boot", "io",
-    "shards", "cores",
-];
-
-/// The fields' texts, each at most once.
-struct Fields<'a>([Option<&'a str>; FIELDS.len()]);
-
-impl<'a> Fields<'a> {
-    fn split(text: &'a str) -> Result<Fields<'a>, HandoverError> {
-        if text.len() > TEXT_BYTES_MAX {
-            return Err(HandoverError::TooLong);
-        }
-        let mut fields = Fields([None; FIELDS.len()]);
-        for part in text.split_ascii_whitespace() {
-            let (name, value) = part.split_once('=').ok_or_else(|| HandoverError::NoField(part.into()))?;
-            let (known, place) = (FIELDS.iter().zip(&mut fields.0))
-                .find(|(known, _)| **known == name)
-                .ok_or_else(|| HandoverError::Unknown(name.into()))?;
-            if place.replace(value).is_some() {
-                return Err(HandoverError::Twice(known));
-            }
-        }
-        Ok(fields)
-    }
-
-    fn optional(&self, field: &'static str) -> Option<&'a str> {
-        FIELDS.iter().zip(&self.0).find(|(known, _)| **known == field).and_then(|(_, value)| *value)
-    }
-    fn text(&self, field: &'static str) -> Result<&'a str, HandoverError> {
-        self.optional(field).ok_or(HandoverError::Missing(field))
-    }
-    fn number(&self, field: &'static str) -> Result<i32, HandoverError> {
-        number(field, self.text(field)?)
-    }
-    fn optional_number(&self, field: &'static str) -> Result<Option<i32>, HandoverError> {
-        self.optional(field).map(|value| number(field, value)).transpose()
-    }
-    fn list(&self, field: &'static str) -> Result<Vec<i32>, HandoverError> {
-        list(field, self.optional(field).unwrap_or(""))
-    }
-}
-
-fn wrong(field: &'static str, value: &str, wanted: &'static str) -> HandoverError {
-    HandoverError::Value { field, value: value.into(), wanted }
-}
-
-fn number(field: &'static str, value: &str) -> Result<i32, HandoverError> {
-    value.parse().ok().filter(|number| *number >= 0).ok_or_else(|| wrong(field, value, "a number from 0 on"))
-}
-
-fn list(field: &'static str, value: &str) -> Result<Vec<i32>, HandoverError> {
+/// The numbers of a list, which is the value of `field` or a part of it.
+fn list(fields: &Fields, field: &'static str, value: &str) -> Result<Vec<i32>, FieldsError> {
     let mut numbers = Vec::new();
     for item in value.split(',').filter(|item| !item.is_empty()) {
-        let (first, last) = match item.split_once('-') {
-            Some((first, last)) => (number(field, first)?, number(field, last)?),
-            None => (number(field, item)?, number(field, item)?),
-        };
+        let (first, last) = item.split_once('-').unwrap_or((item, item));
+        let (first, last): (i32, i32) = (fields.number_in(field, first)?, fields.number_in(field, last)?);
         let length = i64::from(last) - i64::from(first) + 1;
         if length < 1 || length > (LIST_MAX - numbers.len()) as i64 {
-            return Err(wrong(field, item, "a range, and no more numbers than there are streams,"));
+            return Err(fields.wrong(field, item, "a range, and no more numbers than there are streams,"));
         }
         numbers.extend(first..=last);
     }
@@ -180,44 +122,45 @@ impl Handover {
         text
     }
 
-    pub fn parse(text: &str) -> Result<Handover, HandoverError> {
-        let fields = Fields::split(text)?;
-        if fields.number("v")? != HANDOVER_VERSION {
-            return Err(wrong("v", fields.text("v")?, "1 (supervisor and child of the same build)"));
+    pub fn parse(text: &str) -> Result<Handover, FieldsError> {
+        let fields = FORM.split(text)?;
+        let whole = |field| list(&fields, field, fields.optional(field).unwrap_or(""));
+        if fields.number::<i32>("v")? != HANDOVER_VERSION {
+            return Err(fields.wrong("v", fields.text("v")?, "1 (supervisor and child of the same build)"));
         }
-        let shards = usize::try_from(fields.number("shards")?).unwrap_or(0);
+        let shards: usize = fields.number("shards")?;
         if !(1..=SHARDS_MAX).contains(&shards) {
-            return Err(wrong("shards", fields.text("shards")?, "1 to 64"));
+            return Err(fields.wrong("shards", fields.text("shards")?, "1 to 64"));
         }
         let per_shard = |field: &'static str, numbers: Vec<i32>| {
             if numbers.len() == shards {
                 Ok(numbers)
             } else {
-                Err(wrong(field, &ranges(&numbers), "one number per shard"))
+                Err(fields.wrong(field, &ranges(&numbers), "one number per shard"))
             }
         };
         let media = fields.optional("media").map_or(Ok(Vec::new()), |groups| {
-            let media = groups.split(';').map(|group| per_shard("media", list("media", group)?));
+            let media = groups.split(';').map(|group| per_shard("media", list(&fields, "media", group)?));
             media.collect::<Result<Vec<_>, _>>()
         })?;
         if media.len() > MEDIA_GROUPS_MAX {
-            return Err(wrong("media", fields.text("media")?, "at most one group per address family"));
+            return Err(fields.wrong("media", fields.text("media")?, "at most one group per address family"));
         }
         Ok(Handover {
             link: fields.number("link")?,
             records: fields.optional_number("records")?,
             ready: fields.number("ready")?,
-            shard_wake: per_shard("shard_wake", fields.list("shard_wake")?)?,
+            shard_wake: per_shard("shard_wake", whole("shard_wake")?)?,
             control_wake: fields.number("control_wake")?,
             media,
-            reels: fields.list("reels")?,
+            reels: whole("reels")?,
             http: fields.optional_number("http")?,
             adapters: fields.optional_number("adapters")?,
             boot: fields.optional_number("boot")?,
             io: IoChoice::from_name(fields.text("io")?)
-                .ok_or_else(|| wrong("io", fields.text("io").unwrap_or(""), "auto, uring or socket"))?,
+                .ok_or_else(|| fields.wrong("io", fields.text("io").unwrap_or(""), "auto, uring or socket"))?,
             shards,
-            cores: fields.list("cores")?.into_iter().filter_map(|core| usize::try_from(core).ok()).collect(),
+            cores: whole("cores")?.into_iter().filter_map(|core| usize::try_from(core).ok()).collect(),
         })
     }
 }
@@ -310,6 +253,7 @@ mod tests {
             let error = Handover::parse(&text).expect_err(&text).to_string();
             assert!(error.contains(expected), "{text}: {error}");
         }
-        assert_eq!(Handover::parse(&"x=1 ".repeat(5_000)), Err(HandoverError::TooLong));
+        let long = Handover::parse(&"x=1 ".repeat(5_000)).expect_err("too long").to_string();
+        assert!(long.contains("longer than 16384 bytes"), "{long}");
     }
 }

@@ -9,6 +9,7 @@ pub mod command;
 pub mod counters;
 pub mod error_log;
 pub mod event;
+pub mod fields;
 pub mod handover;
 pub mod layout;
 pub mod park;

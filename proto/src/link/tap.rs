@@ -8,6 +8,7 @@
 //! With `reel` the process records; without, it finishes what stands in the directory. Nothing here opens, closes or
 //! checks a descriptor.
 
+use super::fields::{FieldsError, Form};
 use crate::time::Time;
 use std::fmt::Write as _;
 
@@ -73,65 +74,11 @@ pub struct Tap {
     pub file_seconds_max: u64,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum TapError {
-    #[error("{TAP_VARIABLE} is longer than {TEXT_BYTES_MAX} bytes: it was not written by `spillway serve`")]
-    TooLong,
-    #[error("{TAP_VARIABLE}: `{0}` is not of the form field=value")]
-    NoField(String),
-    #[error("{TAP_VARIABLE}: unknown field `{0}`: supervisor and recorder are of different builds")]
-    Unknown(String),
-    #[error("{TAP_VARIABLE}: field `{0}` stands there twice")]
-    Twice(&'static str),
-    #[error("{TAP_VARIABLE}: field `{0}` is missing: recorders are started by `spillway serve`, not by hand")]
-    Missing(&'static str),
-    #[error("{TAP_VARIABLE}: field `{field}` has the value `{value}`, {wanted} was expected")]
-    Value { field: &'static str, value: String, wanted: &'static str },
-}
-
-const FIELDS: [&str; 10] =
-    ["v", "ready", "directory", "reel", "recording", "stream", "since", "fsync", "file_bytes", "file_seconds"];
-
-/// The fields' texts, each at most once.
-struct Fields<'a>([Option<&'a str>; FIELDS.len()]);
-
-impl<'a> Fields<'a> {
-    fn split(text: &'a str) -> Result<Fields<'a>, TapError> {
-        if text.len() > TEXT_BYTES_MAX {
-            return Err(TapError::TooLong);
-        }
-        let mut fields = Fields([None; FIELDS.len()]);
-        for part in text.split_ascii_whitespace() {
-            let (name, value) = part.split_once('=').ok_or_else(|| TapError::NoField(part.into()))?;
-            let (known, place) = (FIELDS.iter().zip(&mut fields.0))
-                .find(|(known, _)| **known == name)
-                .ok_or_else(|| TapError::Unknown(name.into()))?;
-            if place.replace(value).is_some() {
-                return Err(TapError::Twice(known));
-            }
-        }
-        Ok(fields)
-    }
-
-    fn optional(&self, field: &'static str) -> Option<&'a str> {
-        FIELDS.iter().zip(&self.0).find(|(known, _)| **known == field).and_then(|(_, value)| *value)
-    }
-    fn text(&self, field: &'static str) -> Result<&'a str, TapError> {
-        self.optional(field).ok_or(TapError::Missing(field))
-    }
-    fn number(&self, field: &'static str) -> Result<u64, TapError> {
-        let value = self.text(field)?;
-        value.parse().map_err(|_| wrong(field, value, "a number from 0 on"))
-    }
-    fn descriptor(&self, field: &'static str) -> Result<i32, TapError> {
-        let value = self.text(field)?;
-        value.parse().ok().filter(|number| *number >= 0).ok_or_else(|| wrong(field, value, "a descriptor's number"))
-    }
-}
-
-fn wrong(field: &'static str, value: &str, wanted: &'static str) -> TapError {
-    TapError::Value { field, value: value.into(), wanted }
-}
+static FORM: Form = Form {
+    variable: TAP_VARIABLE,
+    names: &["v", "ready", "directory", "reel", "recording", "stream", "since", "fsync", "file_bytes", "file_seconds"],
+    bytes_max: TEXT_BYTES_MAX,
+};
 
 impl Tap {
     pub fn to_text(&self) -> String {
@@ -155,24 +102,24 @@ impl Tap {
         text
     }
 
-    pub fn parse(text: &str) -> Result<Tap, TapError> {
-        let fields = Fields::split(text)?;
-        if fields.number("v")? != TAP_VERSION {
-            return Err(wrong("v", fields.text("v")?, "1 (supervisor and recorder of the same build)"));
+    pub fn parse(text: &str) -> Result<Tap, FieldsError> {
+        let fields = FORM.split(text)?;
+        if fields.number::<u64>("v")? != TAP_VERSION {
+            return Err(fields.wrong("v", fields.text("v")?, "1 (supervisor and recorder of the same build)"));
         }
         let recording = fields.text("recording")?;
         if !is_recording_id(recording) {
-            return Err(wrong("recording", recording, "a recording's id, rec_..."));
+            return Err(fields.wrong("recording", recording, "a recording's id, rec_..."));
         }
         let fsync = fields.text("fsync")?;
         Ok(Tap {
-            ready: fields.descriptor("ready")?,
-            directory: fields.descriptor("directory")?,
-            reel: fields.optional("reel").map(|_| fields.descriptor("reel")).transpose()?,
+            ready: fields.number("ready")?,
+            directory: fields.number("directory")?,
+            reel: fields.optional_number("reel")?,
             recording: recording.into(),
-            stream: fields.optional("stream").map(|_| fields.number("stream")).transpose()?,
+            stream: fields.optional_number("stream")?,
             since: Time(fields.number("since")?),
-            fsync: Fsync::from_name(fsync).ok_or_else(|| wrong("fsync", fsync, "fragment, segment or none"))?,
+            fsync: Fsync::from_name(fsync).ok_or_else(|| fields.wrong("fsync", fsync, "fragment, segment or none"))?,
             file_bytes_max: fields.number("file_bytes")?,
             file_seconds_max: fields.number("file_seconds")?,
         })
@@ -242,7 +189,8 @@ mod tests {
             let error = Tap::parse(&text).expect_err(&text).to_string();
             assert!(error.contains(expected), "{text}: {error}");
         }
-        assert_eq!(Tap::parse(&"x=1 ".repeat(200)), Err(TapError::TooLong));
+        let long = Tap::parse(&"x=1 ".repeat(200)).expect_err("too long").to_string();
+        assert!(long.contains("longer than 512 bytes"), "{long}");
     }
 
     #[test]

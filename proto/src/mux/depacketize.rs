@@ -41,6 +41,8 @@ pub enum Output {
     Frame(Frame),
     /// Pictures are dropped from here to the next keyframe: the publisher is to be asked for one.
     Broken,
+    /// There is no keyframe to begin with where one was to be: the same, and nothing is lost yet.
+    Missing,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -70,6 +72,8 @@ pub struct Depacketizer {
     /// What stands at `next` may be the middle of a frame.
     torn: bool,
     wants_keyframe: bool,
+    /// Why it wants one was given out.
+    has_said: bool,
     /// The next publishers begin here: the first index of each, and its number.
     epochs: Vec<(u64, u32)>,
     epoch: u32,
@@ -97,6 +101,7 @@ impl Depacketizer {
             from,
             torn: true,
             wants_keyframe: kind == Kind::Video,
+            has_said: false,
             epochs: Vec::new(),
             epoch,
             assembler: Assembler::default(),
@@ -162,7 +167,7 @@ impl Depacketizer {
                 self.dropped.packets += first - self.next;
                 self.next = first;
                 self.torn = true;
-                if let Some(broken) = self.lose_picture() {
+                if let Some(broken) = self.lose_picture(first) {
                     return Some(broken);
                 }
                 continue;
@@ -173,7 +178,7 @@ impl Depacketizer {
                 Front::Torn(end) => {
                     self.drop_before(end, true);
                     self.torn = true;
-                    if let Some(broken) = self.lose_picture() {
+                    if let Some(broken) = self.lose_picture(end) {
                         return Some(broken);
                     }
                 }
@@ -200,6 +205,7 @@ impl Depacketizer {
             self.torn = false;
             // It says nothing of a loss: a publisher begins with a keyframe by itself.
             self.wants_keyframe = self.kind == Kind::Video;
+            self.has_said = false;
         }
     }
 
@@ -258,23 +264,31 @@ impl Depacketizer {
             _ if start < self.from => None,
             Assembled::Damaged => {
                 self.dropped.frames += 1;
-                self.lose_picture()
+                self.lose_picture(end)
             }
             Assembled::Frame { keyframe, .. } if self.wants_keyframe && !keyframe => {
                 self.dropped.frames += 1;
-                None
+                self.lose_picture(end)
             }
             Assembled::Frame { keyframe, data } => {
-                self.wants_keyframe = false;
+                (self.wants_keyframe, self.has_said) = (false, false);
                 Some(Output::Frame(Frame { index: start, timestamp, arrival, codec, epoch: self.epoch, keyframe, data }))
             }
         }
     }
 
-    fn lose_picture(&mut self) -> Option<Output> {
-        let is_new = self.kind == Kind::Video && !self.wants_keyframe;
-        self.wants_keyframe |= is_new;
-        is_new.then_some(Output::Broken)
+    /// What stood before `end` is of no use; said once for each keyframe that is wanted.
+    fn lose_picture(&mut self, end: u64) -> Option<Output> {
+        if self.kind == Kind::Audio || end <= self.from {
+            return None;
+        }
+        let was_whole = !std::mem::replace(&mut self.wants_keyframe, true);
+        let has_said = std::mem::replace(&mut self.has_said, true);
+        match (was_whole, has_said) {
+            (true, _) => Some(Output::Broken),
+            (false, false) => Some(Output::Missing),
+            (false, true) => None,
+        }
     }
 
     fn drop_before(&mut self, end: u64, is_loss: bool) {

@@ -31,7 +31,7 @@ const PICTURE_WAIT: Duration = Duration::from_secs(10);
 const SILENCE_NS: i64 = 2_000_000_000;
 /// Between two requests for a keyframe.
 const REQUEST_INTERVAL: Duration = Duration::from_secs(2);
-/// A publisher begins with a keyframe by itself; it is asked after this.
+/// A publisher begins with a keyframe by itself; it is asked after this, and at once when something else came.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(1);
 /// A hole between two pieces that is worth a mark in the file.
 const MARK_NS: u64 = 100_000_000;
@@ -274,8 +274,8 @@ impl Recording {
         while let Some(unpacked) = self.lane(kind).and_then(|lane| lane.depacketizer.poll(now, drain)) {
             match unpacked {
                 Unpacked::Frame(frame) => self.take(kind, frame),
-                Unpacked::Broken => {
-                    if let Some(lane) = self.lane(kind) {
+                Unpacked::Broken | Unpacked::Missing => {
+                    if let Some(lane) = self.lane(kind).filter(|_| unpacked == Unpacked::Broken) {
                         lane.cause = lane.cause.or(Some(Reason::Loss));
                     }
                     self.wanted_since = Some(now - REQUEST_PATIENCE);

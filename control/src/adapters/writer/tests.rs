@@ -19,6 +19,8 @@ struct Wishes {
     error: Option<i32>,
     /// The same of the next syncs.
     sync_error: Option<i32>,
+    /// No file may become larger.
+    file_max: Option<usize>,
     syncs: usize,
     attempts: usize,
 }
@@ -59,10 +61,15 @@ impl Disk for FakeDisk {
         let held = self.0.0.lock().unwrap();
         let mut wishes = self.0.1.wait_while(held, |wishes| wishes.holds).unwrap();
         wishes.attempts += 1;
-        let error = wishes.error;
+        let (error, file_max) = (wishes.error, wishes.file_max);
         let file = &mut wishes.files.last_mut().unwrap().1;
         assert_eq!(file.len() as u64, offset, "right behind what is whole");
         match error {
+            None if file_max.is_some_and(|most| file.len() + bytes.len() > most) => {
+                let room = file_max.unwrap_or(0) - file.len();
+                file.extend_from_slice(&bytes[..room]);
+                return Err(io::Error::from_raw_os_error(libc::EFBIG));
+            }
             None => file.extend_from_slice(bytes),
             Some(number) => {
                 file.extend_from_slice(&bytes[..bytes.len() / 2]);
@@ -156,7 +163,7 @@ fn a_disk_that_stands_still_costs_the_oldest_and_a_gap_that_says_so() {
 
 #[test]
 fn a_full_disk_is_said_once_and_tried_again_from_the_last_whole_fragment() {
-    for (error, code) in [(libc::ENOSPC, "disk_full"), (libc::EFBIG, "disk_full"), (libc::EIO, "disk_error")] {
+    for (error, code) in [(libc::ENOSPC, "disk_full"), (libc::EDQUOT, "disk_full"), (libc::EIO, "disk_error")] {
         let disk = FakeDisk::default();
         let (writer, journal) = begin(&disk, Fsync::Fragment);
         (0..3).for_each(|number| writer.push(piece(number, 5_000)));
@@ -204,4 +211,48 @@ fn a_disk_that_never_answers_does_not_keep_the_recorder() {
     let begun = Instant::now();
     writer.close();
     assert!(begun.elapsed() < CLOSE_WAIT + 3 * RETRY);
+}
+
+#[test]
+fn a_file_that_may_not_grow_is_followed_by_another_one() {
+    // As large as three pieces and a bit.
+    let disk = FakeDisk::default();
+    let (writer, _) = begin(&disk, Fsync::None);
+    (0..3).for_each(|number| writer.push(piece(number, 5_000)));
+    writer.close();
+    let most = disk.get(|wishes| wishes.files[0].1.len()) + 100;
+
+    let disk = FakeDisk::default();
+    let (writer, journal) = begin(&disk, Fsync::Fragment);
+    disk.set(|wishes| wishes.file_max = Some(most));
+    (0..12).for_each(|number| writer.push(piece(number, 5_000)));
+    writer.close();
+    // Every fourth piece has a keyframe: pieces 3, 7 and 11 could begin no file.
+    assert_eq!(disk.get(|wishes| wishes.files.len()), 3);
+    for place in 0..3 {
+        let contents = disk.contents(place);
+        assert_eq!((contents.fragments, contents.video_frames, contents.end_ns / SECOND), (3, 30, 3), "{place}");
+    }
+    let told = lines(journal);
+    let files: Vec<&str> = told.iter().filter_map(|event| match event { Event::File { file, .. } => Some(file.as_str()), _ => None }).collect();
+    assert_eq!(files, ["0002.webm", "0003.webm"]);
+    let gaps: Vec<(u64, u64)> = told.iter().filter_map(|event| match event { Event::Gap { at_ms, length_ms, .. } => Some((*at_ms, *length_ms)), _ => None }).collect();
+    assert_eq!(gaps, [(3_000, 1_000), (7_000, 1_000)]);
+    assert_eq!(told.iter().filter(|event| matches!(event, Event::WantKeyframe)).count(), 3, "what is missing is asked for");
+    assert!(!told.iter().any(|event| matches!(event, Event::Failed { .. })), "{told:?}");
+}
+
+#[test]
+fn a_bound_that_no_file_can_keep_ends_the_recording_in_words() {
+    let disk = FakeDisk::default();
+    let (writer, journal) = begin(&disk, Fsync::Fragment);
+    disk.set(|wishes| wishes.file_max = Some(3_000));
+    (0..8).for_each(|number| writer.push(piece(number, 5_000)));
+    let begun = Instant::now();
+    writer.close();
+    assert!(begun.elapsed() < CLOSE_WAIT, "nothing is tried again");
+    assert_eq!(disk.get(|wishes| (wishes.attempts, wishes.files.len())), (1, 1));
+    let told = lines(journal);
+    let [Event::Failed { code, detail }] = &told[..] else { panic!("{told:?}") };
+    assert!(code == FILE_LIMIT && detail.contains("ulimit -f") && detail.contains("ends"), "{detail}");
 }

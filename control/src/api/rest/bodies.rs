@@ -409,7 +409,7 @@ body!(answer Recording: "what was recorded of a room, from one beginning to one 
     created_at: String = "RFC 3339: when it was begun",
     started_at: Option<String> = "RFC 3339: when its first pictures stood on the disk; null: not yet",
     stopped_at: Option<String> = "RFC 3339: when it was finished",
-    reason: Option<String> = "why it is over: stopped, stream_ended, publisher_gone, node_restarted or found",
+    reason: Option<String> = "why it is over: stopped, stream_ended, publisher_gone, node_restarted, found or failed",
     duration_ms: u64 = "with its gaps; while it runs, since started_at",
     size: u64 = "bytes of its files, now",
     files: Vec<RecordingFile> = "another begins with another codec, or where the configuration bounds them",

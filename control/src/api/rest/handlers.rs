@@ -70,11 +70,9 @@ pub async fn create_room(call: Call) -> Answer {
     let reply = Reply::json(201, &body).with(header::LOCATION, format!("/v1/rooms/{}", row.name)).version(row.version);
     let (reply, record) = call.record(reply);
     let name = row.name.clone();
-    match call.service.store().create_room(row, record).await.map_err(Refusal::from)? {
-        true => {
-            call.service.tell_room("room.created", &name);
-            Ok(reply)
-        }
+    let drafts = call.service.drafts_of_room("room.created", &name);
+    match call.service.store().create_room(row, record, drafts).await.map_err(Refusal::from)? {
+        true => Ok(reply),
         false => Err(Problem::room_exists(&name)),
     }
 }
@@ -101,10 +99,10 @@ pub async fn update_room(call: Call) -> Answer {
         None => None,
     };
     let (name, expected) = (call.part("room"), call.expected()?);
-    let changed = call.service.store().change_room(name, expected, RoomChange { viewers_max, record }).await;
+    let drafts = call.service.drafts_of_room("room.updated", name);
+    let changed = call.service.store().change_room(name, expected, RoomChange { viewers_max, record }, drafts).await;
     match changed.map_err(Refusal::from)? {
         Changed::Done(row) => {
-            call.service.tell_room("room.updated", name);
             let body = room_body(&call, name, Some(&row), &call.service.streams());
             Ok(Reply::json(200, &body).version(row.version))
         }
@@ -121,11 +119,9 @@ fn record_of(given: Option<String>) -> Result<Option<String>, Problem> {
 }
 
 pub async fn delete_room(call: Call) -> Answer {
-    match call.service.store().delete_room(call.part("room")).await.map_err(Refusal::from)? {
-        true => {
-            call.service.tell_room("room.deleted", call.part("room"));
-            Ok(Reply::nothing())
-        }
+    let drafts = call.service.drafts_of_room("room.deleted", call.part("room"));
+    match call.service.store().delete_room(call.part("room"), drafts).await.map_err(Refusal::from)? {
+        true => Ok(Reply::nothing()),
         false => Err(Problem::missing("room")),
     }
 }

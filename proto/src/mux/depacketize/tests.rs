@@ -120,6 +120,7 @@ fn drain(depacketizer: &mut Depacketizer, now: Time, last: bool) -> (Vec<Frame>,
         match output {
             Output::Frame(frame) => frames.push(frame),
             Output::Broken => broken += 1,
+            Output::Missing => {}
         }
     }
     (frames, broken)

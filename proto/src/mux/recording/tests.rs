@@ -386,3 +386,63 @@ fn what_is_held_is_bounded_when_one_track_never_comes() {
     sender.send(&mut recording, 0, 30_000, |kind, number| kind == Kind::Audio || number % 15 != 0);
     assert!(sender.taken.times(Kind::Audio).len() > 1_200, "{}", sender.taken.times(Kind::Audio).len());
 }
+
+fn wishes(taken: &Taken) -> usize {
+    taken.notes.iter().filter(|note| **note == Note::WantKeyframe).count()
+}
+
+/// A recording that is begun in the middle of a stream: the reel's newest keyframe may be gone.
+#[test]
+fn a_keyframe_that_is_not_there_is_asked_for_at_once() {
+    let mut sender = Sender::new(Some(Codec::Vp9), true);
+    let mut recording = Recording::new(Bounds::default(), None);
+    let video = sender.video.as_mut().unwrap();
+    // Pictures 5 to 14 are coded from others.
+    (0..5).for_each(|number| drop(video.packets(number, number as u32 * 3_000, BASE)));
+    sender.begin(&mut recording);
+    sender.send(&mut recording, 166, 266, |_, _| true);
+    assert_eq!(wishes(&sender.taken), 1);
+    // One that comes is asked for no more, and the recording begins at it.
+    sender.send(&mut recording, 266, 4_266, |_, _| true);
+    sender.end(&mut recording, 4_266);
+    assert_eq!((wishes(&sender.taken), sender.taken.gaps()), (1, Vec::new()));
+    let first = sender.taken.pieces.iter().flat_map(|piece| &piece.samples).find(|sample| sample.kind == Kind::Video);
+    assert!(first.is_some_and(|first| first.keyframe));
+}
+
+/// Or it lacks a packet that was waited for long ago.
+#[test]
+fn a_keyframe_that_is_damaged_is_asked_for_at_once() {
+    let mut video = Source::new(Codec::Vp9);
+    let mut recording = Recording::new(Bounds::default(), None);
+    recording.add_track(Kind::Video, video.index, video.index, 1);
+    let now = BASE + TAP_WAIT.as_nanos() as u64;
+    for number in 0..10 {
+        let at = if number < 9 { BASE } else { now };
+        for (meta, payload) in video.packets(number, number as u32 * 3_000, at).into_iter().skip(usize::from(number == 0)) {
+            recording.on_packet(Kind::Video, &meta, &payload);
+        }
+    }
+    let mut taken = Taken::default();
+    taken.from(&mut recording, Time(now), false);
+    assert_eq!(wishes(&taken), 1);
+}
+
+/// A publisher that begins by itself is not asked, whatever came before it in the reel.
+#[test]
+fn who_begins_with_a_keyframe_is_not_asked_for_one() {
+    let mut sender = Sender::new(Some(Codec::Vp9), true);
+    let mut recording = Recording::new(Bounds::default(), None);
+    let video = sender.video.as_mut().unwrap();
+    let first = video.index;
+    // Begun at the second keyframe, with all that came before it given as well.
+    let before: Vec<(SlotMeta, Vec<u8>)> = (3..15).flat_map(|number| video.packets(number, number as u32 * 3_000, BASE)).collect();
+    recording.add_track(Kind::Video, first, video.index, 1);
+    for (meta, payload) in before.iter().filter(|(meta, _)| meta.index % 7 != 3) {
+        recording.on_packet(Kind::Video, meta, payload);
+    }
+    sender.send(&mut recording, 500, 1_500, |_, _| true);
+    sender.end(&mut recording, 1_500);
+    assert!(!sender.taken.notes.contains(&Note::WantKeyframe), "{:?}", sender.taken.notes);
+    assert!(sender.taken.times(Kind::Video).len() >= 28);
+}

@@ -196,6 +196,9 @@ fn a_control_that_is_killed_leaves_the_recording_as_it_was_and_tells_nothing_twi
         stage.until_run(&id, |run| run.is_some());
         stage.begin(&id);
         node.until(|node| kinds(&operator(node)) == ["recording.started"]);
+        // Until it is on its way, whoever comes next would tell it.
+        let db = rusqlite::Connection::open(node.data.join("spillway.db")).unwrap();
+        node.until(|_| db.query_row("SELECT count(*) FROM outbox", [], |row| row.get::<_, i64>(0)).unwrap() == 0);
         stage.run(&id)
     };
     node.restart_control_over_live_tracks();
@@ -277,6 +280,38 @@ fn who_stopped_a_recording_by_hand_does_not_get_another_at_once() {
     assert_eq!(operator.get("/v1/recordings").json()["data"].as_array().unwrap().len(), 1);
     // Whoever asks gets one.
     assert_ne!(start(&operator), id);
+}
+
+#[test]
+fn a_recording_that_no_file_takes_is_over_and_not_begun_again() {
+    let mut node = Node::new();
+    {
+        let (operator, stage) = (operator(&node), Stage::new(&node));
+        operator.post("/v1/rooms", &json!({ "id": "demo", "record": "auto" }));
+        node.live();
+        node.until(|_| newest(&operator)["state"] == "recording");
+        let id = newest(&operator)["id"].as_str().unwrap().to_owned();
+        stage.begin(&id);
+        stage.journal(&id, "{\"at\":1500,\"event\":\"failed\",\"code\":\"file_limit\",\"detail\":\"not even a new file\"}\n");
+        stage.until_run(&id, |run| run == Some(Run::Finish));
+        stage.finish(&id);
+        node.until(|_| newest(&operator)["state"] == "finished");
+        let done = newest(&operator);
+        assert_eq!((done["id"].as_str(), done["reason"].as_str(), done["error"]["code"].as_str()), (Some(&*id), Some("failed"), Some("file_limit")));
+        // The publisher is there, and the room records by itself: it would fail again.
+        assert_eq!(operator.get("/v1/recordings").json()["data"].as_array().unwrap().len(), 1);
+        assert_eq!(kinds(&operator), ["recording.started", "recording.failed", "recording.segment", "recording.stopped"]);
+    }
+    // Whoever asks gets one; a control that is killed before it heeds the line finds it in the row.
+    let id = start(&operator(&node));
+    Stage::new(&node).until_run(&id, |run| matches!(run, Some(Run::Record { .. })));
+    node.kill_control();
+    let db = rusqlite::Connection::open(node.data.join("spillway.db")).unwrap();
+    db.execute("UPDATE recordings SET error_code = 'file_limit', error_detail = '' WHERE id = ?1", [&id]).unwrap();
+    drop(db);
+    node.start_control();
+    Stage::new(&node).until_run(&id, |run| run == Some(Run::Finish));
+    assert_eq!(newest(&operator(&node))["reason"], "failed");
 }
 
 #[test]
