@@ -162,10 +162,10 @@ fn words(forecast: &Forecast, load: &Load, busy_max: f64) -> String {
     let Forecast { parts, cores, shards, .. } = forecast;
     let carries = if forecast.busy_ratio <= busy_max { "carries" } else { "does not carry" };
     let mut out = format!(
-        "a packet costs {:.0} ns (own {:.0}, sends {:.2} of {:.0}, sealing {:.0} and {:.0} more for each doubling of a shard's sessions beyond 1,000); 1,000 viewers on one shard: {:.0} ns, {:.2} times less\n\
+        "a packet costs {:.0} ns (own {:.0}, sends {:.2} of {:.0}, sealing {:.0} and {:.0} more for each doubling of a shard's sessions beyond 1,000); that is {:.2} times the {:.0} ns of 1,000 viewers on one shard\n\
          a box with {cores} cores ({shards} shards) {carries} {:.0} viewers of {:.0} packets/s at {:.0} Gbit/s: its shards are {:.0} % busy\n\
          at {:.0} % busy it carries {} viewers, {:.0} Gbit/s\nassumed, and not measured:\n",
-        forecast.packet_ns, parts.own_ns, load.sends_per_packet, parts.send_ns, parts.seal_ns, parts.seal_doubling_ns, forecast.packet_ns_at_1000, forecast.cost_ratio,
+        forecast.packet_ns, parts.own_ns, load.sends_per_packet, parts.send_ns, parts.seal_ns, parts.seal_doubling_ns, forecast.cost_ratio, forecast.packet_ns_at_1000,
         load.viewers, load.packets, forecast.gbps, forecast.busy_ratio * 1e2,
         busy_max * 1e2, forecast.viewers_max, forecast.gbps_max,
     );
