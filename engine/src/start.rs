@@ -252,19 +252,23 @@ struct SchedulerAttributes {
     period: u64,
 }
 
+const SCHEDULER_ATTRIBUTES_BYTES: u32 = size_of::<SchedulerAttributes>() as u32;
+
+/// How the calling thread is scheduled; None where that may not be asked.
+fn scheduling() -> Option<SchedulerAttributes> {
+    let mut found = SchedulerAttributes::default();
+    // JUSTIFICATION: neither std nor libc has this call.
+    // SAFETY: the kernel writes at most as many bytes as it is told; 0 names the calling thread.
+    let result = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut found, SCHEDULER_ATTRIBUTES_BYTES, 0) };
+    (result == 0).then_some(found)
+}
+
 fn go_first() {
-    const SIZE: u32 = size_of::<SchedulerAttributes>() as u32;
-    let mut attributes = SchedulerAttributes::default();
-    // JUSTIFICATION: neither std nor libc has these calls.
-    // SAFETY: the kernel writes at most SIZE bytes to the first and reads `size` of the second; 0 names the calling thread.
-    unsafe {
-        if libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, SIZE, 0) != 0 || attributes.policy != libc::SCHED_OTHER as u32 {
-            return;
-        }
-        (attributes.size, attributes.runtime) = (SIZE, SLICE_NS);
-        // Refused, it runs as before.
-        libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0);
-    }
+    let Some(mut wanted) = scheduling().filter(|found| found.policy == libc::SCHED_OTHER as u32) else { return };
+    (wanted.size, wanted.runtime) = (SCHEDULER_ATTRIBUTES_BYTES, SLICE_NS);
+    // JUSTIFICATION: as above.
+    // SAFETY: the kernel reads `size` bytes. Refused, the thread runs as before.
+    unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const wanted, 0) };
 }
 
 /// SIGTERM ends the engine; the terminal's SIGINT is the supervisor's business.
@@ -294,5 +298,25 @@ impl Signals {
             // SAFETY: both pointers are valid for the call.
             unsafe { libc::sigwait(&self.set, &mut signal) };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a shard is woken at once, and nothing else about its scheduling changes. Method: the kernel is asked.
+    #[test]
+    fn a_shards_slice_is_short_and_its_priority_as_before() {
+        let (before, after) = std::thread::spawn(|| {
+            let before = scheduling().expect("sched_getattr");
+            go_first();
+            (before, scheduling().expect("sched_getattr"))
+        })
+        .join()
+        .unwrap();
+        assert_eq!((after.policy, after.nice, after.flags), (before.policy, before.nice, before.flags));
+        // Kernels before 6.12 have one slice for everybody, and say 0.
+        assert!(after.runtime == SLICE_NS || before.runtime == 0, "{} ns, before {} ns", after.runtime, before.runtime);
     }
 }
