@@ -1,5 +1,6 @@
 //! What can be said on the command line, and what `--help` teaches.
 
+use crate::model;
 use crate::source::{Packetizer, Plan, VideoCodec};
 use crate::threshold::{self, Threshold};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -49,6 +50,7 @@ impl From<Exit> for ExitCode {
   spillway-bench find-max --target http://127.0.0.1:7080 --key-file ./spillway-data/keys/signing.key --viewers 500
   sudo spillway-bench lab --scenario W1 --json w1.json
   sudo spillway-bench lab --scenario rooms-100x30 --rooms 1 --report rooms.html
+  spillway-bench model --viewers 50000 --cores 32
   spillway-bench run ... --server-pid $(pidof spillway | tr ' ' '\\n' | head -1) --fail 'ttff_p99<1s' --fail 'loss<0.1%'
 
 Exit codes: 0 ok, 2 usage, 98 target unreachable, 97 the generator itself was the limit, 99 a threshold failed,
@@ -71,6 +73,8 @@ pub enum Command {
     /// The lab with a NIC that drops: viewers join over the cable, then all packets end in the server's network (root)
     #[command(mut_args(of_lab))]
     Null(NullArgs),
+    /// What a box with more cores than there are here would carry: computed from measured parts, with what is assumed
+    Model(ModelArgs),
     /// Measures what bench/SPECIFICATION.md promises, one line per promise (root); exit code 1: a row could not be measured
     Spec(SpecArgs),
 }
@@ -133,6 +137,9 @@ pub struct LabArgs {
     /// The server's program, if not the one beside this
     #[arg(long, value_name = "FILE")]
     pub spillway: Option<PathBuf>,
+    /// Of the server, each on a core of its own from core 0 on: the last of them is the viewers', too
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
+    pub shards: u64,
     /// A process of the server is killed (SIGKILL) when a third of the hold is over
     #[arg(long, value_enum)]
     pub kill: Option<Part>,
@@ -155,6 +162,48 @@ impl NullArgs {
         let mut lab = self.lab.clone();
         lab.run.hold = self.seconds.map(Duration::from_secs).or(lab.run.hold);
         lab
+    }
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct ModelArgs {
+    /// Of one stream, all together
+    #[arg(long, value_name = "N", default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub viewers: u64,
+    /// One or two of them are control's
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=1_024))]
+    pub cores: u64,
+    /// What each viewer gets a second
+    #[arg(long, value_name = "N", default_value_t = 310, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub packets: u64,
+    /// Sends by packets; of W1 on a busy shard 0.28 were measured
+    #[arg(long, value_name = "X", default_value_t = 0.28)]
+    pub sends: f64,
+    /// Of the video; audio adds 64 kbit/s
+    #[arg(long, value_name = "BPS", default_value = "2.5M", value_parser = bitrate)]
+    pub bitrate: u64,
+    /// Viewers who come meanwhile
+    #[arg(long, value_name = "N/s", value_parser = rate)]
+    pub joins: Option<f64>,
+    /// How busy a shard may be
+    #[arg(long, value_name = "RATIO", default_value = "85%", value_parser = busy)]
+    pub busy: f64,
+    /// The result as one JSON value; - is standard output
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+impl ModelArgs {
+    pub fn forecast(&self) -> model::Forecast {
+        let bps = self.bitrate as f64 + 64_000.0;
+        let load = model::Load {
+            viewers: self.viewers as f64,
+            packets: self.packets as f64,
+            sends_per_packet: self.sends.clamp(0.0, 1.0),
+            bps,
+            joins: self.joins.unwrap_or(0.0),
+        };
+        model::forecast(&model::Parts::fit(&model::MEASURED).unwrap_or_default(), &load, self.cores, self.busy)
     }
 }
 
@@ -260,6 +309,13 @@ pub struct RunArgs {
     /// How fast viewers come, on a fixed clock: a slow join still counts from when it was due [default: 50/s; profile storm: at once]
     #[arg(long, value_name = "N/s", value_parser = rate)]
     ramp: Option<f64>,
+    /// So many more come when a third of the hold is over, into a room of their own with a thin stream: what those feel who are
+    /// there. The hold goes on until they have a picture
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=100_000))]
+    pub burst: u64,
+    /// How fast these come, on a fixed clock, too
+    #[arg(long, value_name = "N/s", default_value = "1000/s", value_parser = rate)]
+    pub burst_ramp: f64,
     /// How long is measured, when all are there [default: 10s; profile soak: 60m]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     hold: Option<Duration>,

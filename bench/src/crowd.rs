@@ -4,6 +4,7 @@
 //! own numbers. The others (*cheap*) do the whole join, then look at clear headers alone: that counts packets,
 //! holes and doubles exactly and costs a fifth.
 
+use crate::burst::{self, Around};
 use crate::histogram::Histogram;
 use crate::ledger::Ledger;
 use crate::offer::Agreed;
@@ -57,6 +58,8 @@ pub struct Tally {
     /// Only packets sent in this window (UNIX nanoseconds) count for latency.
     pub window_from_ns: AtomicU64,
     pub window_to_ns: AtomicU64,
+    /// Of those who came with a burst, and when.
+    pub burst: burst::Tally,
     pub stop: AtomicBool,
     /// When the publishers stopped, in nanoseconds of our clock: what was due ends there.
     pub stopped_ns: AtomicU64,
@@ -109,6 +112,8 @@ pub struct Manner {
     pub stay: Option<(Duration, Duration)>,
     /// They send nothing while it is measured: no checks, no reports.
     pub silent: bool,
+    /// From this number on viewers came with a burst.
+    pub burst_from: u64,
     pub seed: u64,
 }
 
@@ -136,6 +141,9 @@ pub struct Arriving {
 #[derive(Default)]
 pub struct Outcome {
     pub totals: Totals,
+    /// Of those who came with a burst.
+    pub burst: Totals,
+    pub around: Around,
     /// Those the server has to be told of.
     pub present: Vec<Joined>,
     pub audio_ns: Histogram,
@@ -184,6 +192,7 @@ pub struct Crowd {
     video_ns: Histogram,
     keyframe_ns: Histogram,
     opened: Opened,
+    around: Around,
     lag_us: Histogram,
     seconds: Seconds,
     delayed: BinaryHeap<Reverse<Delayed>>,
@@ -221,6 +230,7 @@ impl Crowd {
             video_ns: Histogram::new(),
             keyframe_ns: Histogram::new(),
             opened: Opened::default(),
+            around: Around::default(),
             lag_us: Histogram::new(),
             seconds: Seconds::default(),
             delayed: BinaryHeap::new(),
@@ -254,7 +264,8 @@ impl Crowd {
 
     fn welcome(&mut self, newcomer: Arriving) {
         let Arriving { number, scheduled, answered, ufrag, agreed, joined, witness, from } = newcomer;
-        let witness = witness || self.manner.all_witness;
+        let of_burst = number >= self.manner.burst_from;
+        let witness = witness || self.manner.all_witness && !of_burst;
         let place = self.free.pop().unwrap_or(self.viewers.len());
         let (ledger, rtx_pt) = (Ledger::new(if self.manner.audio_only { agreed.audio_pt } else { agreed.video_pt }, self.manner.drop_each), agreed.rtx_pt);
         let remote = remote::connect(&agreed, from, SOCKET_BYTES, witness).map_err(|error| error.to_string()).and_then(|socket| {
@@ -268,7 +279,7 @@ impl Crowd {
         let (remote, failure) = match remote {
             Ok(remote) => (Some(remote), None),
             Err(error) => {
-                self.tally.failed.fetch_add(1, Ordering::Relaxed);
+                failed(&self.tally, of_burst);
                 (None, Some(format!("socket: {error}")))
             }
         };
@@ -280,6 +291,7 @@ impl Crowd {
             rtx_pt,
             joined: Some(joined),
             witness,
+            of_burst,
             keys: None,
             profile: None,
             failure,
@@ -415,7 +427,7 @@ impl Crowd {
             for at in 0..count {
                 let taken = self.batch.at(at);
                 let is_media = matches!(classify(taken.bytes), Class::Rtp);
-                *(if is_media { &mut self.packets } else { &mut self.others }) += 1;
+                *(if is_media && !viewer.of_burst { &mut self.packets } else { &mut self.others }) += 1;
                 self.bytes += taken.length as u64;
                 let disorder = self.manner.reorder_each > 0 && self.rng.below(self.manner.reorder_each) == 0;
                 let wait = self.manner.delay + if disorder { DISORDER } else { Duration::ZERO };
@@ -431,6 +443,7 @@ impl Crowd {
                     keyframe_ns: &mut self.keyframe_ns,
                     seconds: &mut self.seconds,
                     opened: &mut self.opened,
+                    around: &mut self.around,
                 });
                 if !note(viewer, heard, &self.tally, &mut self.refused) {
                     return;
@@ -459,6 +472,7 @@ impl Crowd {
                 keyframe_ns: &mut self.keyframe_ns,
                 seconds: &mut self.seconds,
                 opened: &mut self.opened,
+                around: &mut self.around,
             });
             note(viewer, heard, &self.tally, &mut self.refused);
             let deadline = viewer.deadline();
@@ -523,14 +537,17 @@ impl Crowd {
         self.leaving = None;
         self.seconds.close();
         let stopped = Duration::from_nanos(self.tally.stopped_ns.load(Ordering::Relaxed));
-        let mut present = Vec::new();
+        let (mut present, mut burst) = (Vec::new(), Totals::default());
         for mut viewer in self.viewers {
             let Some(joined) = viewer.joined.take() else { continue };
-            self.totals.add(&viewer.account(Some(stopped)));
+            let totals = if viewer.of_burst { &mut burst } else { &mut self.totals };
+            totals.add(&viewer.account(Some(stopped)));
             present.push(joined);
         }
         Outcome {
             totals: self.totals,
+            burst,
+            around: self.around,
             present,
             audio_ns: self.audio_ns,
             video_ns: self.video_ns,
@@ -544,8 +561,13 @@ impl Crowd {
     }
 }
 
+fn failed(tally: &Tally, of_burst: bool) {
+    let count = if of_burst { &tally.burst.failed } else { &tally.failed };
+    count.fetch_add(1, Ordering::Relaxed);
+}
+
 fn fail(viewer: &mut Viewer, error: String, tally: &Tally) {
-    tally.failed.fetch_add(1, Ordering::Relaxed);
+    failed(tally, viewer.of_burst);
     viewer.failure = Some(error);
     viewer.remote = None;
 }
@@ -558,6 +580,7 @@ fn note(viewer: &mut Viewer, heard: Result<Taken, String>, tally: &Tally, refuse
         Ok(Taken::Connected) => {
             tally.connected.fetch_add(1, Ordering::Relaxed);
         }
+        Ok(Taken::FirstFrame) if viewer.of_burst => tally.burst.on_picture(sys::monotonic()),
         Ok(Taken::FirstFrame) => {
             tally.shown.fetch_add(1, Ordering::Relaxed);
         }
@@ -586,6 +609,7 @@ mod tests {
         reorder_each: 0,
         stay: None,
         silent: false,
+        burst_from: u64::MAX,
         seed: 1,
     };
 

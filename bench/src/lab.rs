@@ -74,7 +74,11 @@ impl Lab {
         if !sys::is_root() {
             return Err(failed("namespaces need root: sudo spillway-bench lab ..."));
         }
-        if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        if args.shards > cores as u64 {
+            return Err(failed(format!("{} shards need as many cores: there are {cores}", args.shards)));
+        }
+        if cores < 2 {
             return Err(failed("two cores are needed: one for the server, one for the viewers"));
         }
         let program = match &args.spillway {
@@ -95,7 +99,7 @@ impl Lab {
             let rate = format!("{bps}bit");
             command("ip", &["netns", "exec", &lab.names[0], "tc", "qdisc", "add", "dev", "sb0", "root", "tbf", "rate", &rate, "burst", "16kb", "latency", "300ms"])?;
         }
-        lab.start(&program)?;
+        lab.start(&program, args.shards)?;
         lab.enter(1)?;
         sys::pin_to(1);
         Ok(lab)
@@ -121,20 +125,20 @@ impl Lab {
         Ok(())
     }
 
-    fn start(&mut self, program: &Path) -> Result<(), RunError> {
+    fn start(&mut self, program: &Path, shards: u64) -> Result<(), RunError> {
         std::fs::create_dir_all(&self.data).map_err(|error| failed(error.to_string()))?;
         let log = File::create(self.data.join("log")).map_err(|error| failed(error.to_string()))?;
         let errors = log.try_clone().map_err(|error| failed(error.to_string()))?;
         let mut command = Command::new("ip");
         sys::end_with_us(&mut command);
         let child = command
-            .args(["netns", "exec", &self.names[0], "taskset", "-c", "0"])
+            .args(["netns", "exec", &self.names[0], "taskset", "-c", &format!("0-{}", shards - 1)])
             .arg(program)
             // What a node can do is what is measured: it may not stop before.
             .env("SPILLWAY__LIMITS__BUSY_PERCENT_MAX", "0")
             // All viewers have one address.
             .env("SPILLWAY__LIMITS__REQUESTS_PER_SECOND_PER_ADDRESS", "0")
-            .args(["serve", "--http", &format!("{SERVER}:7080"), "--media", &format!("{SERVER}:7081"), "--shards", "1", "--data"])
+            .args(["serve", "--http", &format!("{SERVER}:7080"), "--media", &format!("{SERVER}:7081"), "--shards", &shards.to_string(), "--data"])
             .arg(&self.data)
             .stdin(Stdio::null())
             .stdout(log)

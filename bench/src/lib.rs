@@ -1,6 +1,7 @@
 //! The load tester, and what the benches share. `run` is the story; the other modules are its parts.
 
 mod bare;
+mod burst;
 pub mod cli;
 pub mod crowd;
 pub mod find_max;
@@ -9,6 +10,7 @@ mod histogram;
 pub mod lab;
 mod ledger;
 mod live;
+pub mod model;
 pub mod null;
 mod offer;
 pub mod page;

@@ -30,6 +30,10 @@ fn main() -> ExitCode {
         }
         Command::Lab(args) => lab(&args, false),
         Command::Null(args) => lab(&args.lab(), true),
+        Command::Model(args) => {
+            let forecast = args.forecast();
+            write(&forecast.text, &forecast, args.json.as_deref()).map(|()| Exit::Ok)
+        }
         Command::Spec(args) => return spec::main(&args),
     };
     match ended {

@@ -1,6 +1,7 @@
 //! One run: publish, let viewers join on a fixed clock, hold, leave, and add up.
 
 use crate::bare::{self, Sends};
+use crate::burst;
 use crate::cli::{Exit, RunArgs, Sink};
 use crate::crowd::{Arriving, Crowd, Manner, Outcome, Tally};
 use crate::generator::{self, Spent, busiest, spent};
@@ -16,6 +17,7 @@ use crate::summary::{self, Generator, PublisherSummary, Server, Summary, Window}
 use crate::sys;
 use crate::target::{Joined, Role, Target, TargetError};
 use crate::timeline::Timeline;
+use crate::totals::Totals;
 use crate::witness;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -84,11 +86,16 @@ struct Joiners {
     wish: Wish,
     crowds: Vec<Sender<Arriving>>,
     refused: Mutex<BTreeMap<String, u64>>,
+    /// The same of a burst.
+    burst_refused: Mutex<BTreeMap<String, u64>>,
+    /// From this number on they come with a burst, and to a room of theirs.
+    burst_from: u64,
     witness_print: Option<[u8; 32]>,
     /// Where those are who go on getting packets when the others' end in the null NIC.
     cabled: Option<IpAddr>,
     all_witness: bool,
     rooms: Vec<String>,
+    burst_room: String,
     tasks: Mutex<Receiver<Task>>,
     begun: AtomicU64,
     /// Nobody joins any more, whoever was due.
@@ -104,7 +111,8 @@ enum Task {
 
 impl Joiners {
     fn join(&self, number: u64, room: &str, scheduled: Duration) {
-        let witness = self.all_witness || number % WITNESS_EACH == 0;
+        // Those of a burst are counted and not measured.
+        let witness = number < self.burst_from && (self.all_witness || number % WITNESS_EACH == 0);
         let mut credentials = self.identity.credentials();
         if let (true, Some(print)) = (witness, self.witness_print) {
             credentials.fingerprint = print;
@@ -121,7 +129,8 @@ impl Joiners {
                 let _ = self.crowds.get(place).map(|crowd| crowd.send(arriving));
             }
             Err(reason) => {
-                let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+                let refused = if number < self.burst_from { &self.refused } else { &self.burst_refused };
+                let mut refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
                 *refused.entry(reason).or_default() += 1;
             }
         }
@@ -139,6 +148,10 @@ impl Joiners {
                     if self.stop.load(Ordering::Relaxed) {
                         continue;
                     }
+                    if number >= self.burst_from {
+                        self.join(number, &self.burst_room, scheduled);
+                        continue;
+                    }
                     self.begun.fetch_add(1, Ordering::Relaxed);
                     let room = &self.rooms[(number % self.rooms.len() as u64) as usize];
                     self.join(number, room, scheduled);
@@ -148,6 +161,10 @@ impl Joiners {
             }
         }
     }
+}
+
+fn burst_room_name(args: &RunArgs) -> String {
+    format!("{}-{}", args.room, burst::ROOM)
 }
 
 pub fn room_name(args: &RunArgs, number: u64) -> String {
@@ -170,7 +187,7 @@ pub fn run(args: &RunArgs) -> Result<Summary, RunError> {
 /// `publisher_at`: where the publisher's thread goes before it opens a socket.
 pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summary, RunError> {
     let files = sys::raise_open_files();
-    let needed = args.viewers + args.rooms() + JOINERS_MAX as u64 + 64;
+    let needed = args.viewers + args.burst + args.rooms() + JOINERS_MAX as u64 + 64;
     if files < needed {
         return Err(RunError::Failed(format!("{needed} open files are needed and {files} allowed: ulimit -n {needed}")));
     }
@@ -192,6 +209,10 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
         return Err(failed("--silent is for `null`: who says nothing elsewhere is taken for gone".into()));
     }
 
+    if args.burst > 0 && (null.is_some() || args.stay().is_some() || args.no_publish) {
+        return Err(failed("--burst is for viewers who stay, on a network that carries what they get, and for a publisher of our own".into()));
+    }
+
     // ---- publish
     let published = Arc::new(Published::default());
     // Viewers join over the cable, which carries less than the null NIC: keyframes are enough for that.
@@ -207,9 +228,10 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
         let place = publisher_at.map(|place| Ok((place.namespace.try_clone()?, place.core))).transpose();
         let place = place.map_err(|error: std::io::Error| failed(error.to_string()))?;
         let obedient = !args.deaf;
+        let burst_room = (args.burst > 0).then(|| burst_room_name(args));
         let (ready, is_ready) = channel();
         publisher = Some(spawn("publisher", move || {
-            let joined = (|| {
+            let joined = (|| -> Result<Vec<Publisher>, RunError> {
                 if let Some((namespace, core)) = place {
                     sys::enter_network(&namespace).map_err(|error| RunError::Failed(error.to_string()))?;
                     sys::pin_to(core);
@@ -218,7 +240,11 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
                     true => Err(RunError::Interrupted),
                     false => Ok(Publisher::join(&target, &identity, room, plan, run, obedient)?),
                 };
-                rooms.iter().map(join).collect::<Result<Vec<_>, RunError>>()
+                let mut publishers = rooms.iter().map(join).collect::<Result<Vec<_>, RunError>>()?;
+                if let Some(room) = burst_room {
+                    publishers.push(Publisher::join(&target, &identity, &room, burst::plan(), run, obedient)?);
+                }
+                Ok(publishers)
             })();
             match joined {
                 Ok(publishers) => {
@@ -247,6 +273,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
         reorder_each: args.reorder(),
         stay: args.stay(),
         silent: args.silent,
+        burst_from: if args.burst > 0 { args.viewers } else { u64::MAX },
         seed: args.seed,
     };
     let tally = Arc::new(Tally::default());
@@ -268,10 +295,13 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
         wish,
         crowds,
         refused: Mutex::new(BTreeMap::new()),
+        burst_refused: Mutex::new(BTreeMap::new()),
+        burst_from: manner.burst_from,
         witness_print: Some(witness_print),
         cabled: null.map(NullNic::cabled),
         all_witness,
         rooms: (0..args.rooms()).map(|number| room_name(args, number)).collect(),
+        burst_room: burst_room_name(args),
         tasks: Mutex::new(queue),
         begun: AtomicU64::new(0),
         stop: AtomicBool::new(false),
@@ -311,11 +341,17 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     let from = begun.at;
     tally.window_from_ns.store(begun.unix_ns, Ordering::Relaxed);
     tally.window_to_ns.store(u64::MAX, Ordering::Relaxed);
+    // Before the burst is half of what is before it: those who are there have only just come.
+    let mut burst: Option<burst::Begun> = None;
     let unix_from = begun.unix_ns / 1_000_000_000;
     let mut deed = publisher_at.and_then(|place| place.deed.as_ref());
     let mut timeline = Timeline::new(from, &args.server_pid, begun.server.clone(), (begun.packets, begun.bytes, begun.lost));
-    while sys::monotonic() < from + args.hold() && !sys::is_interrupted() {
-        thread::sleep(Duration::from_millis(50).min(args.hold()));
+    let burst_refused = || joiners.burst_refused.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    while (sys::monotonic() < from + args.hold() || is_running(&tally, burst.as_ref())) && !sys::is_interrupted() {
+        thread::sleep(Duration::from_millis(if args.burst > 0 { 10 } else { 50 }).min(args.hold()));
+        if args.burst > 0 {
+            turn_burst(args, &tally, &tasks, &mut burst, from, burst_refused().values().sum());
+        }
         timeline.tick(&tally, null.map_or_else(|| tally.delivered(), NullNic::taken));
         if let Some(deed) = deed.take_if(|_| sys::monotonic() > from + args.hold() / 3) {
             deed();
@@ -405,6 +441,11 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     // Of a churn as many are there as were asked for, but not the same.
     let present = crowd.joined.min(args.viewers);
     let witnesses = if all_witness { offered } else { offered.div_ceil(WITNESS_EACH) };
+    let (mut burst_totals, mut around) = (Totals::default(), burst::Around::default());
+    for outcome in &outcomes {
+        burst_totals.merge(&outcome.burst);
+        around.merge(&outcome.around);
+    }
     let mut summary = Summary {
         schema: 1,
         network: if null.is_some() { "null" } else { "real" }.into(),
@@ -451,6 +492,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
             lag_ms_p99: publisher_lag_ms,
             lag_ms_max: publisher_lag_ms_max,
         },
+        burst: burst.map(|burst| burst.summary(&tally.burst, &burst_totals, &around, &burst_refused())),
         price: None,
         ramp: ramp.seconds,
         timeline: timeline.with_latency(&outcomes, unix_from),
@@ -497,12 +539,43 @@ fn await_live(joiners: &Joiners, args: &RunArgs) -> Result<(), RunError> {
 
 /// As many joiners as may be needed at a time.
 fn hands(joiners: &Arc<Joiners>, args: &RunArgs) -> Result<Vec<thread::JoinHandle<()>>, RunError> {
-    let count = JOINERS_MAX.min(args.viewers as usize).min((args.ramp().ceil() as usize).max(4));
+    let of = |viewers: u64, ramp: f64| JOINERS_MAX.min(viewers as usize).min((ramp.ceil() as usize).max(4));
+    let count = of(args.viewers, args.ramp()).max(of(args.burst, args.burst_ramp));
     let hand = |number: usize| {
         let joiners = Arc::clone(joiners);
         spawn(&format!("join-{number}"), move || joiners.work())
     };
     (0..count).map(hand).collect()
+}
+
+/// Begins the burst when its time has come, and notes when the last of it has a picture (or none).
+fn turn_burst(args: &RunArgs, tally: &Tally, tasks: &Sender<Task>, burst: &mut Option<burst::Begun>, from: Duration, refused: u64) {
+    let (now, marks) = (sys::monotonic(), &tally.burst);
+    match burst {
+        None if now >= from + args.hold() / 3 => {
+            let due = |place: u64| Duration::from_secs_f64(place as f64 / args.burst_ramp);
+            marks.from_ns.store(sys::unix_ns(), Ordering::Relaxed);
+            *burst = Some(burst::Begun { viewers: args.burst, due: due(args.burst - 1), at: now });
+            for place in 0..args.burst {
+                let _ = tasks.send(Task::Join(args.viewers + place, now + due(place)));
+            }
+        }
+        None if now >= from + args.hold() / 6 && marks.before_from_ns.load(Ordering::Relaxed) == 0 => {
+            marks.before_from_ns.store(sys::unix_ns(), Ordering::Relaxed);
+        }
+        Some(begun) if marks.to_ns.load(Ordering::Relaxed) == 0 => {
+            let ended = marks.shown.load(Ordering::Relaxed) + marks.failed.load(Ordering::Relaxed) + refused;
+            if ended >= begun.viewers || now > begun.at + begun.due + JOIN_MAX {
+                marks.to_ns.store(sys::unix_ns(), Ordering::Relaxed);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A burst goes on.
+fn is_running(tally: &Tally, burst: Option<&burst::Begun>) -> bool {
+    burst.is_some() && tally.burst.to_ns.load(Ordering::Relaxed) == 0
 }
 
 /// For everybody who left another one comes.

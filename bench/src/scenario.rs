@@ -137,7 +137,7 @@ mod tests {
             Command::FindMax(args) => Ok(args.run),
             Command::Lab(args) => Ok(args.run),
             Command::Null(args) => Ok(args.lab().run),
-            Command::Spec(_) => Err("no run".to_owned()),
+            Command::Model(_) | Command::Spec(_) => Err("no run".to_owned()),
         }
     }
 

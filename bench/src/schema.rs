@@ -4,7 +4,7 @@
 use crate::find_max::{Found, Step};
 use crate::price::Price;
 use crate::process::Usage;
-use crate::summary::{Generator, Second, Server, Slope, Summary, Verdict};
+use crate::summary::{Burst, Generator, Second, Server, Slope, Summary, Verdict};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -15,6 +15,7 @@ fn whole() -> Summary {
     Summary {
         server: Some(Server { slopes: vec![Slope::default()], processes: vec![Usage::default()], ..Server::default() }),
         generator: Generator { slope: Some(Slope::default()), ..Generator::default() },
+        burst: Some(Burst::default()),
         price: Some(Price::default()),
         ramp: vec![Second::default()],
         timeline: vec![Second::default()],

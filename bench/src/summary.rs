@@ -59,6 +59,8 @@ pub struct Summary {
     pub server: Option<Server>,
     pub generator: Generator,
     pub publisher: PublisherSummary,
+    /// Those who came meanwhile, with --burst.
+    pub burst: Option<Burst>,
     /// What 1,000 viewer-hours cost, where prices were given.
     pub price: Option<Price>,
     /// One point a second of the time in which viewers came; `at_s` counts from the first.
@@ -185,6 +187,22 @@ pub struct PublisherSummary {
     pub lag_ms_max: f64,
 }
 
+/// Many came at once, and what those felt who were there: nothing of this is in the run's other counts of viewers.
+#[derive(Clone, Serialize, Default, Debug)]
+pub struct Burst {
+    pub viewers: u64,
+    /// Those who got a picture.
+    pub joined: u64,
+    pub failures: BTreeMap<String, u64>,
+    /// From the first to the last due time, and from there to the last one's picture.
+    pub due_s: f64,
+    pub took_s: f64,
+    pub ttff_ms: Percentiles,
+    /// Of those who were there: before it, and while it lasted.
+    pub latency_before_us: Latencies,
+    pub latency_during_us: Latencies,
+}
+
 /// What one second of the hold looked like.
 #[derive(Clone, Copy, Serialize, Default, Debug)]
 pub struct Second {
@@ -210,12 +228,12 @@ pub struct Verdict {
     pub met: bool,
 }
 
-fn milliseconds(histogram: &Histogram) -> Percentiles {
+pub fn milliseconds(histogram: &Histogram) -> Percentiles {
     let at = |quantile: f64| histogram.at(quantile).map(|value| value / 1_000.0);
     Percentiles { p50: at(0.50), p95: at(0.95), p99: at(0.99) }
 }
 
-fn latencies(histogram: &Histogram) -> Latencies {
+pub fn latencies(histogram: &Histogram) -> Latencies {
     let at = |quantile: f64| histogram.at(quantile).map(|value| value / 1_000.0);
     Latencies { p50: at(0.50), p99: at(0.99), p999: at(0.999), samples: histogram.count() }
 }

@@ -76,6 +76,15 @@ pub fn write(summary: &Summary) -> String {
     if summary.publisher.lost_sessions > 0 {
         line("", format!("{} publisher(s) were lost on the way: the server ended them, or stopped answering", summary.publisher.lost_sessions));
     }
+    if let Some(burst) = &summary.burst {
+        let of = |value: Option<f64>| time(value.map(|us| us / 1e3));
+        line("burst", format!("{} of {} more, due in {:.1} s, had a picture after {:.1} s; first frame {}", burst.joined, burst.viewers, burst.due_s, burst.took_s, three(&burst.ttff_ms)));
+        for (reason, count) in &burst.failures {
+            line("", format!("{count} of them failed: {reason}"));
+        }
+        let (before, during) = (&burst.latency_before_us, &burst.latency_during_us);
+        line("  felt as", format!("p50 {} before, {} meanwhile; p99 {} before, {} meanwhile ({} and {} packets)", of(before.p50), of(during.p50), of(before.p99), of(during.p99), before.samples, during.samples));
+    }
     for verdict in &summary.thresholds {
         let measured = verdict.measured.map_or("not measured".into(), |value| format!("{value:.4}"));
         line(if verdict.met { "met" } else { "NOT MET" }, format!("{} (measured {measured})", verdict.text));

@@ -1,5 +1,6 @@
 //! One viewer: a session, a ledger, and what it makes of each datagram. The crowd's thread drives it.
 
+use crate::burst::Around;
 use crate::crowd::{Manner, Tally};
 use crate::histogram::Histogram;
 use crate::ledger::{Entry, Heard, Ledger, NACK_INTERVAL};
@@ -32,6 +33,8 @@ pub struct Viewer {
     /// None: it has left, and the place is free.
     pub joined: Option<Joined>,
     pub witness: bool,
+    /// It came with the others of a burst.
+    pub of_burst: bool,
     pub keys: Option<Keys>,
     pub profile: Option<&'static str>,
     pub failure: Option<String>,
@@ -153,6 +156,9 @@ impl Viewer {
                 of_kind.add(latency);
                 self.latency_ns = (self.latency_ns.0 + latency, self.latency_ns.1 + 1);
                 measured.seconds.add(at_ns, latency);
+                if let Some(moment) = tally.burst.moment(stamp.sent_ns).filter(|_| !self.of_burst) {
+                    measured.around.add(moment, latency);
+                }
             }
         }
         let heard = match original {
@@ -169,6 +175,9 @@ impl Viewer {
             }
             Heard::FirstFrame => {
                 self.phases.first_frame = Some(now);
+                if self.of_burst {
+                    return Taken::FirstFrame;
+                }
                 let ttff = now.saturating_sub(self.phases.scheduled).as_micros() as u64;
                 tally.ttff_us.fetch_add(ttff, Ordering::Relaxed);
                 tally.ttff_us_max.fetch_max(ttff, Ordering::Relaxed);
@@ -216,6 +225,7 @@ pub struct Measured<'c> {
     pub video_ns: &'c mut Histogram,
     pub keyframe_ns: &'c mut Histogram,
     pub seconds: &'c mut Seconds,
+    pub around: &'c mut Around,
     pub opened: &'c mut Opened,
 }
 

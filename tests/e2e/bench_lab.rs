@@ -1,7 +1,7 @@
 //! Goal: the load tester's figures agree with what others count beside it, and its lab leaves nothing behind.
 //! Method: `lab` with few viewers (root). While it runs, this test listens on the cable with a packet socket of its own, reads the
 //! interface's counter and /proc, and cuts the same window out of them that the result names. Then: interrupted at three
-//! moments.
+//! moments; with a burst of viewers; and beside `strace`, which counts the engine's calls into the kernel.
 
 use serde_json::Value;
 use spillway_proto::link::counters::CounterId;
@@ -9,6 +9,7 @@ use spillway_tests::kernel::{self, Tap};
 use spillway_tests::node::{Machine, Scratch, binary};
 use spillway_tests::program::Program;
 use spillway_tests::wait::{seconds, until};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -218,6 +219,60 @@ fn a_null_nic_takes_what_the_engine_sends() {
     assert!(number("/server/sends_per_packet") <= 1.0 && number("/server/seal_ns_per_packet") > 10.0, "{result}");
     // To send costs more than not to.
     assert!(number("/server/bare_ns_per_packet") > number("/server/seal_ns_per_packet"), "{result}");
+}
+
+/// Calls that a summary of `strace -c` counts, by name.
+fn calls(summary: &str) -> BTreeMap<String, u64> {
+    // % time, seconds, usecs/call, calls, errors or nothing, name.
+    let rows = summary.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    rows.filter_map(|row| Some(((*row.last()?).to_owned(), row.get(3)?.parse().ok()?))).filter(|(name, _)| name != "total").collect()
+}
+
+/// 500 viewers of W1: all that the engine asks of the kernel, receiving and waiting included, is less than half a call for each
+/// packet it sends. (The time strace costs it makes it busier, not the packets fewer.)
+#[test]
+fn five_hundred_viewers_cost_less_than_half_a_system_call_per_packet() {
+    let _machine = Machine::alone();
+    let mut lab = Lab::begin(&["--viewers", "500", "--ramp", "200/s", "--hold", "15s"]);
+    let pids = lab.server_pids();
+    lab.program.until("everybody is there", seconds(60), |lines| lines.iter().any(|line| line.contains("holding")).then_some(()));
+    let scratch = Scratch::new();
+    let (counters, table) = (kernel::Counters::of(pids[0]), scratch.0.join("calls"));
+    let mut command = Command::new("strace");
+    command.args(["-f", "-c", "-o"]).arg(&table).args(["-p", &pids[2].to_string()]);
+    let mut strace = Program::begin(command);
+    strace.until("strace is there (apt-get install strace)", seconds(20), |lines| lines.iter().any(|line| line.contains("attached")).then_some(()));
+    let sent = || counters.sum(CounterId::PacketsSent);
+    let before = sent();
+    // So many that what strace saw before and after is nothing beside them: a second's.
+    until("packets are sent", seconds(30), || (sent() - before >= 155_000).then_some(()).ok_or_else(|| format!("{}", sent() - before)));
+    let packets = sent() - before;
+    kernel::signal(strace.pid(), libc::SIGINT);
+    strace.exit_code(seconds(20));
+    let calls = calls(&fs::read_to_string(&table).unwrap_or_default());
+    let all: u64 = calls.values().sum();
+    assert!(all > 100 && calls.keys().any(|name| name == "recvmmsg"), "strace saw the shard at work: {calls:?}");
+    assert!(all * 2 <= packets, "{all} calls for {packets} packets: {calls:?}");
+}
+
+/// Newcomers are told apart from those who are there: they are in no count but their own.
+#[test]
+fn a_burst_is_counted_by_itself() {
+    let _machine = Machine::alone();
+    let mut lab = Lab::begin(&["--viewers", "10", "--ramp", "50/s", "--sink", "full", "--hold", "6s", "--burst", "60", "--burst-ramp", "60/s"]);
+    let result = lab.result();
+    let burst = &result["burst"];
+    assert_eq!((&result["viewers_offered"], &result["viewers_joined"], &result["witnesses"]), (&10.into(), &10.into(), &10.into()), "{result}");
+    assert_eq!((&burst["viewers"], &burst["joined"], &burst["failures"]), (&60.into(), &60.into(), &serde_json::json!({})), "{result}");
+    let number = |path: &str| result.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("{path} of {result}"));
+    let (due, took) = (number("/burst/due_s"), number("/burst/took_s"));
+    assert!((due - 59.0 / 60.0).abs() < 0.01 && took >= due, "due in {due} s, took {took} s");
+    // Ten witnesses of 310 packets a second: a second before it, and as long as it took.
+    let (before, during) = (number("/burst/latency_before_us/samples"), number("/burst/latency_during_us/samples"));
+    assert!((0.9..=1.3).contains(&(before / 3_100.0)), "{before} samples before");
+    assert!((took * 0.9 - 0.1..=took * 1.1 + 0.3).contains(&(during / 3_100.0)), "{during} samples in {took} s");
+    // The stream of the others is not in it.
+    assert_near("delivered_packets", number("/delivered_packets"), 3_100.0 * number("/duration_s"), 0.03, &result);
 }
 
 #[test]

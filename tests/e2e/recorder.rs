@@ -13,7 +13,7 @@ use spillway_tests::node::{Machine, binary};
 use spillway_tests::reel::{ReelPublisher, TestReel, inheritable, now};
 use spillway_tests::wait::{seconds, until};
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -21,6 +21,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 const ID: &str = "rec_01jd0000000000000000000000";
+/// Bytes behind what is whole: more than a run here writes.
+const HALF_WRITTEN: usize = 8 << 20;
 const STREAM: StreamId = StreamId::new(3, 9);
 
 /// A directory of its own, gone with the test.
@@ -221,6 +223,11 @@ fn killed_at_any_moment_it_goes_on_in_the_same_file() {
         recorder.kill();
         written = desk.contents("0001.mp4").unwrap().end_ns / 1_000_000;
     }
+    // What a loss of power may leave behind the last fragment and line: longer than all that is written from here on.
+    for name in ["0001.mp4", JOURNAL_NAME] {
+        let mut file = File::options().append(true).open(desk.path.join(name)).unwrap();
+        file.write_all(&vec![0xA5; HALF_WRITTEN]).unwrap();
+    }
     let recorder = desk.run("record", Some(&reel), publisher.since);
     desk.wait_for("0001.mp4", written + 1_000);
     let length_ms = now().since(publisher.since).as_millis() as u64;
@@ -230,6 +237,10 @@ fn killed_at_any_moment_it_goes_on_in_the_same_file() {
     assert_eq!(segments.len(), 1, "{:?}", desk.journal());
     let (frames, probed_ms) = probe(&desk.path.join("0001.mp4"));
     assert_eq!(frames, segments[0].frames);
+    for name in ["0001.mp4", JOURNAL_NAME] {
+        let bytes = fs::metadata(desk.path.join(name)).unwrap().len();
+        assert!(bytes < HALF_WRITTEN as u64, "{name} has {bytes} bytes: what was half written stands in it");
+    }
     // The reel has the last second and the newest keyframe, so that little is missing.
     assert!(frames <= pictures && frames + 6 * 45 >= pictures, "{frames} of {pictures}");
     assert!(probed_ms.abs_diff(length_ms) <= 250, "{probed_ms} ms in the file, {length_ms} ms passed");

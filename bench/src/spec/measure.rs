@@ -55,6 +55,12 @@ pub const MEASURES: &[Measure] = &[
     row("rooms-1000x3", "%", |runs| share(runs, "/server/cpu_ns_per_packet")),
     row("audio-core", "packets/s", |runs| Ok(1e9 / number(runs, 0, "/server/cpu_ns_per_packet")?)),
     failures("joins-2000", "failures", |runs| number(runs, 0, "/join_failures")),
+    failures("burst-p99", "%", |runs| burst_p99(runs)),
+    failures("burst-took", "s", |runs| number(runs, 0, "/burst/took_s")),
+    failures("burst-failures", "failures", |runs| Ok(number(runs, 0, "/burst/viewers")? - number(runs, 0, "/burst/joined")?)),
+    row("shards-room", "%", |runs| share(runs, "/server/cpu_ns_per_packet")),
+    row("shards-rooms", "%", |runs| share(runs, "/server/cpu_ns_per_packet")),
+    row("cost-50000", "x", |runs| number(runs, 0, "/cost_ratio")),
     row("join-cpu", "us", join_cpu),
     row("memory-viewer", "KB", |runs| Ok(slope(runs, "/viewers_joined", "/server/memory_bytes")? / 1e3)),
     row("tap-engine", "%", |runs| Ok((engine_ns(runs, 0)? / engine_ns(runs, 1)? - 1.0) * 1e2)),
@@ -105,6 +111,12 @@ fn share(runs: Runs<'_>, pointer: &str) -> Result<f64, String> {
     Ok(number(runs, 1, pointer)? / number(runs, 0, pointer)?.max(f64::MIN_POSITIVE) * 1e2)
 }
 
+/// By how much the p99 of those who were there was longer while many came.
+fn burst_p99(runs: Runs<'_>) -> Result<f64, String> {
+    let of = |when: &str| number(runs, 0, &format!("/burst/latency_{when}_us/p99"));
+    Ok((of("during")? / of("before")?.max(1.0) - 1.0) * 1e2)
+}
+
 /// CPU of a crowd that comes and goes, less what its packets cost one that stays, by joins.
 fn join_cpu(runs: Runs<'_>) -> Result<f64, String> {
     let cpu = |run: usize| Ok::<f64, String>(number(runs, run, "/server/cpu_ratio")? * number(runs, run, "/duration_s")?);
@@ -133,7 +145,8 @@ fn slope(runs: Runs<'_>, x: &str, y: &str) -> Result<f64, String> {
 /// Why a run does not count for a promise; nothing: it does.
 pub fn objection(run: &Value, needs_all: bool) -> Option<String> {
     // A search's steps have been judged one by one.
-    if run.get("steps").is_some() {
+    // Arithmetic cannot fail to be carried.
+    if run.get("steps").is_some() || run.get("assumed").is_some() {
         return None;
     }
     let reasons = |pointer: &str| -> Vec<&str> { run.pointer(pointer).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect() };
@@ -190,6 +203,12 @@ mod tests {
         assert!(value("tap-engine", &rooms).is_err());
         let killed = [json!({"loss_raw_ratio": 1e-6, "delivered_packets": 300_000})];
         assert_eq!(value("control-killed", &killed), Ok(1.0), "a part of a packet is a packet");
+        let burst = [json!({"burst": {"viewers": 2_000, "joined": 1_990, "took_s": 4.5, "latency_before_us": {"p99": 2_000.0}, "latency_during_us": {"p99": 2_500.0}}})];
+        assert!((value("burst-p99", &burst).unwrap() - 25.0).abs() < 1e-6);
+        assert_eq!((value("burst-took", &burst), value("burst-failures", &burst)), (Ok(4.5), Ok(10.0)));
+        assert!(value("burst-p99", &[json!({"burst": null})]).is_err(), "a run without a burst");
+        assert_eq!(value("shards-room", &rooms), Ok(75.0), "two shards at 4,000 ns a packet where one has 3,000");
+        assert_eq!(value("cost-50000", &[json!({"cost_ratio": 1.04})]), Ok(1.04));
         assert!(value("first-frame-p50", &[json!({"ttff_ms": {"p50": null}})]).unwrap_err().contains("ttff_ms/p50"));
     }
 

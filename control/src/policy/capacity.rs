@@ -55,6 +55,13 @@ impl Capacity {
         self.shards.get(shard).and_then(|shard| shard.busy).unwrap_or(0.0)
     }
 
+    /// How busy a shard is, those included who came since it was measured; 0 for all until all were measured: a shard
+    /// nobody knows of is not an idle one.
+    pub fn busy_with_newcomers(&self, shard: usize, loads: &[Load], bitrate_bps: u64) -> f64 {
+        let is_known = self.shards.len() == loads.len() && self.shards.iter().all(|shard| shard.busy.is_some());
+        if is_known { self.expected(shard, loads, bitrate_bps) } else { 0.0 }
+    }
+
     /// Whether a shard can serve one more that gets `bitrate_bps`.
     pub fn has_room(&self, shard: usize, loads: &[Load], max: f64, bitrate_bps: u64) -> bool {
         let Some(state) = self.shards.get(shard).filter(|shard| max > 0.0 && shard.busy.is_some()) else { return true };
@@ -151,6 +158,27 @@ mod tests {
             capacity.measure(&[0.4 * viewers as f64 / 1_000.0], &load(viewers), 0.85, W1);
             assert!(!capacity.has_room(0, &load(viewers + 5), 0.85, W1));
         }
+    }
+
+    #[test]
+    fn newcomers_count_at_once_and_nobody_is_idle_who_was_not_measured() {
+        let mut capacity = Capacity::default();
+        let loads = [Load { publishers: 1, viewers: 100 }, Load { publishers: 0, viewers: 900 }];
+        assert_eq!([0, 1].map(|shard| capacity.busy_with_newcomers(shard, &loads, W1)), [0.0, 0.0]);
+        (0..20).for_each(|_| capacity.measure(&[0.3, 0.2], &loads, 0.85, W1));
+        let busy = |viewers: [usize; 2]| {
+            let loads = viewers.map(|viewers| Load { publishers: 0, viewers });
+            [0, 1].map(|shard| capacity.busy_with_newcomers(shard, &loads, W1))
+        };
+        assert_eq!(busy([100, 900]), [0.3, 0.2]);
+        // One costs 0.2 / 900 there: 450 more fill the difference of 0.1, and then it is the other's turn.
+        let [one, other] = busy([100, 900 + 445]);
+        assert!(one > other, "{one} {other}");
+        let [one, other] = busy([100, 900 + 455]);
+        assert!(one < other, "{one} {other}");
+        let three = [Load::default(); 3];
+        assert_eq!(capacity.busy_with_newcomers(2, &three, W1), 0.0);
+        assert_eq!(capacity.busy_with_newcomers(0, &three, W1), 0.0, "the third was not measured");
     }
 
     #[test]

@@ -7,10 +7,12 @@ pub struct Load {
     pub viewers: usize,
 }
 
-/// A viewer goes where the fewest sessions are of the shards that have room: sealing for viewers is what costs.
-pub fn viewer_shard(loads: &[Load], has_room: impl Fn(usize) -> bool) -> Option<usize> {
-    let open = loads.iter().enumerate().filter(|(shard, _)| has_room(*shard));
-    open.min_by_key(|(_, load)| (load.viewers + load.publishers, load.publishers)).map(|(shard, _)| shard)
+/// A viewer goes to the least busy of the shards that have room: a hundred who watch cost more than a thousand who
+/// listen. Where nothing was measured yet (`busy` is 0 for all), to the one with the fewest sessions.
+pub fn viewer_shard(loads: &[Load], busy: impl Fn(usize) -> f64, has_room: impl Fn(usize) -> bool) -> Option<usize> {
+    let sessions = |shard: usize| loads.get(shard).map(|load| (load.viewers + load.publishers, load.publishers));
+    let open = (0..loads.len()).filter(|shard| has_room(*shard));
+    open.min_by(|&one, &other| busy(one).total_cmp(&busy(other)).then_with(|| sessions(one).cmp(&sessions(other))))
 }
 
 /// A publisher that opens a stream goes where the fewest publishers are, then the fewest sessions. One that
@@ -30,13 +32,22 @@ mod tests {
         let publisher = publisher_shard(&loads);
         loads[publisher].publishers += 1;
         for _ in 0..9 {
-            let shard = viewer_shard(&loads, |_| true).unwrap();
+            let shard = viewer_shard(&loads, |_| 0.0, |_| true).unwrap();
             loads[shard].viewers += 1;
         }
         assert_eq!(loads, [Load { publishers: 1, viewers: 4 }, Load { publishers: 0, viewers: 5 }]);
         assert_eq!(publisher_shard(&loads), 1);
-        assert_eq!(viewer_shard(&[], |_| true), None);
-        assert_eq!(viewer_shard(&loads, |shard| shard == 1), Some(1), "the other one is full");
-        assert_eq!(viewer_shard(&loads, |_| false), None);
+        assert_eq!(viewer_shard(&[], |_| 0.0, |_| true), None);
+        assert_eq!(viewer_shard(&loads, |_| 0.0, |shard| shard == 1), Some(1), "the other one is full");
+        assert_eq!(viewer_shard(&loads, |_| 0.0, |_| false), None);
+    }
+
+    #[test]
+    fn a_viewer_goes_to_the_shard_with_the_most_time_left_and_not_to_the_one_with_the_fewest_sessions() {
+        let loads = [Load { publishers: 1, viewers: 100 }, Load { publishers: 1, viewers: 900 }];
+        let busy = |shard: usize| [0.7, 0.2][shard];
+        assert_eq!(viewer_shard(&loads, busy, |_| true), Some(1));
+        assert_eq!(viewer_shard(&loads, busy, |shard| shard == 0), Some(0));
+        assert_eq!(viewer_shard(&loads, |_| 0.5, |_| true), Some(0), "equally busy: the fewest sessions");
     }
 }

@@ -187,8 +187,8 @@ impl Supervisor {
         let signals = Signals::take(&SIGNALS).map_err(system("take the signals"))?;
 
         let program = std::env::current_exe().map_err(system("find the path of this binary"))?;
-        let child = |name, arguments: Vec<OsString>, cores: Vec<usize>| {
-            let plan = Plan { name, program: program.clone(), arguments, cores, nice: 0 };
+        let child = |name, arguments: Vec<OsString>, cores: Vec<usize>, nice| {
+            let plan = Plan { name, program: program.clone(), arguments, cores, nice };
             Child::new(plan).map_err(system("make a pipe"))
         };
         let mut arguments: Vec<OsString> = vec!["control".into(), "--data".into(), data.path().into()];
@@ -198,11 +198,11 @@ impl Supervisor {
         for ip in &settings.announce {
             arguments.extend(["--announce".into(), ip.to_string().into()]);
         }
-        let mut control = child("control", arguments, placement.control.clone())?;
-        let mut engine = child("engine", vec!["engine".into()], Vec::new())?;
+        let mut control = child("control", arguments, placement.control.clone(), placement.control_nice())?;
+        let mut engine = child("engine", vec!["engine".into()], Vec::new(), 0)?;
         let arguments =
             ["publish".into(), "synthetic".into(), greeting::ROOM.into(), "--data".into(), data.path().into()];
-        let synthetic = child("synthetic", arguments.to_vec(), placement.control.clone())?;
+        let synthetic = child("synthetic", arguments.to_vec(), placement.control.clone(), placement.control_nice())?;
         let arguments = vec!["adapter", "recorder"];
         let recorders = Recorders { program: program.clone(), cores: placement.control.clone(), arguments };
         let adapters = Adapters::new(recorders).map_err(system("make a pair of sockets"))?;

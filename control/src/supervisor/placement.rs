@@ -10,6 +10,16 @@ pub struct Placement {
     pub control: Vec<usize>,
 }
 
+/// What control gives way by where it shares the shards' cores. A join costs it a millisecond, and a thousand of them come at
+/// once: those who watch already go first.
+const CONTROL_NICE: libc::c_int = 10;
+
+impl Placement {
+    pub fn control_nice(&self) -> libc::c_int {
+        if self.control.is_empty() { CONTROL_NICE } else { 0 }
+    }
+}
+
 /// Up to 8 cores one is left to control and the kernel, above that two.
 fn shards_default(cores: usize) -> usize {
     let left = if cores <= 8 { 1 } else { 2 };
@@ -43,5 +53,11 @@ mod tests {
         assert_eq!(place(&[0, 1], None), Placement { shards: vec![1], control: vec![0] });
         assert_eq!(place(&[0, 1], Some(2)), Placement { shards: vec![0, 1], control: vec![] });
         assert_eq!(place(&[3], Some(2)), Placement { shards: vec![3, 3], control: vec![] });
+    }
+
+    #[test]
+    fn control_gives_way_where_it_has_no_core_of_its_own() {
+        assert_eq!(place(&[0, 1], None).control_nice(), 0);
+        assert!(place(&[0, 1], Some(2)).control_nice() > 0 && place(&[0], None).control_nice() > 0);
     }
 }

@@ -10,6 +10,7 @@
 use std::net::SocketAddr;
 
 use spillway_proto::time::Time;
+use std::time::Duration;
 
 pub mod bound;
 mod cmsg;
@@ -97,6 +98,9 @@ pub trait Io {
     fn park(&mut self, until: Option<Time>);
 
     fn now(&self) -> Time;
+
+    /// CPU time that this thread has used. A system call: not for every tick.
+    fn worked(&self) -> Duration;
 
     /// Segments one send should carry at most; 1 = GSO is off. More are taken too, in several sends.
     fn gso_segments(&self) -> usize;

@@ -22,6 +22,8 @@ pub struct SentDatagram {
 
 pub struct Sim {
     now: Time,
+    /// Of it, what others had of the core.
+    robbed: Duration,
     incoming: VecDeque<(Path, Vec<u8>)>,
     sent: Vec<SentDatagram>,
     buffer: Box<[u8]>,
@@ -39,6 +41,7 @@ impl Sim {
     pub fn new(now: Time) -> Sim {
         Sim {
             now,
+            robbed: Duration::ZERO,
             incoming: VecDeque::new(),
             sent: Vec::new(),
             buffer: vec![0; SEND_SIZE_MAX].into_boxed_slice(),
@@ -74,6 +77,11 @@ impl Sim {
     /// The next `asks` for a buffer get none.
     pub fn run_dry(&mut self, asks: usize) {
         self.dry = asks;
+    }
+    /// Time passes in which somebody else has the core.
+    pub fn rob(&mut self, span: Duration) {
+        self.advance(span);
+        self.robbed += span;
     }
     pub fn advance(&mut self, span: Duration) {
         self.now = self.now + span;
@@ -148,6 +156,11 @@ impl Io for Sim {
 
     fn now(&self) -> Time {
         self.now
+    }
+
+    /// Nobody else has this core.
+    fn worked(&self) -> Duration {
+        self.now.since(Time::ZERO).saturating_sub(self.robbed)
     }
 
     fn gso_segments(&self) -> usize {

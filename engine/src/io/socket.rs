@@ -16,6 +16,7 @@ use super::inbox::{Inbox, errno};
 use super::sizes::{MEMORY_RETRY_NS, SOCKETS_PER_SHARD_MAX};
 use super::{Datagram, Io, Path, Sent, Tally};
 use crate::clock;
+use std::time::Duration;
 
 pub struct Socket {
     sockets: Sockets,
@@ -158,6 +159,10 @@ impl Io for Socket {
 
     fn now(&self) -> Time {
         clock::now()
+    }
+
+    fn worked(&self) -> Duration {
+        clock::thread_cpu()
     }
 
     fn gso_segments(&self) -> usize {

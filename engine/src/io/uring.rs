@@ -26,6 +26,7 @@ use super::sizes::{MEMORY_RETRY_NS, SEND_ROUNDS_MAX, SOCKETS_PER_SHARD_MAX, TRAN
 use super::{Datagram, Io, Path, Sent, Tally};
 use crate::clock;
 use crate::shm::Mapping;
+use std::time::Duration;
 
 /// Every transmit buffer once, a wait per socket, the wake, the wait for room.
 const SUBMISSIONS: u32 = (TRANSMIT_BUFFERS + SOCKETS_PER_SHARD_MAX + 2).next_power_of_two() as u32;
@@ -286,6 +287,10 @@ impl Io for Uring {
 
     fn now(&self) -> Time {
         clock::now()
+    }
+
+    fn worked(&self) -> Duration {
+        clock::thread_cpu()
     }
 
     fn gso_segments(&self) -> usize {

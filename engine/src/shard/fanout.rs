@@ -26,6 +26,7 @@ use spillway_proto::wire::rtcp;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// Of 2^64.
 const GOLDEN_RATIO: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -211,8 +212,13 @@ impl Fanout {
     }
 
     /// A tick is over.
-    pub fn on_tick(&mut self, began: Time, end: Time) {
-        self.hold.on_tick(began, end);
+    pub fn on_tick(&mut self, began: Time, end: Time, handshakes: Duration, worked: impl FnOnce() -> Duration) {
+        self.hold.on_tick(began, end, handshakes, worked);
+    }
+
+    #[cfg(test)]
+    pub(super) fn busy(&self) -> f64 {
+        self.hold.busy()
     }
 
     #[cfg(test)]

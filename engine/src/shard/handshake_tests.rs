@@ -95,6 +95,28 @@ fn our_lost_flights_go_again_by_themselves() {
     }
 }
 
+/// Ticks are many and handshakes may be hundreds: they are looked at once a millisecond and when one is due, not in every tick.
+#[test]
+fn running_handshakes_cost_ticks_nothing() {
+    let mut world = World::new(1);
+    for _ in 0..100 {
+        let remote = world.add_as(0, Side::Viewer, DtlsRole::Client);
+        world.remotes[remote].handshakes_lost_max = usize::MAX;
+    }
+    world.run(Duration::from_millis(30));
+    assert_eq!(world.shards[0].parts().1.timers.handshakes_running(), 100);
+    let looks = world.shards[0].parts().1.timers.handshakes_looked_at();
+    for _ in 0..1_000 {
+        world.shards[0].parts().0.advance(Duration::from_micros(20));
+        world.shards[0].tick();
+    }
+    let looks = world.shards[0].parts().1.timers.handshakes_looked_at() - looks;
+    assert!(looks <= 20 * 100, "{looks} looks at 100 handshakes in 20 ms of a thousand ticks");
+    // Once they are over nothing is looked at any more.
+    world.run(HANDSHAKE_EXPIRY + Duration::from_secs(1));
+    assert_eq!(world.shards[0].parts().1.timers.handshakes_running(), 0);
+}
+
 #[test]
 fn nobody_is_greeted_before_its_check_and_no_longer_than_a_handshake_may_take() {
     let mut world = World::new(1);

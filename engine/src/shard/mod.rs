@@ -280,7 +280,8 @@ impl<I: Io> Shard<I> {
         let end = self.io.now();
         let took = end.since(core.now);
         core.tally.add(CounterId::BusyNs, took.as_nanos() as u64);
-        core.fanout.on_tick(core.now, end);
+        let handshakes = Duration::from_nanos(core.tally.counts[CounterId::HandshakeNs as usize]);
+        core.fanout.on_tick(core.now, end, handshakes, || self.io.worked());
         let (began, longest) = &mut self.longest;
         *longest = took.max(*longest);
         if end.since(*began) >= Duration::from_secs(1) {

@@ -179,6 +179,8 @@ impl Core {
         let Some(mut session) = self.sessions.get_mut(slot as usize).and_then(Option::take) else { return };
         let outcome = self.drive(&mut session, datagram);
         let id = session.id;
+        let due = if session.sealer.is_some() { now } else { session.handshake_due() };
+        self.timers.look_at_handshakes(now, due);
         let expired = session.sealer.is_none() && now.since(session.handshake_began) > HANDSHAKE_EXPIRY;
         self.sessions[slot as usize] = Some(session);
         match outcome {

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 const BUCKETS: usize = 64;
 const BUCKET_SPAN: Duration = Duration::from_nanos(REPORT_INTERVAL.as_nanos() as u64 / BUCKETS as u64);
+/// Hundreds of handshakes run where many come from afar, and a look at each costs a cache line: their timers are of 50 ms and more.
+const HANDSHAKES_INTERVAL: Duration = Duration::from_millis(1);
 const TRACKS_INTERVAL: Duration = Duration::from_millis(100);
 
 pub struct Timers {
@@ -24,8 +26,12 @@ pub struct Timers {
     bucket: usize,
     bucket_at: Time,
     tracks_at: Time,
-    /// Sessions whose handshake runs: looked at in every tick, so that a connected one leaves.
+    /// Sessions whose handshake runs, or ran until a moment ago.
     handshakes: Vec<u32>,
+    /// When they are looked at next: when one of them is due or over, and not more often than `HANDSHAKES_INTERVAL`.
+    handshakes_at: Time,
+    #[cfg(test)]
+    handshakes_looked_at: usize,
     /// Publishers that are told when their packets arrived, and when the next of them is.
     pub feedback: Vec<u32>,
     pub feedback_at: Time,
@@ -40,6 +46,9 @@ impl Timers {
             bucket_at: now,
             tracks_at: now,
             handshakes: Vec::new(),
+            handshakes_at: Time::NEVER,
+            #[cfg(test)]
+            handshakes_looked_at: 0,
             feedback: Vec::new(),
             feedback_at: Time::NEVER,
         }
@@ -75,6 +84,17 @@ impl Timers {
 
     pub fn add_handshake(&mut self, slot: u32) {
         self.handshakes.push(slot);
+    }
+
+    /// A handshake that runs is due at `at`, or (now) is over.
+    pub fn look_at_handshakes(&mut self, now: Time, at: Time) {
+        self.handshakes_at = self.handshakes_at.min(at.max(now + HANDSHAKES_INTERVAL));
+    }
+
+    /// How many looks at single handshakes there were.
+    #[cfg(test)]
+    pub fn handshakes_looked_at(&self) -> usize {
+        self.handshakes_looked_at
     }
 }
 
@@ -141,8 +161,16 @@ impl Core {
 
     fn run_handshake_timers(&mut self) {
         let now = self.now;
+        if self.timers.handshakes_at > now {
+            return;
+        }
+        self.timers.handshakes_at = Time::NEVER;
         for at in (0..self.timers.handshakes.len()).rev() {
             let Some(&slot) = self.timers.handshakes.get(at) else { continue };
+            #[cfg(test)]
+            {
+                self.timers.handshakes_looked_at += 1;
+            }
             let due = self.session_mut(slot).is_some_and(|session| session.handshake_due() <= now);
             if due {
                 self.drive_handshake(slot, None);
@@ -152,6 +180,11 @@ impl Core {
             if over && self.timers.handshakes.get(at) == Some(&slot) {
                 self.timers.handshakes.swap_remove(at);
             }
+        }
+        for at in 0..self.timers.handshakes.len() {
+            let slot = self.timers.handshakes[at];
+            let due = self.session_mut(slot).map_or(now, |session| session.handshake_due());
+            self.timers.look_at_handshakes(now, due);
         }
     }
 
@@ -164,11 +197,7 @@ impl Core {
         if !self.tracks.is_empty() {
             deadline = deadline.min(self.timers.tracks_at);
         }
-        for &slot in &self.timers.handshakes {
-            if let Some(session) = self.sessions[slot as usize].as_deref() {
-                deadline = deadline.min(session.handshake_due());
-            }
-        }
+        deadline = deadline.min(self.timers.handshakes_at);
         (deadline != Time::NEVER).then_some(deadline)
     }
 }
