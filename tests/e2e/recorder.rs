@@ -364,6 +364,11 @@ fn a_file_that_may_not_grow_is_followed_by_the_next() {
     desk.wait_for("0001.mp4", 3_000);
     recorder.stop();
     let most = fs::metadata(desk.path.join("0001.mp4")).unwrap().len();
+    // One that has no room for an index is final as it is.
+    desk.file_max = Some(most);
+    let segments = desk.finish();
+    assert!(segments.len() == 1 && segments[0].bytes == most && !desk.contents("0001.mp4").unwrap().is_final, "{segments:?}");
+    assert_eq!(probe(&desk.path.join("0001.mp4")).0, segments[0].frames);
     desk = Desk::new();
     desk.file_max = Some(most);
     let since = now();

@@ -7,12 +7,15 @@ pub struct Load {
     pub viewers: usize,
 }
 
+/// Shards that differ by less than such a step are equally busy: of an idle node's nobody wants to hear which had one tick more.
+const STEPS: f64 = 20.0;
+
 /// A viewer goes to the least busy of the shards that have room: a hundred who watch cost more than a thousand who
-/// listen. Where nothing was measured yet (`busy` is 0 for all), to the one with the fewest sessions.
+/// listen. Where they are equally busy or nothing was measured yet, to the one with the fewest sessions.
 pub fn viewer_shard(loads: &[Load], busy: impl Fn(usize) -> f64, has_room: impl Fn(usize) -> bool) -> Option<usize> {
     let sessions = |shard: usize| loads.get(shard).map(|load| (load.viewers + load.publishers, load.publishers));
     let open = (0..loads.len()).filter(|shard| has_room(*shard));
-    open.min_by(|&one, &other| busy(one).total_cmp(&busy(other)).then_with(|| sessions(one).cmp(&sessions(other))))
+    open.min_by_key(|&shard| ((busy(shard) * STEPS) as u32, sessions(shard)))
 }
 
 /// A publisher that opens a stream goes where the fewest publishers are, then the fewest sessions. One that
@@ -49,5 +52,6 @@ mod tests {
         assert_eq!(viewer_shard(&loads, busy, |_| true), Some(1));
         assert_eq!(viewer_shard(&loads, busy, |shard| shard == 0), Some(0));
         assert_eq!(viewer_shard(&loads, |_| 0.5, |_| true), Some(0), "equally busy: the fewest sessions");
+        assert_eq!(viewer_shard(&loads, |shard| [0.04, 0.01][shard], |_| true), Some(0), "as good as equally busy");
     }
 }

@@ -435,12 +435,14 @@ fn who_begins_with_a_keyframe_is_not_asked_for_one() {
     let mut recording = Recording::new(Bounds::default(), None);
     let video = sender.video.as_mut().unwrap();
     let first = video.index;
-    // Begun at the second keyframe, with all that came before it given as well.
-    let before: Vec<(SlotMeta, Vec<u8>)> = (3..15).flat_map(|number| video.packets(number, number as u32 * 3_000, BASE)).collect();
+    // Begun at the second keyframe; of what came before it, which is given as well, some is missing for good.
+    let at = |number| if number < 14 { BASE - TAP_WAIT.as_nanos() as u64 } else { BASE + 490 * MS };
+    let before: Vec<(SlotMeta, Vec<u8>)> = (3..15).flat_map(|number| video.packets(number, number as u32 * 3_000, at(number))).collect();
     recording.add_track(Kind::Video, first, video.index, 1);
     for (meta, payload) in before.iter().filter(|(meta, _)| meta.index % 7 != 3) {
         recording.on_packet(Kind::Video, meta, payload);
     }
+    sender.taken.from(&mut recording, Time(BASE + 495 * MS), false);
     sender.send(&mut recording, 500, 1_500, |_, _| true);
     sender.end(&mut recording, 1_500);
     assert!(!sender.taken.notes.contains(&Note::WantKeyframe), "{:?}", sender.taken.notes);
