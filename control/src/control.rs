@@ -56,7 +56,7 @@ pub fn run(args: ControlArgs) -> ExitCode {
     match start(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error}");
+            logging::complain(error);
             ExitCode::FAILURE
         }
     }

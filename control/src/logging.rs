@@ -6,6 +6,8 @@
 use crate::ids::rfc3339;
 use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
+use std::fmt::Display;
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -49,7 +51,13 @@ pub fn tell(level: Level, message: &str, facts: &[(&str, &str)]) {
     line.insert("message".to_owned(), message.into());
     let facts = facts.iter().filter(|(_, value)| !value.is_empty());
     line.extend(facts.map(|(name, value)| ((*name).to_owned(), Value::from(*value))));
-    eprintln!("{}", Value::Object(line));
+    complain(Value::Object(line));
+}
+
+/// A line on standard error. `eprintln!` panics where nobody takes it (a file on a full disk, or one that may not grow), which is
+/// no reason to end.
+pub fn complain(line: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// A child's line: its level, its message, its facts. What is no JSON of ours is a message.

@@ -9,6 +9,7 @@
 //! off by a kill is made again, with the same `webhook-id`.
 
 use crate::event_log::{Event, EventLog};
+use crate::logging;
 use crate::outbound::{Outbound, OutboundError, Reach, Target};
 use crate::policy::webhooks::{Attempt, LIFE_MS, disabled, next_ms};
 use crate::service::{Service, now_ms};
@@ -250,7 +251,7 @@ async fn feed(service: Arc<Service>, mut cursor: u64) {
                 Ok(dropped) => service.webhooks.count("dropped", dropped as u64),
                 Err(error) => {
                     // Nothing of it was written: the same again. Who waits too long finds that events were missed.
-                    eprintln!("webhooks: {error}");
+                    logging::complain(format_args!("webhooks: {error}"));
                     tokio::time::sleep(STORE_RETRY).await;
                     continue;
                 }
@@ -284,7 +285,7 @@ async fn work(service: Arc<Service>, id: String, wake: Arc<Notify>) {
                 continue;
             }
             Err(error) => {
-                eprintln!("webhooks: {error}");
+                logging::complain(format_args!("webhooks: {error}"));
                 STORE_RETRY
             }
         };
@@ -322,7 +323,7 @@ async fn send(service: &Arc<Service>, hook: &Arc<Hook>, due: Vec<DeliveryRow>) {
             }
             Err(error) => {
                 // They were sent: not to write it down would send them again.
-                eprintln!("webhooks: {error}");
+                logging::complain(format_args!("webhooks: {error}"));
                 tokio::time::sleep(STORE_RETRY).await;
             }
         }

@@ -23,7 +23,7 @@ use spillway_proto::link::layout::{EngineFacts, IoKind, LINK_BYTES, Link, LinkEr
 use spillway_proto::session::dtls::{Dtls, DtlsError, Handshake, Identity};
 use spillway_proto::session::record::RECORDS_BYTES;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -63,7 +63,7 @@ pub fn run() -> ExitCode {
     match start() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error}");
+            let _ = writeln!(io::stderr(), "{error}");
             match error {
                 StartError::Uring(_) => ExitCode::from(EXIT_REFUSED),
                 _ => ExitCode::FAILURE,
@@ -175,7 +175,8 @@ fn serve<I: Io>(
     let _ = started.send((index, Ok(())));
     // A shard that panicked has lost its invariants: the process ends, the supervisor starts another.
     if catch_unwind(AssertUnwindSafe(|| shard.run())).is_err() {
-        eprintln!("shard {index} failed on a bug of ours; the engine ends and is started anew");
+        // `eprintln!` would panic where nobody takes it, and the process go on without this shard.
+        let _ = writeln!(io::stderr(), "shard {index} failed on a bug of ours; the engine ends and is started anew");
         std::process::abort();
     }
 }

@@ -9,6 +9,7 @@ use super::journal::{Event, Line};
 use super::sys::{self, ReelFile};
 use super::tap::Tap;
 use super::writer::{Current, Settings, Writer, unix_ms};
+use crate::logging;
 use crate::shm::{inherit, monotonic_now};
 use spillway_proto::id::Kind;
 use spillway_proto::link::tap::{TAP_VARIABLE, Tap as Handover};
@@ -37,7 +38,7 @@ pub fn run(mode: Mode) -> ExitCode {
     match start(mode) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("recorder: {error}");
+            logging::complain(format_args!("recorder: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -52,7 +53,7 @@ fn start(mode: Mode) -> Result<(), String> {
     let directory = Directory::new(take(handover.directory)?);
     let reel = handover.reel.map(take).transpose()?;
     if let Err(error) = sys::confine() {
-        eprintln!("recorder: runs unconfined: {error}");
+        logging::complain(format_args!("recorder: runs unconfined: {error}"));
     }
     match (mode, reel) {
         (Mode::Finish, _) => {
@@ -124,7 +125,7 @@ fn record(handover: &Handover, ready: OwnedFd, directory: &Directory, reel: Owne
     let (dropped, lost) = (writer.dropped(), recording.dropped());
     writer.close();
     if dropped + lost.frames > 0 {
-        eprintln!("recorder: {dropped} fragments were not written, {} frames incomplete, {} packets missing", lost.frames, lost.packets);
+        logging::complain(format_args!("recorder: {dropped} fragments were not written, {} frames incomplete, {} packets missing", lost.frames, lost.packets));
     }
     Ok(())
 }
