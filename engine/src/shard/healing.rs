@@ -189,7 +189,8 @@ fn five_percent_loss_is_healed_by_retransmissions_and_by_plain_resends() {
         play(&mut world, &mut source, 900, 8, &mut viewers);
         settle(&mut world, &mut viewers);
         let missed = viewers[0].missed(&source);
-        assert!(missed * 1_000 < 3 * 902 * 8, "{missed} of {} are missing for good", 902 * 8);
+        // With two answers per packet one in 8,000 is missing, and 7,216 were sent to each of these two viewers.
+        assert!(missed == 0, "{missed} of {} are missing for good", 902 * 8);
         let answered = world.counter(CounterId::RtxFromReel);
         assert!((300..600).contains(&answered), "{answered} answers to 5 % of 7,200");
         // The other viewer saw nothing of it, and nobody asked the publisher.

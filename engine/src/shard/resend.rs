@@ -33,7 +33,7 @@ impl Core {
                 }
                 self.tally.add(CounterId::NacksReceived, 1);
                 SessionStats::add(&stats.nacked, 1);
-                match feed.resends.ask(now, sent, sequence) {
+                match feed.resends.ask(now, sent, sequence, answers.answers_max()) {
                     Ask::Waits => {}
                     Ask::TooOften => self.tally.add(CounterId::RtxRefusedBudget, 1),
                     Ask::Unknown => self.tally.add(CounterId::RtxNotInReel, 1),

@@ -3,15 +3,16 @@
 //! Pure: sequence numbers in, indices out; the packets themselves stand in the reel. Owned by the feed's shard. A
 //! viewer's NACK is answered from here or not at all: it never goes upstream.
 //!
-//! A packet is *asked for* (waits for its turn in fan-out), *answered* once or twice, or of no interest. Three
-//! bounds: `ANSWERS_PER_PACKET_MAX`, `ANSWER_INTERVAL` between two answers, and the viewer's `Budget`.
+//! A packet is *asked for* (waits for its turn in fan-out), *answered* a few times at most, or of no interest. Three
+//! bounds: `ANSWERS_PER_PACKET_MAX` (`ANSWERS_WITH_CREDIT_MAX` for who asks for little), `ANSWER_INTERVAL` between two
+//! answers, and the viewer's `Budget`.
 
 use super::reel::{Slot, SlotMeta};
 use super::rewrite::{self, HEADER_BYTES};
 use crate::id::Kind;
 use crate::limits::{
-    ANSWER_INTERVAL, ANSWERS_PER_PACKET_MAX, NACK_LOOKS_MAX, NACK_LOOKS_SPAN, RESEND_WINDOW_AUDIO,
-    RESEND_WINDOW_VIDEO, RTX_BURST_BYTES_MAX, RTX_BYTES_START, RTX_PERCENT_MAX, REPLAY_BPS_MAX,
+    ANSWER_INTERVAL, ANSWERS_PER_PACKET_MAX, ANSWERS_WITH_CREDIT_MAX, NACK_LOOKS_MAX, NACK_LOOKS_SPAN, REPLAY_BPS_MAX,
+    RESEND_WINDOW_AUDIO, RESEND_WINDOW_VIDEO, RTX_BURST_BYTES_MAX, RTX_BYTES_START, RTX_PERCENT_MAX,
 };
 use crate::session::record::{FeedRecord, Mapping};
 use crate::time::Time;
@@ -67,7 +68,7 @@ impl Asked {
     }
 }
 
-const _: () = assert!(ANSWERS_PER_PACKET_MAX <= 3, "two bits");
+const _: () = assert!(ANSWERS_PER_PACKET_MAX <= ANSWERS_WITH_CREDIT_MAX && ANSWERS_WITH_CREDIT_MAX <= 3, "two bits");
 const _: () = assert!(RESEND_WINDOW_VIDEO <= u16::MAX as usize && RESEND_WINDOW_AUDIO <= u16::MAX as usize);
 const _: () = assert!(RESEND_WINDOW_VIDEO.is_power_of_two() && RESEND_WINDOW_AUDIO.is_power_of_two());
 
@@ -89,8 +90,9 @@ impl Resends {
         self.waiting > 0
     }
 
-    /// The viewer misses `sequence`. `sent` is one more than the largest index this feed ever sent.
-    pub fn ask(&mut self, now: Time, sent: u64, sequence: u16) -> Ask {
+    /// The viewer misses `sequence`. `sent` is one more than the largest index this feed ever sent, `answers_max`
+    /// what the viewer's budget says.
+    pub fn ask(&mut self, now: Time, sent: u64, sequence: u16, answers_max: u8) -> Ask {
         let Some(index) = index_before(sent, sequence) else { return Ask::Unknown };
         if self.end.max(sent) - index > u64::from(self.window) {
             return Ask::Unknown;
@@ -105,7 +107,7 @@ impl Resends {
             return Ask::Waits;
         }
         let answers = asked.answers();
-        if answers >= ANSWERS_PER_PACKET_MAX || (answers > 0 && asked.since_answer(now) < ANSWER_INTERVAL) {
+        if answers >= answers_max || (answers > 0 && asked.since_answer(now) < ANSWER_INTERVAL) {
             return Ask::TooOften;
         }
         self.at(index).0 |= Asked::WAITS;
@@ -223,6 +225,11 @@ impl Budget {
 
     pub fn covers(&self, bytes: usize) -> bool {
         self.credit >= bytes as u64 * 100
+    }
+
+    /// How often one packet may be answered.
+    pub fn answers_max(&self) -> u8 {
+        if self.credit > RTX_BYTES_START * 100 { ANSWERS_WITH_CREDIT_MAX } else { ANSWERS_PER_PACKET_MAX }
     }
 
     /// So many bytes of answers went out.
