@@ -4,6 +4,9 @@
 //! at most 16 packets, sealed straight into transmit memory; packets of equal size go out as one GSO send, a
 //! shorter one closes the run. Then the next session; who has more to read goes to the back. Back-pressure
 //! stops at a packet boundary: cursors stay, and that session is first in the next tick.
+//!
+//! A track with news goes once around its sessions, a *lap*, a few at a time and in turn with the other tracks: a room of
+//! thousands does not keep the others waiting, and what arrives meanwhile goes out to those who have not had their turn.
 
 use super::Core;
 use super::Shared;
@@ -31,6 +34,13 @@ use std::time::Duration;
 /// Of 2^64.
 const GOLDEN_RATIO: u64 = 0x9E37_79B9_7F4A_7C15;
 
+/// Sessions of one track that are queued before the next track's turn comes.
+const LAP_STEP: usize = 64;
+
+/// With so many in the queue a round takes one step of one lap more and no other: what arrives meanwhile waits for half a millisecond
+/// to two, not for as long as everybody takes.
+const READY_ENOUGH: usize = 192;
+
 /// Slots of one feed looked at per round.
 const LOOKS_PER_ROUND_MAX: u64 = 256;
 
@@ -43,6 +53,9 @@ pub(super) struct Reader {
     /// Who is first in the next round, as a fraction of 2^64 of all: moved on by the golden ratio, so that after few
     /// rounds everybody has stood in front, in the middle and at the end.
     turn: u64,
+    /// The next session of its lap, and how many are to come; 0: no lap.
+    lap_at: usize,
+    lap_left: usize,
     /// Keeps the reel's memory mapped.
     _memory: Arc<crate::shm::Mapping>,
 }
@@ -53,6 +66,10 @@ pub struct Fanout {
     marked: Vec<u32>,
     /// Tracks whose news wait for more of their kind.
     hold: Hold,
+    /// Tracks with a lap, in turn; each at most once, also one that is gone by now.
+    laps: VecDeque<u32>,
+    /// By track: it stands in `laps`.
+    in_laps: Vec<bool>,
     /// Sessions with something to read, in turn; each slot at most once, also when another session has it by now.
     ready: VecDeque<u32>,
     /// Sessions whose replay goes on at a time; each slot at most once.
@@ -148,6 +165,8 @@ impl Fanout {
             readers,
             marked: Vec::with_capacity(TRACKS_MAX),
             hold: Hold::new(TRACKS_MAX, now),
+            laps: VecDeque::with_capacity(TRACKS_MAX),
+            in_laps: vec![false; TRACKS_MAX],
             ready: VecDeque::with_capacity(SESSIONS_MAX),
             paced: Vec::with_capacity(SESSIONS_MAX),
             paced_at: Time::NEVER,
@@ -206,6 +225,20 @@ impl Fanout {
         }
     }
 
+    /// Everybody who watches the track has something to read, in a lap's time.
+    fn begin_lap(&mut self, track: u32) {
+        let Some(reader) = self.readers[track as usize].as_deref_mut() else { return };
+        let count = reader.sessions.len();
+        if reader.lap_left == 0 {
+            reader.turn = reader.turn.wrapping_add(GOLDEN_RATIO);
+            reader.lap_at = (u128::from(reader.turn) * count as u128 >> 64) as usize;
+        }
+        reader.lap_left = count;
+        if count > 0 && !std::mem::replace(&mut self.in_laps[track as usize], true) {
+            self.laps.push_back(track);
+        }
+    }
+
     /// When something goes on by itself.
     pub fn next_at(&self) -> Time {
         self.paced_at.min(self.hold.next_due())
@@ -231,6 +264,10 @@ impl Fanout {
         if let Some(found) = reader {
             if let Some(at) = found.sessions.iter().position(|&other| other == slot) {
                 found.sessions.swap_remove(at);
+                if found.lap_left > 0 {
+                    // The last one took that place, which may have had its turn.
+                    found.lap_left = found.sessions.len();
+                }
             }
             if found.sessions.is_empty() {
                 *reader = None;
@@ -308,13 +345,15 @@ impl Core {
             // this shard's next tick (`Epochs`).
             let reel = unsafe { ReelReader::attach(memory.start().as_ptr(), memory.length(), place) };
             let reel = reel.map_err(|_| Status::NotFound)?;
-            let reader = Reader { track, reel, sessions: Vec::new(), turn: 0, _memory: memory };
+            let reader = Reader { track, reel, sessions: Vec::new(), turn: 0, lap_at: 0, lap_left: 0, _memory: memory };
             self.fanout.readers[track.index as usize] = Some(Box::new(reader));
             self.shared.owners.add_reader(track.index, self.index);
         }
         let reader = self.fanout.reader(track.index).ok_or(Status::NotFound)?;
         if !reader.sessions.contains(&slot) {
             reader.sessions.push(slot);
+            // In a lap that wraps it stands before those who come last.
+            reader.lap_left += usize::from(reader.lap_left > 0);
         }
         Ok(())
     }
@@ -351,28 +390,38 @@ impl Core {
             let ends_frame = || reader.reel.slot(reader.reel.head().wrapping_sub(1)).is_some_and(|slot| slot.meta.flags.contains(SlotFlags::FRAME_END));
             let is_complete = codec.kind() == Kind::Video && ends_frame();
             if self.fanout.hold.goes_now(track, self.now, is_complete) {
-                self.queue_sessions(track);
+                self.fanout.begin_lap(track);
             }
         }
         self.fanout.marked.clear();
         while let Some(track) = self.fanout.hold.take_due(self.now) {
-            self.queue_sessions(track);
+            self.fanout.begin_lap(track);
         }
+        self.step_laps();
         self.fanout.queue_paced(self.now);
     }
 
-    /// Everybody who watches the track has something to read.
-    fn queue_sessions(&mut self, track: u32) {
-        let Some(reader) = self.fanout.readers[track as usize].as_deref_mut() else { return };
-        let count = reader.sessions.len();
-        reader.turn = reader.turn.wrapping_add(GOLDEN_RATIO);
-        let first = (u128::from(reader.turn) * count as u128 >> 64) as usize;
-        let (late, early) = reader.sessions.split_at(first);
-        for &slot in early.iter().chain(late) {
-            let connected = self.sessions[slot as usize].as_ref().is_some_and(|session| session.sealer.is_some());
-            let place = &mut self.fanout.places[slot as usize];
-            if connected && !std::mem::replace(&mut place.ready, true) {
-                self.fanout.ready.push_back(slot);
+    /// The next sessions of the tracks with news stand in the queue.
+    fn step_laps(&mut self) {
+        let mut is_first = true;
+        while std::mem::take(&mut is_first) || self.fanout.ready.len() < READY_ENOUGH {
+            let Some(track) = self.fanout.laps.pop_front() else { return };
+            self.fanout.in_laps[track as usize] = false;
+            let Some(reader) = self.fanout.readers[track as usize].as_deref_mut() else { continue };
+            for _ in 0..reader.lap_left.min(LAP_STEP) {
+                let at = if reader.lap_at < reader.sessions.len() { reader.lap_at } else { 0 };
+                let Some(&slot) = reader.sessions.get(at) else { break };
+                reader.lap_at = at + 1;
+                let connected = self.sessions[slot as usize].as_ref().is_some_and(|session| session.sealer.is_some());
+                let place = &mut self.fanout.places[slot as usize];
+                if connected && !std::mem::replace(&mut place.ready, true) {
+                    self.fanout.ready.push_back(slot);
+                }
+            }
+            reader.lap_left = reader.lap_left.saturating_sub(LAP_STEP);
+            if reader.lap_left > 0 {
+                self.fanout.in_laps[track as usize] = true;
+                self.fanout.laps.push_back(track);
             }
         }
     }
@@ -414,7 +463,7 @@ impl Core {
                 }
             }
         }
-        if self.fanout.ready.is_empty() { Left::Nothing } else { Left::More }
+        if self.fanout.ready.is_empty() && self.fanout.laps.is_empty() { Left::Nothing } else { Left::More }
     }
 
     fn serve(&mut self, io: &mut impl Io, session: &mut Session) -> Served {
