@@ -43,6 +43,10 @@ const LAP_STEP: usize = 64;
 /// to two, not for as long as everybody takes.
 const READY_ENOUGH: usize = 192;
 
+/// Of those who had a turn and have more to read, in one round: the rest of so many, and at least a few.
+const TURNS: usize = 256;
+const AGAIN_MIN: usize = 64;
+
 /// Slots of one feed looked at per round.
 const LOOKS_PER_ROUND_MAX: u64 = 256;
 
@@ -72,8 +76,10 @@ pub struct Fanout {
     laps: VecDeque<u32>,
     /// By track: it stands in `laps`.
     in_laps: Vec<bool>,
-    /// Sessions with something to read, in turn; each slot at most once, also when another session has it by now.
+    /// Sessions with something to read, in turn, and those who had a turn and have more: all are served once before some are twice.
+    /// Each slot at most once in one of the two, also when another session has it by now.
     ready: VecDeque<u32>,
+    again: VecDeque<u32>,
     /// Sessions whose replay goes on at a time; each slot at most once.
     paced: Vec<u32>,
     paced_at: Time,
@@ -84,7 +90,7 @@ pub struct Fanout {
 /// Where a slot stands.
 #[derive(Clone, Copy, Default)]
 struct Place {
-    /// In `ready`.
+    /// In `ready` or `again`.
     ready: bool,
     /// In `paced`, until then; `Time::ZERO`: not there.
     paced_until: Time,
@@ -170,6 +176,7 @@ impl Fanout {
             laps: VecDeque::with_capacity(TRACKS_MAX),
             in_laps: vec![false; TRACKS_MAX],
             ready: VecDeque::with_capacity(SESSIONS_MAX),
+            again: VecDeque::with_capacity(SESSIONS_MAX),
             paced: Vec::with_capacity(SESSIONS_MAX),
             paced_at: Time::NEVER,
             places: vec![Place::default(); SESSIONS_MAX],
@@ -179,7 +186,7 @@ impl Fanout {
     /// How many slots stand in the queue, and in the list of replays.
     #[cfg(test)]
     pub fn waiting(&self) -> (usize, usize) {
-        (self.ready.len(), self.paced.len())
+        (self.ready.len() + self.again.len(), self.paced.len())
     }
 
     /// The slot's session has something to read.
@@ -444,11 +451,14 @@ impl Core {
         }
     }
 
-    /// One round: each session in the queue gets a turn.
+    /// One round: each session in the queue gets a turn, and some of those who had one already.
     pub fn fan_out(&mut self, io: &mut impl Io) -> Left {
         self.queue_marked();
-        for _ in 0..self.fanout.ready.len() {
-            let Some(slot) = self.fanout.ready.pop_front() else { break };
+        let first = self.fanout.ready.len();
+        let again = TURNS.saturating_sub(first).max(AGAIN_MIN).min(self.fanout.again.len());
+        for turn in 0..first + again {
+            let queue = if turn < first { &mut self.fanout.ready } else { &mut self.fanout.again };
+            let Some(slot) = queue.pop_front() else { break };
             self.fanout.places[slot as usize].ready = false;
             self.look_ahead();
             let Some(mut session) = self.sessions[slot as usize].take() else { continue };
@@ -456,7 +466,11 @@ impl Core {
             self.sessions[slot as usize] = Some(session);
             match served {
                 Served::Done => {}
-                Served::More => self.fanout.queue(slot),
+                Served::More => {
+                    if !std::mem::replace(&mut self.fanout.places[slot as usize].ready, true) {
+                        self.fanout.again.push_back(slot);
+                    }
+                }
                 Served::Paced(at) => self.fanout.pace(slot, at),
                 Served::Blocked => {
                     self.fanout.places[slot as usize].ready = true;
@@ -466,7 +480,8 @@ impl Core {
                 }
             }
         }
-        if self.fanout.ready.is_empty() && self.fanout.laps.is_empty() { Left::Nothing } else { Left::More }
+        let is_done = self.fanout.ready.is_empty() && self.fanout.again.is_empty() && self.fanout.laps.is_empty();
+        if is_done { Left::Nothing } else { Left::More }
     }
 
     /// Fetches what the next turns need: nobody looked at those sessions for a frame, and each stands behind three pointers,
