@@ -487,8 +487,9 @@ impl Core {
     /// Fetches what the next turns need: nobody looked at those sessions for a frame, and each stands behind three pointers,
     /// which are followed one turn after the other.
     fn look_ahead(&mut self) {
-        let ready = &self.fanout.ready;
-        let session = |turns: usize| self.sessions.get(*ready.get(turns)? as usize)?.as_deref();
+        let Fanout { ready, again, .. } = &self.fanout;
+        let slot = |turns: usize| ready.get(turns).or_else(|| again.get(turns.checked_sub(ready.len())?));
+        let session = |turns: usize| self.sessions.get(*slot(turns)? as usize)?.as_deref();
         if let Some(session) = session(2) {
             prefetch(session);
         }
