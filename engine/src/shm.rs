@@ -1,9 +1,11 @@
-//! Memory that outlives the process: a mapping of a file the supervisor holds, and holes in it.
+//! Memory that outlives the process: a mapping of a file the supervisor holds, and holes in it. And memory that is about
+//! to be used: how it is fetched into the cache beforehand.
 //!
 //! Owns the address range and nothing else: what lies in it, and who may write it, is decided by
 //! the types that are built on it (link, records, reels). Never creates or resizes a file.
 
 use std::io;
+use std::mem::size_of_val;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 
@@ -110,6 +112,49 @@ fn map(length: usize, flags: libc::c_int, file: libc::c_int) -> Result<Mapping, 
     Ok(Mapping { start, length })
 }
 
+/// A line of the cache of every processor we know.
+const CACHE_LINE: usize = 64;
+/// No memory of a process lies below.
+const ADDRESS_MIN: usize = 1 << 16;
+
+/// Fetches `value` into the cache while something else is worked on. Changes nothing, and is no access.
+#[inline]
+pub fn prefetch<T: ?Sized>(value: &T) {
+    prefetch_lines(std::ptr::from_ref(value).cast(), size_of_val(value));
+}
+
+/// Fetches the first `length` bytes of what the words of `value` point at: for a type that does not show its pointers.
+#[inline]
+pub fn prefetch_behind<T>(value: &T, length: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for at in 0..size_of::<T>() / size_of::<usize>() {
+        let place = std::ptr::from_ref(value).cast::<usize>().wrapping_add(at);
+        let word: usize;
+        // JUSTIFICATION: a cipher keeps its keys behind a pointer that is private to it, and padding cannot be read by Rust.
+        // SAFETY: the instruction reads a word within a live value; whatever it finds is a number, and only prefetched.
+        unsafe {
+            std::arch::asm!("mov {word}, [{place}]", word = out(reg) word, place = in(reg) place, options(readonly, nostack, preserves_flags));
+        }
+        if word >= ADDRESS_MIN {
+            prefetch_lines(std::ptr::without_provenance(word), length);
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (value, length);
+}
+
+#[inline]
+fn prefetch_lines(start: *const i8, length: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for at in (0..length).step_by(CACHE_LINE) {
+        // JUSTIFICATION: std has no prefetch.
+        // SAFETY: it is a hint, which no address makes fault and no program can see.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(start.wrapping_add(at)) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (start, length);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,6 +178,21 @@ mod tests {
         assert!(offset < mapping.length());
         // SAFETY: inside the mapping.
         unsafe { mapping.start().as_ptr().add(offset) }
+    }
+
+    /// Goal: a prefetch is no access. Method: values without bytes, and words that are addresses of nothing, of the kernel, of themselves.
+    #[test]
+    fn what_is_fetched_beforehand_may_be_anything() {
+        let mut words = [0, 1, ADDRESS_MIN - 1, ADDRESS_MIN, 1 << 47, usize::MAX - 640, usize::MAX, 0];
+        words[7] = std::ptr::from_ref(&words).addr();
+        let before = words;
+        prefetch(&words);
+        prefetch(&words[8..]);
+        prefetch(&());
+        prefetch_behind(&words, 640);
+        prefetch_behind(&(1_u8, 7_u64), 640);
+        prefetch_behind(&(), 640);
+        assert_eq!(words, before);
     }
 
     #[test]

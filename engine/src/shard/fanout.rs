@@ -14,10 +14,12 @@ use super::hold::Hold;
 use super::quality::FeedQuality;
 use super::session::{Feed, Session};
 use crate::io::{Io, Sent};
+use crate::shm::{prefetch, prefetch_behind};
 use spillway_proto::id::{FeedId, Kind, TrackId};
 use spillway_proto::limits::{PACKETS_PER_ROUND_MAX, SESSIONS_MAX, TRACKS_MAX, TRACKS_PER_STREAM_MAX};
 use spillway_proto::link::command::{Answer, FeedFacts, Status};
 use spillway_proto::link::counters::CounterId;
+use spillway_proto::session::srtp::{KEY_BYTES, Sealer};
 use spillway_proto::stream::pacer::Pace;
 use spillway_proto::stream::feedback;
 use spillway_proto::stream::reel::{ReelReader, SlotFlags};
@@ -458,6 +460,7 @@ impl Core {
             let queue = if turn < first { &mut self.fanout.ready } else { &mut self.fanout.again };
             let Some(slot) = queue.pop_front() else { break };
             self.fanout.places[slot as usize].ready = false;
+            self.look_ahead();
             let Some(mut session) = self.sessions[slot as usize].take() else { continue };
             let served = self.serve(io, &mut session);
             self.sessions[slot as usize] = Some(session);
@@ -479,6 +482,29 @@ impl Core {
         }
         let is_done = self.fanout.ready.is_empty() && self.fanout.again.is_empty() && self.fanout.laps.is_empty();
         if is_done { Left::Nothing } else { Left::More }
+    }
+
+    /// Fetches what the next turns need: nobody looked at those sessions for a frame, and each stands behind three pointers,
+    /// which are followed one turn after the other.
+    fn look_ahead(&mut self) {
+        let Fanout { ready, again, .. } = &self.fanout;
+        let slot = |turns: usize| ready.get(turns).or_else(|| again.get(turns.checked_sub(ready.len())?));
+        let session = |turns: usize| self.sessions.get(*slot(turns)? as usize)?.as_deref();
+        if let Some(session) = session(2) {
+            prefetch(session);
+        }
+        if let Some(session) = session(1) {
+            prefetch(session.feeds.as_slice());
+        }
+        let Some(session) = session(0) else { return };
+        if let Some(key) = session.sealer.as_ref().and_then(Sealer::media_key) {
+            prefetch_behind(key, KEY_BYTES);
+        }
+        for feed in &session.feeds {
+            if let Some(record) = self.table.feed(feed.slot) {
+                prefetch(record);
+            }
+        }
     }
 
     fn serve(&mut self, io: &mut impl Io, session: &mut Session) -> Served {

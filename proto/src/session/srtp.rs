@@ -23,6 +23,8 @@ const RTCP_INDEX_BYTES: usize = 4;
 const RTCP_ENCRYPTED: u32 = 1 << 31;
 /// RTP indices have 48 bits: rollover counter and sequence number.
 const INDEX_END: u64 = 1 << 48;
+/// What the library keeps of an expanded GCM key (some 0.6 KB); no promise, only what is worth fetching.
+pub const KEY_BYTES: usize = 640;
 /// Bytes that may stand between header and payload: an RTX sequence, a VP8 descriptor.
 pub const PREFIX_BYTES_MAX: usize = 16;
 
@@ -241,6 +243,14 @@ impl Sealer {
 
     pub fn profile(&self) -> Profile {
         self.profile
+    }
+
+    /// What media is sealed with, for who wants it in the cache beforehand: it points at `KEY_BYTES` of expanded key.
+    pub fn media_key(&self) -> Option<&LessSafeKey> {
+        match &self.keys {
+            Keys::Gcm(keys) => Some(&keys.rtp.key),
+            Keys::Cm(_) => None,
+        }
     }
 
     /// Seals one RTP packet into `out` and returns its length. `header` is the whole RTP header with CSRCs
