@@ -232,6 +232,11 @@ fn killed_at_any_moment_it_goes_on_in_the_same_file() {
     }
     let recorder = desk.run("record", Some(&reel), publisher.since);
     desk.wait_for("0001.mp4", written + 1_000);
+    // Already while it grows: who downloads it now gets nothing else.
+    for name in ["0001.mp4", JOURNAL_NAME] {
+        let bytes = fs::metadata(desk.path.join(name)).unwrap().len();
+        assert!(bytes < HALF_WRITTEN as u64, "{name} has {bytes} bytes: what was half written stands in it");
+    }
     let length_ms = now().since(publisher.since).as_millis() as u64;
     let (pictures, _) = publisher.end();
     recorder.stop();
@@ -239,10 +244,6 @@ fn killed_at_any_moment_it_goes_on_in_the_same_file() {
     assert_eq!(segments.len(), 1, "{:?}", desk.journal());
     let (frames, probed_ms) = probe(&desk.path.join("0001.mp4"));
     assert_eq!(frames, segments[0].frames);
-    for name in ["0001.mp4", JOURNAL_NAME] {
-        let bytes = fs::metadata(desk.path.join(name)).unwrap().len();
-        assert!(bytes < HALF_WRITTEN as u64, "{name} has {bytes} bytes: what was half written stands in it");
-    }
     // The reel has the last second and the newest keyframe, so that little is missing.
     assert!(frames <= pictures && frames + 6 * 45 >= pictures, "{frames} of {pictures}");
     assert!(probed_ms.abs_diff(length_ms) <= 250, "{probed_ms} ms in the file, {length_ms} ms passed");

@@ -349,7 +349,7 @@ impl Store {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::data_dir::tests::Scratch;
     use crate::event_log::EventLog;

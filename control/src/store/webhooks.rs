@@ -421,4 +421,4 @@ impl Store {
 }
 
 #[cfg(test)]
-pub mod tests;
+pub(super) mod tests;

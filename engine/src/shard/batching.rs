@@ -300,26 +300,25 @@ fn nothing_waits_longer_than_it_may_and_the_shard_wakes_for_it() {
     scene.assert_whole([43, 11]);
 }
 
-/// Who watches does not wait because others come: neither the time of their handshakes nor what control takes of the core makes a
-/// shard hold back what it has.
+/// Who watches does not wait because others come: neither the time of their commands, checks and handshakes nor what control takes of
+/// the core makes a shard hold back what it has.
 #[test]
 fn a_shard_that_is_busy_with_handshakes_is_not_busy() {
     let mut world = World::new(1);
-    let mut run = |handshakes: Duration, robbed: Duration| {
+    let mut run = |sending: Duration, robbed: Duration| {
         for _ in 0..200 {
             let shard = &mut world.shards[0];
             shard.core.now = crate::io::Io::now(&shard.io);
             shard.io.advance(Duration::from_millis(9) - robbed);
             shard.io.rob(robbed);
-            shard.core.tally.add(CounterId::HandshakeNs, handshakes.as_nanos() as u64);
-            shard.count_tick();
+            shard.count_tick(sending);
             shard.core.flush_counters();
             shard.io.advance(Duration::from_millis(1));
         }
         world.shards[0].core.fanout.busy()
     };
     let ms = Duration::from_millis;
-    let (storm, media, robbed) = (run(ms(8), ms(0)), run(ms(0), ms(0)), run(ms(0), ms(8)));
+    let (storm, media, robbed) = (run(ms(1), ms(0)), run(ms(9), ms(0)), run(ms(9), ms(8)));
     assert!((0.05..0.15).contains(&storm) && media > 0.8 && (0.15..0.25).contains(&robbed), "{storm} {media} {robbed}");
 }
 

@@ -212,8 +212,8 @@ impl Fanout {
     }
 
     /// A tick is over.
-    pub fn on_tick(&mut self, began: Time, end: Time, handshakes: Duration, worked: impl FnOnce() -> Duration) {
-        self.hold.on_tick(began, end, handshakes, worked);
+    pub fn on_tick(&mut self, began: Time, end: Time, sending: Duration, worked: impl FnOnce() -> Duration) {
+        self.hold.on_tick(began, end, sending, worked);
     }
 
     #[cfg(test)]

@@ -20,9 +20,9 @@ const SMOOTHING: f64 = 0.25;
 /// What a busy shard's tracks wait for.
 pub struct Hold {
     busy_ratio: f64,
-    /// Of this span: how long ticks took, handshakes' part of it, and what the thread had worked when it began.
+    /// Of this span: how long ticks took, sending's part of it, and what the thread had worked when it began.
     ticks: Duration,
-    handshakes: Duration,
+    sending: Duration,
     worked: Duration,
     span_began: Time,
     bound: Duration,
@@ -37,7 +37,7 @@ impl Hold {
         Hold {
             busy_ratio: 0.0,
             ticks: Duration::ZERO,
-            handshakes: Duration::ZERO,
+            sending: Duration::ZERO,
             worked: Duration::ZERO,
             span_began: now,
             bound: Duration::ZERO,
@@ -46,23 +46,23 @@ impl Hold {
         }
     }
 
-    /// A tick is over: it went on from `began` to `end`, for so long on handshakes. These are no reason to wait: sends do not
-    /// become fewer by it, and those who watch shall not feel that many come. Neither is time in which somebody else had our core:
-    /// `worked` is what the thread has used of it since it began.
-    pub fn on_tick(&mut self, began: Time, end: Time, handshakes: Duration, worked: impl FnOnce() -> Duration) {
+    /// A tick is over: it went on from `began` to `end`, for so long on sending. Nothing else is a reason to wait: commands, checks and
+    /// handshakes do not become fewer by it, and those who watch shall not feel that many come. Neither is time in which somebody else
+    /// had our core: `worked` is what the thread has used of it since it began.
+    pub fn on_tick(&mut self, began: Time, end: Time, sending: Duration, worked: impl FnOnce() -> Duration) {
         let took = end.since(began);
         self.ticks += took;
-        self.handshakes += handshakes.min(took);
+        self.sending += sending.min(took);
         let span = end.since(self.span_began);
         if span < SPAN {
             return;
         }
         let worked = worked();
-        // What was taken from us was taken from handshakes and from media alike.
-        let media = 1.0 - self.handshakes.as_secs_f64() / self.ticks.as_secs_f64().max(1e-9);
-        let ratio = worked.saturating_sub(self.worked).min(self.ticks).as_secs_f64() * media / span.as_secs_f64();
+        // What was taken from us was taken from all we do alike.
+        let share = self.sending.as_secs_f64() / self.ticks.as_secs_f64().max(1e-9);
+        let ratio = worked.saturating_sub(self.worked).min(self.ticks).as_secs_f64() * share / span.as_secs_f64();
         self.set_busy(self.busy_ratio + (ratio - self.busy_ratio) * SMOOTHING);
-        (self.ticks, self.handshakes, self.worked) = (Duration::ZERO, Duration::ZERO, worked);
+        (self.ticks, self.sending, self.worked) = (Duration::ZERO, Duration::ZERO, worked);
         self.span_began = end;
     }
 
@@ -192,7 +192,7 @@ mod tests {
         let mut hold = Hold::new(1, at(0));
         let run = |hold: &mut Hold, from: u64, busy_ms: u64| {
             for ms in (from..from + 2_000).step_by(10) {
-                hold.on_tick(at(ms), at(ms + busy_ms), Duration::ZERO, || Duration::from_millis(ms));
+                hold.on_tick(at(ms), at(ms + busy_ms), Duration::from_millis(busy_ms), || Duration::from_millis(ms));
             }
         };
         run(&mut hold, 0, 2);
@@ -205,12 +205,12 @@ mod tests {
         assert_eq!(hold.bound, Duration::ZERO);
         // Nine of ten milliseconds again, but for those who come.
         for ms in (8_000..10_000).step_by(10) {
-            hold.on_tick(at(ms), at(ms + 9), Duration::from_millis(8), || Duration::from_millis(ms));
+            hold.on_tick(at(ms), at(ms + 9), Duration::from_millis(1), || Duration::from_millis(ms));
         }
         assert_eq!(hold.bound, Duration::ZERO);
         // And again, but it had the core for a fifth of the time only.
         for ms in (10_000..12_000).step_by(10) {
-            hold.on_tick(at(ms), at(ms + 9), Duration::ZERO, || Duration::from_millis(10_000 + (ms - 10_000) / 5));
+            hold.on_tick(at(ms), at(ms + 9), Duration::from_millis(9), || Duration::from_millis(10_000 + (ms - 10_000) / 5));
         }
         assert!(hold.bound.is_zero() && (0.15..0.25).contains(&hold.busy_ratio), "{:?} {}", hold.bound, hold.busy_ratio);
     }

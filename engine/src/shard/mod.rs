@@ -258,18 +258,22 @@ impl<I: Io> Shard<I> {
         core.tally.add(CounterId::DatagramsReceived, received as u64);
         let strayed = core.receive_strays(DATAGRAMS_PER_TICK_MAX);
         core.hear_mesh();
+        let sending = self.io.now();
         let left = core.fan_out(&mut self.io);
+        // At once: a handshake's step takes as long as a packet to a hundred viewers.
+        self.io.submit();
+        let sending = self.io.now().since(sending);
         let stepped = core.step_handshakes(|| self.io.now());
         core.run_timers();
         self.send_outbox();
         self.io.submit();
-        self.count_tick();
+        self.count_tick(sending);
         self.core.flush_counters();
         commanded || strayed || stepped || left == Left::More || received > 0
     }
 
-    /// What the backend did in this tick, and how long it took.
-    fn count_tick(&mut self) {
+    /// What the backend did in this tick, how long it took, and for how long it sent media.
+    fn count_tick(&mut self, sending: Duration) {
         let (core, seen) = (&mut self.core, self.io.tally());
         let was = std::mem::replace(&mut self.io_tally, seen);
         core.tally.add(CounterId::DatagramsMalformed, seen.malformed - was.malformed);
@@ -280,8 +284,7 @@ impl<I: Io> Shard<I> {
         let end = self.io.now();
         let took = end.since(core.now);
         core.tally.add(CounterId::BusyNs, took.as_nanos() as u64);
-        let handshakes = Duration::from_nanos(core.tally.counts[CounterId::HandshakeNs as usize]);
-        core.fanout.on_tick(core.now, end, handshakes, || self.io.worked());
+        core.fanout.on_tick(core.now, end, sending, || self.io.worked());
         let (began, longest) = &mut self.longest;
         *longest = took.max(*longest);
         if end.since(*began) >= Duration::from_secs(1) {
