@@ -711,31 +711,41 @@ mod tests {
         let viewer = &mut stage.crowd.viewers[place];
         viewer.keys = Some(keys(true));
         viewer.remote.as_mut().unwrap().pretend_connected();
-        let mut send = |stage: &Stage, sequence: u16, marker: bool, of_keyframe: bool| {
+        let mut send = |stage: &Stage, (payload_type, ssrc): (u8, u32), before: &[u8], sequence: u16, marker: bool, of_keyframe: bool| {
             let mut header = [0; 12];
-            rtp::write_header(&mut header, marker, 96, sequence, 0, 7);
-            let mut packet = [&header[..], &[0; 188]].concat();
+            rtp::write_header(&mut header, marker, payload_type, sequence, 0, ssrc);
+            let mut packet = [&header[..], before, &[0; 188]].concat();
             Stamp { kind: StampKind::Video, keyframe: false, of_keyframe, run: 1, number: 500, sent_ns: 5 }.write(&mut packet);
+            if marker {
+                // RFC 3550 section 5.1: three bytes of padding.
+                packet[0] |= 0x20;
+                packet.extend([0, 0, 3]);
+            }
             stage.send_to(place, &seal.encrypt_rtp(&packet).unwrap());
         };
-        // 2 is lost; the frame behind it hangs on it.
+        let (media, resends) = ((96, 7), (97, 70));
+        // 2 is lost; the frame behind it hangs on it. Of both the heads are read before that is seen.
         for (sequence, marker, of_keyframe) in [(1, false, true), (3, true, true), (4, false, false), (5, true, false)] {
-            send(&stage, sequence, marker, of_keyframe);
-            let before = stage.received(place);
-            stage.until("it is seen", |stage| stage.received(place) > before);
+            send(&stage, media, &[], sequence, marker, of_keyframe);
         }
+        stage.until("all is seen", |stage| stage.received(place) == 4);
         assert!(stage.crowd.viewers[place].ledger.seeks_keyframe() && stage.crowd.watched.is_empty());
-        // A whole one, and what comes behind it.
-        for (sequence, marker) in [(6, false), (7, false), (8, true)] {
-            send(&stage, sequence, marker, true);
+        // A keyframe whose last packet alone would do, and a whole one, which is a single packet; then what comes behind it.
+        for (sequence, marker) in [(7, false), (8, true), (9, true)] {
+            send(&stage, media, &[], sequence, marker, true);
         }
         stage.until("it has a picture", |stage| stage.crowd.viewers[place].phases.first_frame.is_some());
-        for sequence in [9, 10] {
-            send(&stage, sequence, true, false);
+        assert_eq!(stage.received(place), 7, "with the first that is whole");
+        for sequence in [10, 11] {
+            send(&stage, media, &[], sequence, true, false);
         }
         stage.until("all is seen", |stage| stage.received(place) == 9);
-        // What was opened for it stands in no book but that of numbers, and what did not open was not looked at.
-        assert_eq!(stage.crowd.viewers[place].ledger.sums(), Sums { due: 10, received: 9, ..Sums::default() });
+        // The lost one after all, asked for, in the stream for that (RFC 4588 section 4: its number, then what it held).
+        stage.crowd.viewers[place].ledger.wanted(sys::monotonic()).for_each(drop);
+        send(&stage, resends, &[0, 2], 1, false, true);
+        stage.until("it is seen", |stage| stage.received(place) == 10);
+        // What was opened for it stands in no book but that of numbers, and what did not open is no refusal.
+        assert_eq!(stage.crowd.viewers[place].ledger.sums(), Sums { due: 11, received: 10, recovered: 1, resent: 1, duplicates: 0 });
         assert_eq!((stage.crowd.refused, stage.crowd.opened.packets, stage.crowd.watched.len()), (0, 0, 1));
     }
 

@@ -184,7 +184,7 @@ impl Ledger {
     /// There is no picture yet and its frame has a hole. If nothing fills it, the first picture is the next whole keyframe, and
     /// to know one its packets have to be opened.
     pub fn seeks_keyframe(&self) -> bool {
-        !self.has_picture && self.sources.iter().any(|source| source.payload_type == self.video_pt && source.has_broken_frame())
+        !self.has_picture && self.sources.iter().any(Source::has_broken_frame)
     }
 
     /// The numbers passed over since this was asked last, whatever has come of them.
@@ -553,6 +553,14 @@ mod tests {
         assert!(ledger.has_picture && !ledger.seeks_keyframe());
         ledger.take(at(0), &of_a_stream(2_009), None);
         assert!(!ledger.seeks_keyframe() && ledger.sources[1].opening.is_empty());
+        // A server that begins a new source, of which the first picture is.
+        let mut ledger = Ledger::new(VIDEO_PT, 0);
+        for entry in [of_a_stream(1), of_a_stream(3)] {
+            ledger.take(at(0), &entry, None);
+        }
+        assert!(ledger.seeks_keyframe());
+        assert_eq!(ledger.take(at(0), &Entry { ssrc: 8, ..of_a_stream(4) }, None), Heard::FirstFrame);
+        assert!(!ledger.seeks_keyframe());
     }
 
     #[test]
