@@ -1,14 +1,17 @@
 //! Goal: a busy shard makes few and long sends of the same packets, and loses, doubles and delays nothing by it.
 //! Method: `Sim` in virtual time with real sealing; ticks take no time there, so that being busy is said, not made.
 
+use super::Core;
 use super::hold::HOLD_MAX;
 use super::world::{Source, World};
 use crate::io::sim::SentDatagram;
 use spillway_proto::id::{Codec, Side, TrackId};
-use spillway_proto::link::command::FeedFacts;
+use spillway_proto::link::command::{Command, FeedFacts};
 use spillway_proto::link::counters::CounterId;
 use spillway_proto::wire::rtcp;
 use spillway_proto::wire::rtp::write_header;
+use spillway_proto::time::Time;
+use std::cell::Cell;
 use std::time::Duration;
 
 /// A stream with picture and sound, and a viewer who is live in both.
@@ -322,9 +325,8 @@ fn a_shard_that_is_busy_with_handshakes_is_not_busy() {
     assert!((0.05..0.15).contains(&storm) && media > 0.8 && (0.15..0.25).contains(&robbed), "{storm} {media} {robbed}");
 }
 
-/// Many joins meet long ticks: one step a tick would let them wait for seconds, as many as there are would stall media.
-#[test]
-fn handshakes_get_a_share_of_a_long_tick() {
+/// A shard with twelve clients' first messages, one of them taken.
+fn storm() -> World {
     let mut world = World::new(1);
     for _ in 0..12 {
         world.add(0, Side::Viewer);
@@ -338,15 +340,152 @@ fn handshakes_get_a_share_of_a_long_tick() {
         }
     }
     world.tick(0);
-    let (_, core) = world.shards[0].parts();
-    let begun = core.now;
-    assert_eq!(core.handshakes.len(), 11, "a tick without media takes one");
-    // Media took 8 ms, and each look at the clock finds another 300 us gone: 1 ms is spent with the fourth.
-    let looks = std::cell::Cell::new(0);
-    let clock = || {
+    assert_eq!(world.shards[0].core.handshakes.len(), 11, "a tick without media takes one");
+    world
+}
+
+/// Media took so long in this tick, and each look at the clock finds another 300 us gone.
+fn clock_after(core: &Core, media: Duration) -> impl Fn() -> Time + use<> {
+    let (looks, begun) = (Cell::new(0), core.now + media);
+    move || {
         looks.set(looks.get() + 1);
-        begun + Duration::from_millis(8) + Duration::from_micros(300) * (looks.get() - 1)
-    };
-    assert!(core.step_handshakes(clock));
+        begun + Duration::from_micros(300) * (looks.get() - 1)
+    }
+}
+
+/// Many joins meet long ticks: one step a tick would let them wait for seconds, as many as there are would stall media.
+#[test]
+fn handshakes_get_a_share_of_a_long_tick() {
+    let mut world = storm();
+    let (_, core) = world.shards[0].parts();
+    // An eighth of 8 ms is spent with the fourth.
+    let clock = clock_after(core, Duration::from_millis(8));
+    assert!(core.step_handshakes(false, clock));
     assert_eq!(core.handshakes.len(), 7);
+}
+
+/// While media waits, they have no step for each tick either: ticks are short then.
+#[test]
+fn handshakes_wait_for_their_share_while_media_waits() {
+    let mut world = storm();
+    let (_, core) = world.shards[0].parts();
+    let mut left = Vec::new();
+    for _ in 0..9 {
+        // 75 us are earned by each; a step takes 200, as a rule.
+        let clock = clock_after(core, Duration::from_micros(600));
+        assert!(core.step_handshakes(true, clock));
+        left.push(core.handshakes.len());
+    }
+    assert_eq!(left, [11, 11, 10, 10, 10, 9, 9, 9, 8]);
+    let clock = clock_after(core, Duration::from_micros(600));
+    assert!(core.step_handshakes(false, clock));
+    assert_eq!(core.handshakes.len(), 7, "where no media waits each tick takes one");
+}
+
+/// A room of so many, and a small one on the same shard.
+struct Rooms {
+    world: World,
+    large: Source,
+    small: Source,
+    track: TrackId,
+    /// Remote and SSRC, the two of the small room last.
+    viewers: Vec<(usize, u32)>,
+}
+
+impl Rooms {
+    fn new(large: usize) -> Rooms {
+        let mut world = World::new(1);
+        let publishers = [world.add(0, Side::Publisher), world.add(0, Side::Publisher)];
+        let tracks = [77, 78].map(|ssrc| world.track(0, publishers[ssrc as usize - 77], TrackId::NONE, Codec::Vp8, ssrc));
+        world.connect();
+        let mut sources = [77, 78].map(|ssrc| Source::new(publishers[ssrc as usize - 77], ssrc));
+        let mut viewers = Vec::new();
+        for at in 0..large + 2 {
+            let viewer = world.add(0, Side::Viewer);
+            viewers.push((viewer, world.feed(0, viewer, tracks[usize::from(at >= large)]).1));
+        }
+        world.connect();
+        for source in &mut sources {
+            source.frames_per_keyframe = 1_000;
+            source.play(&mut world, 5, 1);
+        }
+        let [large, small] = sources;
+        Rooms { world, large, small, track: tracks[0], viewers }
+    }
+
+    fn publish(&mut self, large: bool) {
+        let source = if large { &mut self.large } else { &mut self.small };
+        for datagram in source.frame(&self.world, 1) {
+            self.world.push(source.remote, datagram);
+        }
+    }
+
+    /// Of the large room and the small one, who got something by this tick.
+    fn tick(&mut self) -> [usize; 2] {
+        self.world.tick(0);
+        let sent = self.world.take_sent(0);
+        let mut counts = [0; 2];
+        for datagram in sent {
+            let Some(at) = self.viewers.iter().position(|(remote, _)| self.world.remotes[*remote].address == datagram.path.remote) else { continue };
+            let now = self.world.now;
+            let (remote, ssrc) = self.viewers[at];
+            let before = self.world.remotes[remote].of(ssrc).len();
+            self.world.remotes[remote].take(now, datagram.bytes);
+            counts[usize::from(at + 2 >= self.viewers.len())] += self.world.remotes[remote].of(ssrc).len() - before;
+        }
+        counts
+    }
+
+    fn seen(&self) -> Vec<usize> {
+        self.viewers.iter().map(|(remote, ssrc)| self.world.remotes[*remote].of(*ssrc).len()).collect()
+    }
+}
+
+#[test]
+fn a_room_of_many_does_not_keep_another_one_waiting() {
+    let mut rooms = Rooms::new(500);
+    assert_eq!(rooms.seen(), vec![5; 502]);
+    rooms.publish(true);
+    let mut large = rooms.tick()[0];
+    assert!((64..300).contains(&large), "{large} in one tick");
+    // The small room's packet arrives behind it and is there first.
+    rooms.publish(false);
+    let [more, small] = rooms.tick();
+    large += more;
+    assert!(small == 2 && large < 500, "{small} and {large}");
+    // News of the large room in the middle of its lap: everybody gets both packets, nobody anything twice.
+    rooms.publish(true);
+    for _ in 0..8 {
+        large += rooms.tick()[0];
+    }
+    assert_eq!((large, rooms.seen()), (1_000, [vec![7; 500], vec![6; 2]].concat()));
+    assert!(!rooms.world.tick(0), "and there is nothing left to do");
+}
+
+/// Each of those who go in the middle of a lap is replaced in the list by its last one, who may not have had its turn.
+#[test]
+fn who_comes_and_goes_in_the_middle_of_a_lap_costs_nobody_a_packet() {
+    let mut rooms = Rooms::new(300);
+    for round in 0..6 {
+        rooms.publish(true);
+        let large = rooms.tick()[0];
+        assert!(large < 300 - round, "{large}: the lap goes on");
+        for _ in 0..2 {
+            let (gone, _) = rooms.viewers.remove(round * 17);
+            let session = rooms.world.remotes[gone].session;
+            rooms.world.done(0, &Command::RemoveSession { session });
+        }
+        let viewer = rooms.world.add(0, Side::Viewer);
+        rooms.world.feed(0, viewer, rooms.track);
+        while rooms.world.tick(0) {}
+        for sent in rooms.world.take_sent(0) {
+            let now = rooms.world.now;
+            if let Some(remote) = rooms.world.remotes.iter_mut().find(|remote| remote.address == sent.path.remote) {
+                remote.take(now, sent.bytes);
+            }
+        }
+        let expected = 6 + round;
+        let seen = rooms.seen();
+        assert!(seen[..seen.len() - 2].iter().all(|count| *count == expected), "round {round}: {seen:?}");
+    }
 }

@@ -4,7 +4,7 @@
 //! holds only pairs that passed MESSAGE-INTEGRITY. A datagram of a stranger gets no answer and leaves no
 //! state: it is counted and dropped.
 
-use super::{Core, FLIGHT_RESEND_INTERVAL, HANDSHAKES_TIME_PART, HANDSHAKES_WAITING_MAX, HANDSHAKES_WAITING_PER_SESSION_MAX};
+use super::{Core, FLIGHT_RESEND_INTERVAL, HANDSHAKE_STEP, HANDSHAKES_TIME_PART, HANDSHAKES_WAITING_MAX, HANDSHAKES_WAITING_PER_SESSION_MAX};
 use crate::io::Path;
 use spillway_proto::id::Side;
 use spillway_proto::limits::FEEDS_PER_SESSION_MAX;
@@ -20,6 +20,7 @@ use spillway_proto::time::Time;
 use spillway_proto::wire::demux::{Class, classify};
 use spillway_proto::wire::rtcp::{self, Rtcp};
 use spillway_proto::wire::stun;
+use std::time::Duration;
 
 impl Core {
     /// A datagram the kernel gave to this shard.
@@ -160,10 +161,19 @@ impl Core {
         });
     }
 
-    /// The handshake steps whose turn it is: one, and more while they take little beside this tick's media. True if more wait.
-    pub fn step_handshakes(&mut self, clock: impl Fn() -> Time) -> bool {
-        let began = if self.handshakes.is_empty() { self.now } else { clock() };
-        let time_max = began.since(self.now) / HANDSHAKES_TIME_PART;
+    /// The handshake steps whose turn it is: one, and more while they take little beside this tick's media; while media waits, not even
+    /// one before it has its share of the time. True if more wait.
+    pub fn step_handshakes(&mut self, media_waits: bool, clock: impl Fn() -> Time) -> bool {
+        if self.handshakes.is_empty() {
+            return false;
+        }
+        let began = clock();
+        let time_max = self.handshakes_credit + began.since(self.now) / HANDSHAKES_TIME_PART;
+        if media_waits && time_max < HANDSHAKE_STEP {
+            self.handshakes_credit = time_max;
+            return true;
+        }
+        self.handshakes_credit = Duration::ZERO;
         let mut end = began;
         while let Some((id, datagram)) = self.handshakes.pop_front() {
             // A session that is gone leaves its datagrams; its slot may be another's by now.

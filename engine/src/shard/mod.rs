@@ -83,6 +83,8 @@ const HANDSHAKES_WAITING_MAX: usize = 1_024;
 /// Handshakes may take this part of the time that media took in the same tick. One step a tick alone starves them where
 /// ticks are long: at 600 viewers of 310 packets/s they waited 400 ms.
 const HANDSHAKES_TIME_PART: u32 = 8;
+/// What a step takes, as a rule.
+const HANDSHAKE_STEP: Duration = Duration::from_micros(200);
 /// Of one session: a flight has a handful of datagrams, and nobody fills the queue for the others.
 const HANDSHAKES_WAITING_PER_SESSION_MAX: u8 = 16;
 /// One resend of our last flight per this span: what asks for it is not authenticated. Retransmissions of an
@@ -175,6 +177,8 @@ pub struct Core {
     strays: Strays,
     events: EventWriter,
     handshakes: VecDeque<(SessionId, Vec<u8>)>,
+    /// Their share of the time that media has had since the last step.
+    handshakes_credit: Duration,
     make_handshake: HandshakeMaker,
     outbox: Outbox,
     tally: Tally,
@@ -222,6 +226,7 @@ impl<I: Io> Shard<I> {
             strays,
             events,
             handshakes: VecDeque::with_capacity(HANDSHAKES_WAITING_MAX),
+            handshakes_credit: Duration::ZERO,
             make_handshake,
             outbox: Outbox::new(),
             tally: Tally::new(),
@@ -263,7 +268,7 @@ impl<I: Io> Shard<I> {
         // At once: a handshake's step takes as long as a packet to a hundred viewers.
         self.io.submit();
         let sending = self.io.now().since(sending);
-        let stepped = core.step_handshakes(|| self.io.now());
+        let stepped = core.step_handshakes(left == Left::More, || self.io.now());
         core.run_timers();
         self.send_outbox();
         self.io.submit();
