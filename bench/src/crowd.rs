@@ -417,8 +417,9 @@ impl Crowd {
         for _ in 0..2 {
             let Some(viewer) = self.viewers.get_mut(place) else { return };
             let Some(remote) = &viewer.remote else { return };
-            // What comes in answer to a request is opened by everybody.
-            let head_only = !viewer.witness && remote.is_connected() && !viewer.ledger.is_waiting();
+            // What comes in answer to a request is opened by everybody, and so is what may be the first picture behind a hole.
+            let needs_all = viewer.witness || viewer.ledger.is_waiting() || viewer.ledger.seeks_keyframe();
+            let head_only = remote.is_connected() && !needs_all;
             let count = self.batch.take(&remote.socket, if head_only { HEAD_BYTES } else { DATAGRAM_BYTES_MAX });
             if count == 0 {
                 return;
@@ -595,9 +596,13 @@ fn note(viewer: &mut Viewer, heard: Result<Taken, String>, tally: &Tally, refuse
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::Sums;
+    use crate::remote::Keys;
+    use crate::source::{Stamp, StampKind};
     use spillway_proto::wire::rtp;
     use std::net::UdpSocket;
     use std::sync::mpsc::channel;
+    use webrtc_srtp::protection_profile::ProtectionProfile;
 
     const MANNER: Manner = Manner {
         recover: true,
@@ -654,10 +659,13 @@ mod tests {
         fn send(&self, place: usize, sequence: u16, marker: bool) {
             let mut header = [0; 12];
             rtp::write_header(&mut header, marker, 96, sequence, 0, 7);
-            let packet = [&header[..], &[0; 188]].concat();
+            self.send_to(place, &[&header[..], &[0; 188]].concat());
+        }
+
+        fn send_to(&self, place: usize, packet: &[u8]) {
             let to = self.crowd.viewers[place].remote.as_ref().unwrap().socket.local_addr().unwrap();
             let to = (self.server.local_addr().unwrap().ip(), to.port());
-            self.server.send_to(&packet, to).unwrap();
+            self.server.send_to(packet, to).unwrap();
         }
 
         fn received(&self, place: usize) -> u64 {
@@ -692,6 +700,53 @@ mod tests {
             stage.until("all is found", |stage| places.iter().all(|place| stage.received(*place) == u64::from(sequence)));
         }
         assert_eq!(stage.crowd.tally.shown.load(Ordering::Relaxed), 50);
+    }
+
+    #[test]
+    fn behind_a_hole_who_looks_at_headers_opens_what_may_be_the_first_picture_and_nothing_more() {
+        let mut stage = Stage::new(Manner { recover: false, ..MANNER });
+        let place = stage.welcome();
+        let keys = |we_are_client| Keys::new(ProtectionProfile::AeadAes256Gcm, &[9; 2 * (32 + 12)], we_are_client).unwrap();
+        let mut seal = keys(false).seal;
+        let viewer = &mut stage.crowd.viewers[place];
+        viewer.keys = Some(keys(true));
+        viewer.remote.as_mut().unwrap().pretend_connected();
+        let mut send = |stage: &Stage, (payload_type, ssrc): (u8, u32), before: &[u8], sequence: u16, marker: bool, of_keyframe: bool| {
+            let mut header = [0; 12];
+            rtp::write_header(&mut header, marker, payload_type, sequence, 0, ssrc);
+            let mut packet = [&header[..], before, &[0; 188]].concat();
+            Stamp { kind: StampKind::Video, keyframe: false, of_keyframe, run: 1, number: 500, sent_ns: 5 }.write(&mut packet);
+            if marker {
+                // RFC 3550 section 5.1: three bytes of padding.
+                packet[0] |= 0x20;
+                packet.extend([0, 0, 3]);
+            }
+            stage.send_to(place, &seal.encrypt_rtp(&packet).unwrap());
+        };
+        let (media, resends) = ((96, 7), (97, 70));
+        // 2 is lost; the frame behind it hangs on it. Of both the heads are read before that is seen.
+        for (sequence, marker, of_keyframe) in [(1, false, true), (3, true, true), (4, false, false), (5, true, false)] {
+            send(&stage, media, &[], sequence, marker, of_keyframe);
+        }
+        stage.until("all is seen", |stage| stage.received(place) == 4);
+        assert!(stage.crowd.viewers[place].ledger.seeks_keyframe() && stage.crowd.watched.is_empty());
+        // A keyframe whose last packet alone would do, and a whole one, which is a single packet; then what comes behind it.
+        for (sequence, marker) in [(7, false), (8, true), (9, true)] {
+            send(&stage, media, &[], sequence, marker, true);
+        }
+        stage.until("it has a picture", |stage| stage.crowd.viewers[place].phases.first_frame.is_some());
+        assert_eq!(stage.received(place), 7, "with the first that is whole");
+        for sequence in [10, 11] {
+            send(&stage, media, &[], sequence, true, false);
+        }
+        stage.until("all is seen", |stage| stage.received(place) == 9);
+        // The lost one after all, asked for, in the stream for that (RFC 4588 section 4: its number, then what it held).
+        stage.crowd.viewers[place].ledger.wanted(sys::monotonic()).for_each(drop);
+        send(&stage, resends, &[0, 2], 1, false, true);
+        stage.until("it is seen", |stage| stage.received(place) == 10);
+        // What was opened for it stands in no book but that of numbers, and what did not open is no refusal.
+        assert_eq!(stage.crowd.viewers[place].ledger.sums(), Sums { due: 11, received: 10, recovered: 1, resent: 1, duplicates: 0 });
+        assert_eq!((stage.crowd.refused, stage.crowd.opened.packets, stage.crowd.watched.len()), (0, 0, 1));
     }
 
     #[test]

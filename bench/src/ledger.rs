@@ -49,9 +49,18 @@ struct Source {
     recovered: u64,
     /// Asked for: when last, and how often.
     asked: BTreeMap<u64, (Duration, u8)>,
-    /// The numbers of the first frames until one is whole: (number, marker).
-    opening: BTreeMap<u64, bool>,
+    /// What came of the first frame, or of the newest keyframe, until it is whole.
+    opening: BTreeMap<u64, Opening>,
+    /// What comes from before it is of no interest any more.
+    opening_from: u64,
     newest_at: Option<Duration>,
+}
+
+/// A packet of a frame that may become the first picture.
+#[derive(Clone, Copy, Debug)]
+struct Opening {
+    marker: bool,
+    of_keyframe: bool,
 }
 
 /// What the ledger needs of a packet's header.
@@ -61,6 +70,8 @@ pub struct Entry {
     pub ssrc: u32,
     pub sequence: u16,
     pub marker: bool,
+    /// It is of a keyframe: no header says so, it is known of packets that were opened.
+    pub of_keyframe: bool,
 }
 
 /// What a packet showed.
@@ -69,7 +80,7 @@ pub enum Heard {
     Nothing,
     /// Something before it has not come.
     Hole,
-    /// The first frame is whole.
+    /// The first frame is whole, or a keyframe after it.
     FirstFrame,
 }
 
@@ -150,8 +161,7 @@ impl Ledger {
         let heard = if passed > 0 { Heard::Hole } else { Heard::Nothing };
         let mut whole = false;
         if !has_picture && source.payload_type == video_pt && arrival != Arrival::Strange {
-            source.opening.insert(extended, entry.marker);
-            whole = source.has_whole_frame();
+            whole = source.open(extended, Opening { marker: entry.marker, of_keyframe: entry.of_keyframe });
             if whole {
                 source.opening.clear();
             }
@@ -161,14 +171,20 @@ impl Ledger {
         if whole { Heard::FirstFrame } else { heard }
     }
 
-    /// The video packet of this number came again, in the stream for that (RFC 4588).
-    pub fn take_resent(&mut self, now: Duration, original: u16, marker: bool, stamp: Option<&Stamp>) -> Heard {
+    /// The video packet of this number came again, in the stream for that (RFC 4588), which `entry` names.
+    pub fn take_resent(&mut self, now: Duration, original: u16, entry: &Entry, stamp: Option<&Stamp>) -> Heard {
         let video_pt = self.video_pt;
         let source = self.sources.iter().rev().find(|source| source.payload_type == video_pt);
         // Nothing of video has come: whatever this is, nobody asked for it.
         let Some(ssrc) = source.map(|source| source.ssrc) else { return Heard::Nothing };
         self.resent += 1;
-        self.take(now, &Entry { payload_type: video_pt, ssrc, sequence: original, marker }, stamp)
+        self.take(now, &Entry { payload_type: video_pt, ssrc, sequence: original, ..*entry }, stamp)
+    }
+
+    /// There is no picture yet and its frame has a hole. If nothing fills it, the first picture is the next whole keyframe, and
+    /// to know one its packets have to be opened.
+    pub fn seeks_keyframe(&self) -> bool {
+        !self.has_picture && self.sources.iter().any(Source::has_broken_frame)
     }
 
     /// The numbers passed over since this was asked last, whatever has come of them.
@@ -227,23 +243,47 @@ impl Source {
             recovered: 0,
             asked: BTreeMap::new(),
             opening: BTreeMap::new(),
+            opening_from: 0,
             newest_at: None,
         }
+    }
+
+    /// One more packet before there is a picture. Whether there is one now.
+    fn open(&mut self, at: u64, packet: Opening) -> bool {
+        if at < self.opening_from {
+            return false;
+        }
+        self.opening.insert(at, packet);
+        // Where a keyframe begins it begins anew: what is missing before is not needed for this one. That it begins is seen
+        // with its first packet or, if they come in another order, with the last one of the frame before.
+        for begin in [at, at + 1] {
+            let is_behind_a_frame = self.opening.get(&(begin - 1)).is_some_and(|before| before.marker);
+            if is_behind_a_frame && self.opening.get(&begin).is_some_and(|first| first.of_keyframe) {
+                self.opening = self.opening.split_off(&begin);
+                self.opening_from = begin;
+            }
+        }
+        self.has_whole_frame()
     }
 
     /// A frame is there when nothing is missing from the first packet to a marker.
     fn has_whole_frame(&self) -> bool {
         let mut next = self.opening.keys().next().copied().unwrap_or_default();
-        for (at, marker) in &self.opening {
+        for (at, packet) in &self.opening {
             if *at != next {
                 return false;
             }
-            if *marker {
+            if packet.marker {
                 return true;
             }
             next += 1;
         }
         false
+    }
+
+    fn has_broken_frame(&self) -> bool {
+        let (first, last) = (self.opening.first_key_value(), self.opening.last_key_value());
+        first.zip(last).is_some_and(|((first, _), (last, _))| last - first >= self.opening.len() as u64)
     }
 
     fn block(&self) -> ReportBlock {
@@ -280,13 +320,15 @@ mod tests {
 
     const VIDEO_PT: u8 = 96;
     const AUDIO_PT: u8 = 111;
+    /// In the stream for what is resent.
+    const RESENT: Entry = Entry { payload_type: 97, ssrc: 70, sequence: 1, marker: false, of_keyframe: false };
 
     fn at(milliseconds: u64) -> Duration {
         Duration::from_millis(milliseconds)
     }
 
     fn video(sequence: u16) -> Entry {
-        Entry { payload_type: VIDEO_PT, ssrc: 7, sequence, marker: false }
+        Entry { payload_type: VIDEO_PT, ssrc: 7, sequence, marker: false, of_keyframe: false }
     }
 
     fn stamp(number: u64) -> Stamp {
@@ -353,12 +395,12 @@ mod tests {
         let mut ledger = Ledger::new(VIDEO_PT, 0);
         for number in 0..50 {
             ledger.take(at(0), &video(number), Some(&stamp(u64::from(number))));
-            let audio = Entry { payload_type: AUDIO_PT, ssrc: 9, sequence: number, marker: true };
+            let audio = Entry { payload_type: AUDIO_PT, ssrc: 9, marker: true, ..video(number) };
             ledger.take(at(0), &audio, Some(&Stamp { kind: StampKind::Audio, ..stamp(u64::from(number) + 7_000) }));
         }
         assert_eq!(ledger.sums(), sums(100, 100, 0, 0));
         for sequence in [4, 5, 9] {
-            ledger.take(at(0), &Entry { payload_type: AUDIO_PT, ssrc: 10, sequence, marker: true }, None);
+            ledger.take(at(0), &Entry { payload_type: AUDIO_PT, ssrc: 10, marker: true, ..video(sequence) }, None);
         }
         assert_eq!(ledger.sums(), sums(106, 103, 0, 0));
     }
@@ -377,14 +419,14 @@ mod tests {
                 assert_eq!(ledger.wanted(at(1)).collect::<Vec<_>>(), [(7, vec![12])]);
                 assert!(ledger.is_waiting() && ledger.has_requests());
                 if by_rtx {
-                    ledger.take_resent(at(2), 12, false, of(12).as_ref());
+                    ledger.take_resent(at(2), 12, &RESENT, of(12).as_ref());
                 } else {
                     ledger.take(at(2), &video(12), of(12).as_ref());
                 }
                 let resent = u64::from(by_rtx);
                 assert_eq!(ledger.sums(), Sums { resent, ..sums(10, 10, 1, 0) }, "rtx {by_rtx}, stamps {stamped}");
                 assert!(!ledger.is_waiting());
-                ledger.take_resent(at(3), 12, false, of(12).as_ref());
+                ledger.take_resent(at(3), 12, &RESENT, of(12).as_ref());
                 assert_eq!(ledger.sums(), Sums { resent: resent + 1, ..sums(10, 10, 1, 1) }, "a second copy is one too many");
             }
         }
@@ -447,8 +489,78 @@ mod tests {
         let heard = |number| ledger.take(at(0), &Entry { marker: true, ..video(number) }, None);
         assert_eq!((0..50).map(heard).filter(|heard| *heard == Heard::FirstFrame).count(), 1);
         let mut ledger = Ledger::new(VIDEO_PT, 0);
-        let sound = Entry { payload_type: AUDIO_PT, ssrc: 9, sequence: 1, marker: true };
+        let sound = Entry { payload_type: AUDIO_PT, ssrc: 9, marker: true, ..video(1) };
         assert_eq!(ledger.take(at(0), &sound, None), Heard::Nothing, "sound is no picture");
+    }
+
+    /// A keyframe of four packets, two frames of three, and again, from number 1 on.
+    fn of_a_stream(number: u16) -> Entry {
+        let place = (number - 1) % 10;
+        Entry { marker: matches!(place, 3 | 6 | 9), of_keyframe: place < 4, ..video(number) }
+    }
+
+    #[test]
+    fn behind_a_hole_that_stays_the_first_picture_is_the_next_whole_keyframe() {
+        let of = |numbers: &[u16], is_opened: bool| {
+            let mut ledger = Ledger::new(VIDEO_PT, 0);
+            let heard = |number: &u16| {
+                let entry = Entry { of_keyframe: is_opened && ledger.seeks_keyframe() && of_a_stream(*number).of_keyframe, ..of_a_stream(*number) };
+                ledger.take(at(0), &entry, None)
+            };
+            numbers.iter().map(heard).position(|heard| heard == Heard::FirstFrame).map(|place| numbers[place])
+        };
+        let without = |lost: &[u16]| (1..60).filter(|number| !lost.contains(number)).collect::<Vec<u16>>();
+        assert_eq!(of(&without(&[]), true), Some(4));
+        for lost in [2, 3, 4] {
+            assert_eq!(of(&without(&[lost]), true), Some(14), "{lost}: neither a frame that hangs on it nor never");
+            assert_eq!(of(&without(&[lost]), false), None, "{lost}: a header does not say what is a keyframe");
+        }
+        // The next one has a hole as well: at its end, in its middle, where it begins, and just before.
+        for lost in [14, 12, 11, 10] {
+            assert_eq!(of(&without(&[2, lost]), true), Some(24), "{lost}");
+        }
+        // What comes in another order, and too late.
+        assert_eq!(of(&[1, 3, 4, 5, 6, 7, 8, 9, 11, 12, 10, 13, 14, 15], true), Some(14));
+        assert_eq!(of(&[1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 2, 14, 13, 15], true), Some(13));
+        // Filled in time it is the first frame, by a resend as well.
+        assert_eq!(of(&[1, 3, 4, 5, 2, 6, 7, 8, 9, 10, 11, 12, 13, 14], true), Some(2));
+        let mut ledger = Ledger::new(VIDEO_PT, 0);
+        for number in [1, 2, 3, 5, 6] {
+            assert!(ledger.take(at(0), &of_a_stream(number), None) != Heard::FirstFrame);
+        }
+        assert_eq!(ledger.take_resent(at(0), 4, &Entry { marker: true, ..RESENT }, None), Heard::FirstFrame);
+    }
+
+    #[test]
+    fn only_who_has_a_hole_and_no_picture_opens_packets_for_a_keyframe_and_keeps_no_more_than_those_of_one() {
+        let mut ledger = Ledger::new(VIDEO_PT, 0);
+        ledger.take(at(0), &Entry { payload_type: AUDIO_PT, ssrc: 9, ..video(1) }, None);
+        ledger.take(at(0), &Entry { payload_type: AUDIO_PT, ssrc: 9, ..video(3) }, None);
+        ledger.take(at(0), &of_a_stream(1), None);
+        ledger.take(at(0), &of_a_stream(2), None);
+        assert!(!ledger.seeks_keyframe(), "a hole in sound is none");
+        ledger.take(at(0), &of_a_stream(4), None);
+        assert!(ledger.seeks_keyframe());
+        // Nobody's keyframe is whole for long.
+        for number in (5..2_001).filter(|number| number % 10 != 3) {
+            ledger.take(at(0), &of_a_stream(number), None);
+            assert!(ledger.seeks_keyframe() || number % 10 < 3, "{number}");
+            assert!(ledger.sources[1].opening.len() <= 10);
+        }
+        for number in 2_001..2_005 {
+            ledger.take(at(0), &of_a_stream(number), None);
+        }
+        assert!(ledger.has_picture && !ledger.seeks_keyframe());
+        ledger.take(at(0), &of_a_stream(2_009), None);
+        assert!(!ledger.seeks_keyframe() && ledger.sources[1].opening.is_empty());
+        // A server that begins a new source, of which the first picture is.
+        let mut ledger = Ledger::new(VIDEO_PT, 0);
+        for entry in [of_a_stream(1), of_a_stream(3)] {
+            ledger.take(at(0), &entry, None);
+        }
+        assert!(ledger.seeks_keyframe());
+        assert_eq!(ledger.take(at(0), &Entry { ssrc: 8, ..of_a_stream(4) }, None), Heard::FirstFrame);
+        assert!(!ledger.seeks_keyframe());
     }
 
     #[test]

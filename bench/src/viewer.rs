@@ -114,7 +114,13 @@ impl Viewer {
             self.phases.first_packet = Some(now);
             self.ledger.begin(sys::unix_ns());
         }
-        let entry = Entry { payload_type: header.payload_type, ssrc: header.ssrc, sequence: header.sequence, marker: header.marker || manner.audio_only };
+        let mut entry = Entry {
+            payload_type: header.payload_type,
+            ssrc: header.ssrc,
+            sequence: header.sequence,
+            marker: header.marker || manner.audio_only,
+            of_keyframe: false,
+        };
         let is_resent = Some(header.payload_type) == self.rtx_pt;
         if self.ledger.throws_away(&entry, is_resent) {
             return Taken::Nothing;
@@ -123,17 +129,24 @@ impl Viewer {
         if self.witness || is_resent {
             let Some(keys) = self.keys.as_mut() else { return Taken::Nothing };
             let Ok(plain) = keys.open.decrypt_rtp(datagram) else { return Taken::Refused };
-            // RFC 3550 section 5.1: the last byte of padding says how much there is.
-            let padding = if header.padding { plain.last().copied().unwrap_or_default() } else { 0 };
-            let end = plain.len().saturating_sub(usize::from(padding));
-            let mut payload = plain.get(header.header_len..end).unwrap_or_default();
+            let mut payload = payload_of(&plain, &header);
             if is_resent {
                 // RFC 4588 section 4: the original sequence number, then what the packet held. Padding alone has neither.
                 let Some((number, rest)) = payload.split_first_chunk::<2>() else { return Taken::Nothing };
                 (original, payload) = (Some(u16::from_be_bytes(*number)), rest);
             }
-            stamp = Stamp::read(payload).filter(|stamp| stamp.run == manner.run && self.witness);
+            stamp = Stamp::read(payload).filter(|stamp| stamp.run == manner.run);
+            entry.of_keyframe = stamp.as_ref().is_some_and(|stamp| stamp.of_keyframe);
+            // In the books of who opens some packets and not all, stamps would be holes.
+            stamp = stamp.filter(|_| self.witness);
             is_intact = stamp.as_ref().is_none_or(|stamp| source::is_intact(payload, stamp));
+        } else if self.ledger.seeks_keyframe()
+            && let Some(keys) = self.keys.as_mut()
+        {
+            // Of what was read before the hole was seen there is the head alone, which does not open.
+            let plain = keys.open.decrypt_rtp(datagram).ok();
+            let stamp = plain.and_then(|plain| Stamp::read(payload_of(&plain, &header)));
+            entry.of_keyframe = stamp.is_some_and(|stamp| stamp.run == manner.run && stamp.of_keyframe);
         }
         if let Some(stamp) = &stamp {
             let age = Duration::from_nanos(at_ns.saturating_sub(stamp.sent_ns));
@@ -162,7 +175,7 @@ impl Viewer {
             }
         }
         let heard = match original {
-            Some(number) => self.ledger.take_resent(now, number, header.marker, stamp.as_ref()),
+            Some(number) => self.ledger.take_resent(now, number, &entry, stamp.as_ref()),
             None => self.ledger.take(now, &entry, stamp.as_ref()),
         };
         match heard {
@@ -217,6 +230,13 @@ impl Viewer {
             socket_drops: self.remote.as_ref().map_or(0, |remote| sys::drops(&remote.socket)),
         }
     }
+}
+
+/// RFC 3550 section 5.1: the last byte of padding says how much there is.
+fn payload_of<'p>(plain: &'p [u8], header: &rtp::RtpHeader) -> &'p [u8] {
+    let padding = if header.padding { plain.last().copied().unwrap_or_default() } else { 0 };
+    let end = plain.len().saturating_sub(usize::from(padding));
+    plain.get(header.header_len..end).unwrap_or_default()
 }
 
 /// Where latencies go.

@@ -83,14 +83,18 @@ fn a_run_against_our_node_measures_what_was_offered() {
 fn one_of_a_hundred_thrown_away_is_one_percent_and_heals_when_it_is_asked_for() {
     let _machine = Machine::alone();
     let node = Node::start();
-    let loss = ["--viewers", "20", "--ramp", "40/s", "--hold", "5s", "--drop", "1/100"];
+    // A keyframe each second: who lost a part of its first one has a picture with the next whole one, and the hold begins.
+    let loss = ["--viewers", "20", "--ramp", "40/s", "--hold", "5s", "--drop", "1/100", "--gop", "1s"];
+    let pictures = |ran: &Ran| ran.json["ttff_curve_ms"].as_array().map_or(0, Vec::len);
     let ran = run_as(&[], &against(&node, &[&loss[..], &["--no-recover"]].concat()));
     let (raw, after) = (number(&ran, "/loss_raw_ratio"), number(&ran, "/loss_ratio"));
     assert!((raw - 0.01).abs() <= 0.0005 && raw == after, "{}", ran.said);
+    assert_eq!(pictures(&ran), 20, "{}", ran.said);
     // By what witnesses read, and by clear headers: here both know the same.
     let ran = run_as(&[], &against(&node, &[&loss[..], &["--no-recover", "--sink", "full"]].concat()));
     let (raw, after) = (number(&ran, "/loss_raw_ratio"), number(&ran, "/loss_ratio"));
     assert!((raw - 0.01).abs() <= 0.0005 && raw == after, "{}", ran.said);
+    assert_eq!(pictures(&ran), 20, "{}", ran.said);
     for sink in ["cheap", "full"] {
         let ran = run_as(&[], &against(&node, &[&loss[..], &["--sink", sink]].concat()));
         let (raw, after) = (number(&ran, "/loss_raw_ratio"), number(&ran, "/loss_ratio"));

@@ -103,18 +103,21 @@ fn layered_av1_of_a_camera_is_decoded_whole() {
         go_live_with(&page, "AV1");
         let early = early.get_or_insert_with(|| watch(&browser, &node));
         let late = watch(&browser, &node);
-        for viewer in [&*early, &late] {
+        let count = |stats: &serde_json::Value, name: &str| stats[name].as_u64().unwrap_or_default();
+        // Both count at the same time.
+        let begun = [&*early, &late].map(|viewer| {
             shows(viewer, "AV1");
-            let begun = statistics(viewer, "inbound-rtp");
-            let count = |stats: &serde_json::Value, name: &str| stats[name].as_u64().unwrap_or_default();
-            let enough = count(&begun, "framesReceived") + 90;
+            (viewer, statistics(viewer, "inbound-rtp"))
+        });
+        for (viewer, begun) in &begun {
+            let enough = count(begun, "framesReceived") + 90;
             let received = format!("return (await connections.at(-1).getStats().then((all) => [...all.values()].find((one) => one.type === 'inbound-rtp' && one.kind === 'video'))).framesReceived > {enough}");
             viewer.until("three seconds of it", seconds(20), &received);
             let uses = "const own = connections.at(-1).getTransceivers().find((one) => one.receiver.track.kind === 'video');
                 return own.receiver.getParameters().headerExtensions.map((extension) => extension.uri)";
             assert_eq!(viewer.run(uses), serde_json::json!([DEPENDENCY_DESCRIPTOR_URI]));
             let seen = statistics(viewer, "inbound-rtp");
-            let [all, decoded] = ["framesReceived", "framesDecoded"].map(|name| count(&seen, name) - count(&begun, name));
+            let [all, decoded] = ["framesReceived", "framesDecoded"].map(|name| count(&seen, name) - count(begun, name));
             assert!(decoded * 100 >= all * 95, "{mode}: {decoded} of {all} decoded: {seen}");
         }
         let sent = statistics(&page, "outbound-rtp");
