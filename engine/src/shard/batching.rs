@@ -5,7 +5,7 @@ use super::Core;
 use super::hold::HOLD_MAX;
 use super::world::{Source, World};
 use crate::io::sim::SentDatagram;
-use spillway_proto::id::{Codec, Side, TrackId};
+use spillway_proto::id::{Codec, Side, StreamId, TrackId};
 use spillway_proto::link::command::{Command, FeedFacts};
 use spillway_proto::link::counters::CounterId;
 use spillway_proto::wire::rtcp;
@@ -398,7 +398,11 @@ impl Rooms {
     fn new(large: usize) -> Rooms {
         let mut world = World::new(1);
         let publishers = [world.add(0, Side::Publisher), world.add(0, Side::Publisher)];
-        let tracks = [77, 78].map(|ssrc| world.track(0, publishers[ssrc as usize - 77], TrackId::NONE, Codec::Vp8, ssrc));
+        let tracks = [77, 78].map(|ssrc| {
+            // A stream each.
+            world.stream = StreamId::new(ssrc - 76, 1);
+            world.track(0, publishers[ssrc as usize - 77], TrackId::NONE, Codec::Vp8, ssrc)
+        });
         world.connect();
         let mut sources = [77, 78].map(|ssrc| Source::new(publishers[ssrc as usize - 77], ssrc));
         let mut viewers = Vec::new();
@@ -489,6 +493,79 @@ fn a_keyframe_goes_to_all_before_some_get_what_is_behind_it() {
         rooms.tick();
     }
     assert_eq!(rooms.seen(), [vec![45; 500], vec![5; 2]].concat());
+}
+
+/// Its rounds go forth and back: who was the last to begin with it does not get each of its packets last.
+#[test]
+fn a_keyframe_reaches_everybody_as_late_on_the_whole() {
+    let mut rooms = Rooms::new(200);
+    rooms.publish_frame(true, 64);
+    let (mut sum, mut place) = (vec![0.0_f64; 200], 0.0);
+    loop {
+        let more = rooms.world.tick(0);
+        for sent in rooms.world.take_sent(0) {
+            let viewers = &rooms.viewers[..200];
+            let found = viewers.iter().position(|(remote, _)| rooms.world.remotes[*remote].address == sent.path.remote);
+            if let Some(at) = found {
+                sum[at] += place;
+                place += 1.0;
+            }
+        }
+        if !more {
+            break;
+        }
+    }
+    assert_eq!(place, 64.0 * 200.0);
+    let (least, most) = sum.iter().fold((f64::MAX, 0.0_f64), |(least, most), &sum| (sum.min(least), sum.max(most)));
+    // One way only they would lie half as far apart as the mean itself.
+    assert!((most - least) / (place / 2.0 * 64.0) < 0.1, "{} .. {}", least / 64.0, most / 64.0);
+}
+
+/// The same with news in the middle of it: nobody is more than a turn ahead of anybody else, wherever the news come.
+#[test]
+fn frames_behind_a_keyframe_do_not_disturb_its_rounds() {
+    for news_at in [1, 2, 3, 4, 5, 7] {
+        let mut rooms = Rooms::new(200);
+        rooms.publish_frame(true, 64);
+        let mut ahead = 0;
+        for tick in 1.. {
+            rooms.tick();
+            if tick == news_at || tick == news_at + 2 {
+                rooms.publish(true);
+            }
+            let seen = rooms.seen();
+            let (least, most) = (seen[..200].iter().min().unwrap(), seen[..200].iter().max().unwrap());
+            ahead = ahead.max(most - least);
+            if !rooms.more && tick > news_at + 2 {
+                break;
+            }
+        }
+        assert!((16..=17).contains(&ahead), "news at {news_at}: {ahead} packets ahead");
+        assert_eq!(rooms.seen(), [vec![71; 200], vec![5; 2]].concat());
+    }
+}
+
+/// A viewer far behind takes one turn for each lap, not the laps' place.
+#[test]
+fn who_is_far_behind_does_not_keep_news_from_the_others() {
+    let mut rooms = Rooms::new(80);
+    let slot = rooms.world.remotes[rooms.viewers[7].0].session.index;
+    // Nothing goes to it while it has no path, and it is 400 packets behind.
+    let path = rooms.world.shards[0].core.sessions[slot as usize].as_mut().unwrap().path.take();
+    for _ in 0..40 {
+        rooms.publish_frame(true, 10);
+        while { rooms.tick(); rooms.more } {}
+    }
+    rooms.world.shards[0].core.sessions[slot as usize].as_mut().unwrap().path = path;
+    for round in 0..8 {
+        rooms.publish(true);
+        for _ in 0..3 {
+            rooms.tick();
+        }
+        let seen = rooms.seen();
+        assert!(seen[..80].iter().enumerate().all(|(at, seen)| at == 7 || *seen == 406 + round), "{round}: {seen:?}");
+        assert!(seen[7] < 406, "{round}: it is behind all the time");
+    }
 }
 
 /// Who goes in the middle of a lap is replaced in the list by its last one, who may not have had its turn; who comes stands

@@ -1,17 +1,15 @@
 //! Fan-out: from reels to viewers, session by session, pulled.
 //!
-//! A session that has something to read stands in the queue once. Its turn: for each feed, reel[cursor..head],
+//! A session that has something to read gets a turn (`rounds` says when): for each feed, reel[cursor..head],
 //! at most 16 packets, sealed straight into transmit memory; packets of equal size go out as one GSO send, a
-//! shorter one closes the run. Then the next session; who has more to read goes to the back. Back-pressure
-//! stops at a packet boundary: cursors stay, and that session is first in the next tick.
-//!
-//! A track with news goes once around its sessions, a *lap*, a few at a time and in turn with the other tracks: a room of
-//! thousands does not keep the others waiting, and what arrives meanwhile goes out to those who have not had their turn.
+//! shorter one closes the run. Then the next session. Back-pressure stops at a packet boundary: cursors stay, and that
+//! session is first in the next tick.
 
 use super::Core;
 use super::Shared;
 use super::hold::Hold;
 use super::quality::FeedQuality;
+use super::rounds::Rounds;
 use super::session::{Feed, Session};
 use crate::io::{Io, Sent};
 use crate::shm::{prefetch, prefetch_behind};
@@ -28,24 +26,9 @@ use spillway_proto::stream::rewrite;
 use spillway_proto::stream::start::{Stage, Start};
 use spillway_proto::time::Time;
 use spillway_proto::wire::rtcp;
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-
-/// Of 2^64.
-const GOLDEN_RATIO: u64 = 0x9E37_79B9_7F4A_7C15;
-
-/// Sessions of one track that are queued before the next track's turn comes.
-const LAP_STEP: usize = 64;
-
-/// With so many in the queue a round takes one step of one lap more and no other: what arrives meanwhile waits for half a millisecond
-/// to two, not for as long as everybody takes.
-const READY_ENOUGH: usize = 192;
-
-/// Of those who had a turn and have more to read, in one round: the rest of so many, and at least a few.
-const TURNS: usize = 256;
-const AGAIN_MIN: usize = 64;
 
 /// Slots of one feed looked at per round.
 const LOOKS_PER_ROUND_MAX: u64 = 256;
@@ -56,12 +39,6 @@ pub(super) struct Reader {
     pub(super) reel: ReelReader,
     /// Slots of the sessions with a feed of it.
     sessions: Vec<u32>,
-    /// Who is first in the next round, as a fraction of 2^64 of all: moved on by the golden ratio, so that after few
-    /// rounds everybody has stood in front, in the middle and at the end.
-    turn: u64,
-    /// The next session of its lap, and how many are to come; 0: no lap.
-    lap_at: usize,
-    lap_left: usize,
     /// Keeps the reel's memory mapped.
     _memory: Arc<crate::shm::Mapping>,
 }
@@ -72,28 +49,13 @@ pub struct Fanout {
     marked: Vec<u32>,
     /// Tracks whose news wait for more of their kind.
     hold: Hold,
-    /// Tracks with a lap, in turn; each at most once, also one that is gone by now.
-    laps: VecDeque<u32>,
-    /// By track: it stands in `laps`.
-    in_laps: Vec<bool>,
-    /// Sessions with something to read, in turn, and those who had a turn and have more: all are served once before some are twice.
-    /// Each slot at most once in one of the two, also when another session has it by now.
-    ready: VecDeque<u32>,
-    again: VecDeque<u32>,
+    /// Whose turn is next.
+    rounds: Rounds,
     /// Sessions whose replay goes on at a time; each slot at most once.
     paced: Vec<u32>,
     paced_at: Time,
-    /// By slot.
-    places: Vec<Place>,
-}
-
-/// Where a slot stands.
-#[derive(Clone, Copy, Default)]
-struct Place {
-    /// In `ready` or `again`.
-    ready: bool,
-    /// In `paced`, until then; `Time::ZERO`: not there.
-    paced_until: Time,
+    /// By slot: it stands in `paced`, until then; `Time::ZERO`: not there.
+    paced_until: Vec<Time>,
 }
 
 pub(super) enum Served {
@@ -173,32 +135,27 @@ impl Fanout {
             readers,
             marked: Vec::with_capacity(TRACKS_MAX),
             hold: Hold::new(TRACKS_MAX, now),
-            laps: VecDeque::with_capacity(TRACKS_MAX),
-            in_laps: vec![false; TRACKS_MAX],
-            ready: VecDeque::with_capacity(SESSIONS_MAX),
-            again: VecDeque::with_capacity(SESSIONS_MAX),
+            rounds: Rounds::new(),
             paced: Vec::with_capacity(SESSIONS_MAX),
             paced_at: Time::NEVER,
-            places: vec![Place::default(); SESSIONS_MAX],
+            paced_until: vec![Time::ZERO; SESSIONS_MAX],
         }
     }
 
     /// How many slots stand in the queue, and in the list of replays.
     #[cfg(test)]
     pub fn waiting(&self) -> (usize, usize) {
-        (self.ready.len() + self.again.len(), self.paced.len())
+        (self.rounds.waiting(), self.paced.len())
     }
 
     /// The slot's session has something to read.
     pub(super) fn queue(&mut self, slot: u32) {
-        if !std::mem::replace(&mut self.places[slot as usize].ready, true) {
-            self.ready.push_back(slot);
-        }
+        self.rounds.queue(slot);
     }
 
     /// The slot's session goes on at `at`.
     fn pace(&mut self, slot: u32, at: Time) {
-        let until = &mut self.places[slot as usize].paced_until;
+        let until = &mut self.paced_until[slot as usize];
         if *until == Time::ZERO {
             self.paced.push(slot);
             *until = at;
@@ -213,17 +170,15 @@ impl Fanout {
             return;
         }
         self.paced_at = Time::NEVER;
-        let (places, ready, next) = (&mut self.places, &mut self.ready, &mut self.paced_at);
+        let (paced_until, rounds, next) = (&mut self.paced_until, &mut self.rounds, &mut self.paced_at);
         self.paced.retain(|&slot| {
-            let place = &mut places[slot as usize];
-            if place.paced_until > now {
-                *next = (*next).min(place.paced_until);
+            let until = &mut paced_until[slot as usize];
+            if *until > now {
+                *next = (*next).min(*until);
                 return true;
             }
-            place.paced_until = Time::ZERO;
-            if !std::mem::replace(&mut place.ready, true) {
-                ready.push_back(slot);
-            }
+            *until = Time::ZERO;
+            rounds.queue(slot);
             false
         });
     }
@@ -231,20 +186,6 @@ impl Fanout {
     pub fn mark(&mut self, track: u32) {
         if !self.marked.contains(&track) && self.marked.len() < self.marked.capacity() {
             self.marked.push(track);
-        }
-    }
-
-    /// Everybody who watches the track has something to read, in a lap's time.
-    fn begin_lap(&mut self, track: u32) {
-        let Some(reader) = self.readers[track as usize].as_deref_mut() else { return };
-        let count = reader.sessions.len();
-        if reader.lap_left == 0 {
-            reader.turn = reader.turn.wrapping_add(GOLDEN_RATIO);
-            reader.lap_at = (u128::from(reader.turn) * count as u128 >> 64) as usize;
-        }
-        reader.lap_left = count;
-        if count > 0 && !std::mem::replace(&mut self.in_laps[track as usize], true) {
-            self.laps.push_back(track);
         }
     }
 
@@ -273,10 +214,7 @@ impl Fanout {
         if let Some(found) = reader {
             if let Some(at) = found.sessions.iter().position(|&other| other == slot) {
                 found.sessions.swap_remove(at);
-                if found.lap_left > 0 {
-                    // The last one took that place, which may have had its turn.
-                    found.lap_left = found.sessions.len();
-                }
+                self.rounds.leave(track, &[slot]);
             }
             if found.sessions.is_empty() {
                 *reader = None;
@@ -354,15 +292,14 @@ impl Core {
             // this shard's next tick (`Epochs`).
             let reel = unsafe { ReelReader::attach(memory.start().as_ptr(), memory.length(), place) };
             let reel = reel.map_err(|_| Status::NotFound)?;
-            let reader = Reader { track, reel, sessions: Vec::new(), turn: 0, lap_at: 0, lap_left: 0, _memory: memory };
+            let reader = Reader { track, reel, sessions: Vec::new(), _memory: memory };
             self.fanout.readers[track.index as usize] = Some(Box::new(reader));
             self.shared.owners.add_reader(track.index, self.index);
         }
         let reader = self.fanout.reader(track.index).ok_or(Status::NotFound)?;
         if !reader.sessions.contains(&slot) {
             reader.sessions.push(slot);
-            // In a lap that wraps it stands before those who come last.
-            reader.lap_left += usize::from(reader.lap_left > 0);
+            self.fanout.rounds.join(track.index, slot);
         }
         Ok(())
     }
@@ -399,46 +336,23 @@ impl Core {
             let ends_frame = || reader.reel.slot(reader.reel.head().wrapping_sub(1)).is_some_and(|slot| slot.meta.flags.contains(SlotFlags::FRAME_END));
             let is_complete = codec.kind() == Kind::Video && ends_frame();
             if self.fanout.hold.goes_now(track, self.now, is_complete) {
-                self.fanout.begin_lap(track);
+                self.fanout.rounds.news(track);
             }
         }
         self.fanout.marked.clear();
         while let Some(track) = self.fanout.hold.take_due(self.now) {
-            self.fanout.begin_lap(track);
+            self.fanout.rounds.news(track);
         }
-        self.step_laps();
+        let sessions = &self.sessions;
+        self.fanout.rounds.step(|slot| sessions[slot as usize].as_ref().is_some_and(|session| session.sealer.is_some()));
         self.fanout.queue_paced(self.now);
-    }
-
-    /// The next sessions of the tracks with news stand in the queue.
-    fn step_laps(&mut self) {
-        let mut is_first = true;
-        while std::mem::take(&mut is_first) || self.fanout.ready.len() < READY_ENOUGH {
-            let Some(track) = self.fanout.laps.pop_front() else { return };
-            self.fanout.in_laps[track as usize] = false;
-            let Some(reader) = self.fanout.readers[track as usize].as_deref_mut() else { continue };
-            for _ in 0..reader.lap_left.min(LAP_STEP) {
-                let at = if reader.lap_at < reader.sessions.len() { reader.lap_at } else { 0 };
-                let Some(&slot) = reader.sessions.get(at) else { break };
-                reader.lap_at = at + 1;
-                let connected = self.sessions[slot as usize].as_ref().is_some_and(|session| session.sealer.is_some());
-                let place = &mut self.fanout.places[slot as usize];
-                if connected && !std::mem::replace(&mut place.ready, true) {
-                    self.fanout.ready.push_back(slot);
-                }
-            }
-            reader.lap_left = reader.lap_left.saturating_sub(LAP_STEP);
-            if reader.lap_left > 0 {
-                self.fanout.in_laps[track as usize] = true;
-                self.fanout.laps.push_back(track);
-            }
-        }
     }
 
     /// The track is gone: so are its feeds here.
     fn drop_reader(&mut self, track: u32) {
         let Some(reader) = self.fanout.readers[track as usize].take() else { return };
         self.shared.owners.remove_reader(track, self.index);
+        self.fanout.rounds.leave(track, &reader.sessions);
         for slot in reader.sessions {
             let Some(session) = self.sessions[slot as usize].as_deref_mut() else { continue };
             let table = &mut self.table;
@@ -451,45 +365,38 @@ impl Core {
         }
     }
 
-    /// One round: each session in the queue gets a turn, and some of those who had one already.
+    /// One round: each session in the queue gets a turn.
     pub fn fan_out(&mut self, io: &mut impl Io) -> Left {
         self.queue_marked();
-        let first = self.fanout.ready.len();
-        let again = TURNS.saturating_sub(first).max(AGAIN_MIN).min(self.fanout.again.len());
-        for turn in 0..first + again {
-            let queue = if turn < first { &mut self.fanout.ready } else { &mut self.fanout.again };
-            let Some(slot) = queue.pop_front() else { break };
-            self.fanout.places[slot as usize].ready = false;
+        for _ in 0..self.fanout.rounds.ready() {
+            let Some(slot) = self.fanout.rounds.pop() else { break };
             self.look_ahead();
             let Some(mut session) = self.sessions[slot as usize].take() else { continue };
             let served = self.serve(io, &mut session);
+            let track = session.feeds.first().map(|feed| feed.track);
             self.sessions[slot as usize] = Some(session);
             match served {
                 Served::Done => {}
-                Served::More => {
-                    if !std::mem::replace(&mut self.fanout.places[slot as usize].ready, true) {
-                        self.fanout.again.push_back(slot);
-                    }
-                }
+                Served::More => match track {
+                    Some(track) => self.fanout.rounds.again(track, slot),
+                    None => self.fanout.queue(slot),
+                },
                 Served::Paced(at) => self.fanout.pace(slot, at),
                 Served::Blocked => {
-                    self.fanout.places[slot as usize].ready = true;
-                    self.fanout.ready.push_front(slot);
+                    self.fanout.rounds.put_back(slot);
                     self.tally.add(CounterId::SendsBlocked, 1);
                     return Left::Blocked;
                 }
             }
         }
-        let is_done = self.fanout.ready.is_empty() && self.fanout.again.is_empty() && self.fanout.laps.is_empty();
-        if is_done { Left::Nothing } else { Left::More }
+        if self.fanout.rounds.is_over() { Left::Nothing } else { Left::More }
     }
 
     /// Fetches what the next turns need: nobody looked at those sessions for a frame, and each stands behind three pointers,
     /// which are followed one turn after the other.
     fn look_ahead(&mut self) {
-        let Fanout { ready, again, .. } = &self.fanout;
-        let slot = |turns: usize| ready.get(turns).or_else(|| again.get(turns.checked_sub(ready.len())?));
-        let session = |turns: usize| self.sessions.get(*slot(turns)? as usize)?.as_deref();
+        let rounds = &self.fanout.rounds;
+        let session = |turns: usize| self.sessions.get(rounds.peek(turns)? as usize)?.as_deref();
         if let Some(session) = session(2) {
             prefetch(session);
         }

@@ -16,6 +16,7 @@ pub mod pool;
 mod quality;
 mod repair;
 mod resend;
+mod rounds;
 mod session;
 mod start;
 pub mod table;

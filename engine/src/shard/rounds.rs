@@ -1,0 +1,264 @@
+//! Whose turn is next. Decides who is served when, and knows nothing of what there is to send.
+//!
+//! A stream with news goes once around its sessions, a *lap*, a few at a time and in turn with the other streams: a room of thousands
+//! does not keep the others waiting, and what arrives meanwhile goes out to those who have not had their turn. Who had a turn and
+//! has more to read has the next one in the next lap, or with the others of that kind where they are few and nothing is new. So a
+//! keyframe goes to all in rounds. Laps that follow each other go forth and back: who was last is first in the next, and each
+//! viewer's packets have waited as long, on the whole, as everybody else's.
+
+use spillway_proto::limits::{SESSIONS_MAX, TRACKS_MAX, TRACKS_PER_STREAM_MAX};
+use std::collections::VecDeque;
+
+const STREAMS_MAX: usize = TRACKS_MAX / TRACKS_PER_STREAM_MAX;
+
+/// Of 2^64.
+const GOLDEN_RATIO: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// Sessions of one stream that are queued before the next stream's turn comes.
+const LAP_STEP: usize = 64;
+
+/// With so many in the queue a round takes one step of one lap more and no other: what arrives meanwhile waits for half a millisecond
+/// to two, not for as long as everybody takes.
+const READY_ENOUGH: usize = 192;
+
+/// Where one in so many has more to read, everybody gets a turn again.
+const MANY: usize = 4;
+
+pub struct Rounds {
+    /// By stream.
+    circles: Vec<Option<Box<Circle>>>,
+    /// Streams with turns to come, in turn; each at most once, also one that is gone by now.
+    streams: VecDeque<u32>,
+    /// By stream: it stands in `streams`.
+    in_streams: Vec<bool>,
+    /// Whose turns ended in this step: what comes behind depends on who has more to read then.
+    ended: Vec<u32>,
+    /// Slots with something to read, in turn; each at most once, also when another session has it by now.
+    ready: VecDeque<u32>,
+    /// By slot.
+    places: Vec<Place>,
+}
+
+/// Where a slot stands.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    /// In `ready`.
+    ready: bool,
+    /// In the `again` of a circle.
+    again: bool,
+    /// Of those who leave just now.
+    leaves: bool,
+}
+
+/// The sessions of one stream.
+#[derive(Default)]
+struct Circle {
+    /// Slot, and how many of its feeds are of this stream.
+    sessions: Vec<(u32, u8)>,
+    /// Who is first when a lap begins out of rest, as a fraction of 2^64 of all: moved on by the golden ratio, so that after few
+    /// of them everybody has stood in front, in the middle and at the end.
+    first: u64,
+    /// Where laps begin until there is rest again, and which way the one under way goes.
+    begin: usize,
+    back: bool,
+    /// Turns of it that are over, and all of them.
+    lap: (usize, usize),
+    /// There is something for a lap behind what is under way.
+    news: bool,
+    /// Slots that had a turn and have more to read, in that order, and how many of them have the next one now.
+    again: VecDeque<u32>,
+    again_left: usize,
+}
+
+impl Circle {
+    fn is_under_way(&self) -> bool {
+        self.again_left > 0 || self.lap.0 < self.lap.1
+    }
+
+    /// Where nothing is under way: what comes next.
+    fn begin(&mut self, places: &mut [Place]) {
+        if self.is_under_way() {
+            return;
+        }
+        let count = self.sessions.len();
+        if std::mem::take(&mut self.news) || self.again.len() * MANY >= count {
+            // They are among all.
+            self.again.drain(..).for_each(|slot| places[slot as usize].again = false);
+            self.lap = (0, count);
+            self.back = !self.back;
+        } else {
+            self.again_left = self.again.len();
+        }
+    }
+
+    fn next(&mut self, places: &mut [Place]) -> Option<u32> {
+        if self.again_left > 0 {
+            self.again_left -= 1;
+            let slot = self.again.pop_front()?;
+            places[slot as usize].again = false;
+            return Some(slot);
+        }
+        let (over, all) = self.lap;
+        if over >= all {
+            return None;
+        }
+        self.lap.0 += 1;
+        let turn = if self.back { all - 1 - over } else { over };
+        // Who left in the middle made it shorter.
+        let count = self.sessions.len();
+        self.sessions.get((self.begin + turn) % count.max(1)).map(|(slot, _)| *slot)
+    }
+}
+
+impl Rounds {
+    pub fn new() -> Rounds {
+        let mut circles = Vec::new();
+        circles.resize_with(STREAMS_MAX, || None);
+        Rounds {
+            circles,
+            streams: VecDeque::with_capacity(STREAMS_MAX),
+            in_streams: vec![false; STREAMS_MAX],
+            ended: Vec::with_capacity(STREAMS_MAX),
+            ready: VecDeque::with_capacity(SESSIONS_MAX),
+            places: vec![Place::default(); SESSIONS_MAX],
+        }
+    }
+
+    /// A feed of this track came.
+    pub fn join(&mut self, track: u32, slot: u32) {
+        let Some(circle) = self.circles.get_mut(stream(track)) else { return };
+        let circle = circle.get_or_insert_default();
+        match circle.sessions.iter_mut().find(|(other, _)| *other == slot) {
+            Some((_, feeds)) => *feeds = feeds.saturating_add(1),
+            None => {
+                circle.sessions.push((slot, 1));
+                // Room for all of them now, and not in the middle of a keyframe.
+                circle.again.reserve(circle.sessions.len());
+                circle.change();
+            }
+        }
+    }
+
+    /// A feed of this track went, of each of these.
+    pub fn leave(&mut self, track: u32, slots: &[u32]) {
+        let Some(Some(circle)) = self.circles.get_mut(stream(track)) else { return };
+        let places = &mut self.places;
+        slots.iter().for_each(|&slot| places[slot as usize].leaves = true);
+        circle.sessions.retain_mut(|(slot, feeds)| {
+            *feeds -= u8::from(places[*slot as usize].leaves);
+            *feeds > 0
+        });
+        slots.iter().for_each(|&slot| places[slot as usize].leaves = false);
+        circle.change();
+        if circle.sessions.is_empty() {
+            // What they have to read of other streams.
+            let again = std::mem::take(&mut circle.again);
+            self.circles[stream(track)] = None;
+            for slot in again {
+                self.places[slot as usize].again = false;
+                self.queue(slot);
+            }
+        }
+    }
+
+    /// The slot's session has something to read.
+    pub fn queue(&mut self, slot: u32) {
+        if !std::mem::replace(&mut self.places[slot as usize].ready, true) {
+            self.ready.push_back(slot);
+        }
+    }
+
+    /// Everybody who watches the track has something to read, in a lap's time.
+    pub fn news(&mut self, track: u32) {
+        let Some(Some(circle)) = self.circles.get_mut(stream(track)) else { return };
+        circle.news = true;
+        if !self.in_streams[stream(track)] {
+            circle.first = circle.first.wrapping_add(GOLDEN_RATIO);
+            circle.begin = (u128::from(circle.first) * circle.sessions.len() as u128 >> 64) as usize;
+        }
+        self.go_on(stream(track));
+    }
+
+    /// The slot's session had its turn, and has more to read of this track among others.
+    pub fn again(&mut self, track: u32, slot: u32) {
+        let Some(Some(circle)) = self.circles.get_mut(stream(track)) else { return self.queue(slot) };
+        if !std::mem::replace(&mut self.places[slot as usize].again, true) {
+            circle.again.push_back(slot);
+        }
+        self.go_on(stream(track));
+    }
+
+    fn go_on(&mut self, stream: usize) {
+        if !std::mem::replace(&mut self.in_streams[stream], true) {
+            self.streams.push_back(stream as u32);
+        }
+    }
+
+    /// The next sessions stand in the queue, of those that are `connected`.
+    pub fn step(&mut self, connected: impl Fn(u32) -> bool) {
+        let mut is_first = true;
+        while std::mem::take(&mut is_first) || self.ready.len() < READY_ENOUGH {
+            let Some(stream) = self.streams.pop_front() else { break };
+            self.in_streams[stream as usize] = false;
+            let Some(circle) = self.circles[stream as usize].as_deref_mut() else { continue };
+            circle.begin(&mut self.places);
+            for _ in 0..LAP_STEP {
+                let Some(slot) = circle.next(&mut self.places) else { break };
+                if connected(slot) && !std::mem::replace(&mut self.places[slot as usize].ready, true) {
+                    self.ready.push_back(slot);
+                }
+            }
+            if circle.is_under_way() {
+                self.go_on(stream as usize);
+            } else if circle.news || !circle.again.is_empty() {
+                self.ended.push(stream);
+            }
+        }
+        while let Some(stream) = self.ended.pop() {
+            self.go_on(stream as usize);
+        }
+    }
+
+    /// How many stand in the queue.
+    pub fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Whose turn is after so many others.
+    pub fn peek(&self, turns: usize) -> Option<u32> {
+        self.ready.get(turns).copied()
+    }
+
+    pub fn pop(&mut self) -> Option<u32> {
+        let slot = self.ready.pop_front()?;
+        self.places[slot as usize].ready = false;
+        Some(slot)
+    }
+
+    /// It could not be served: the next turn is its own.
+    pub fn put_back(&mut self, slot: u32) {
+        self.places[slot as usize].ready = true;
+        self.ready.push_front(slot);
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.ready.is_empty() && self.streams.is_empty()
+    }
+
+    /// How many have something to read.
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.ready.len() + self.circles.iter().flatten().map(|circle| circle.again.len()).sum::<usize>()
+    }
+}
+
+impl Circle {
+    /// Who stands where is different from now on: the lap under way may pass over somebody, so there is one more.
+    fn change(&mut self) {
+        self.news |= self.lap.0 < self.lap.1;
+    }
+}
+
+fn stream(track: u32) -> usize {
+    track as usize / TRACKS_PER_STREAM_MAX
+}
