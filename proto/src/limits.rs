@@ -98,6 +98,8 @@ pub const NACK_WINDOW: Duration = Duration::from_secs(1);
 pub const REPLAY_SPEED: u64 = 10;
 /// Of one session: more overflows a browser's socket.
 pub const REPLAY_BPS_MAX: u64 = 16_000_000;
+/// A keyframe that goes alone before the one that was asked for: at this multiple of live, if that is more than half of the above.
+pub const KEYFRAME_SPEED: u64 = 3;
 /// Older keyframes are not replayed: a fresh one is sooner there than what came since.
 pub const REPLAY_AGE_MAX: Duration = Duration::from_secs(4);
 /// Of one replay: half a second at `REPLAY_BPS_MAX`.
@@ -118,6 +120,10 @@ pub const REPLAY_LOSS_PERCENT_MAX: u32 = 5;
 pub const REPLAYS_SLOWER_MAX: u8 = 2;
 /// Before each of them: the queue that the last one filled is empty by then.
 pub const REPLAY_SLOWER_PAUSE: Duration = Duration::from_secs(1);
+/// How long after a replay its losses may become known: a long queue, and a round trip around the world.
+pub const REPLAY_NEWS_MAX: Duration = Duration::from_secs(1);
+/// After a replay that its path did not carry the next keyframe is asked for when the queue is empty: home routers' hold 300 ms.
+pub const REPLAY_DRAIN_MAX: Duration = Duration::from_millis(300);
 /// A live viewer's requests are answered from the reel at most once per this span (threats.md row 7).
 pub const RESTART_INTERVAL: Duration = Duration::from_secs(1);
 

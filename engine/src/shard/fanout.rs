@@ -583,7 +583,8 @@ impl Core {
             return Served::More;
         }
         if cursor >= head && !was_live {
-            feed.start.on_head_reached();
+            let next = self.table.feed(feed.slot).and_then(|record| rewrite::next_sequence(record));
+            feed.start.on_head_reached(now, next.unwrap_or_default());
         }
         // No report before the first live packet: one during a replay would drag live audio back.
         if was_live && sent > 0 && !std::mem::replace(&mut feed.live_sent, true) {

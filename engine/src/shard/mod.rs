@@ -38,6 +38,8 @@ mod hostile;
 #[cfg(test)]
 mod joining;
 #[cfg(test)]
+mod narrow;
+#[cfg(test)]
 mod quality_tests;
 #[cfg(test)]
 mod tests;

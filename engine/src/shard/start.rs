@@ -74,7 +74,10 @@ impl Core {
                 }
                 // A deaf publisher's next keyframe may be minutes away, if it was taken for deaf because requests were
                 // lost: its mark has ended whatever this feed wished for before.
-                _ => (ready, ask) = (false, entry.as_ref().is_some_and(|entry| entry.deaf)),
+                _ => {
+                    let is_due = turn.feed.start.take_ask(now);
+                    (ready, ask) = (false, is_due || entry.as_ref().is_some_and(|entry| entry.deaf));
+                }
             }
         } else if turn.feed.start.is_overdue(now) {
             turn.feed.start.give_up(now, entry.as_ref());
@@ -143,24 +146,32 @@ impl Core {
         }
     }
 
-    /// A viewer lost packets. Of a replay, too many of them end it; nothing of it is sent again.
+    /// A viewer lost packets. Of a replay, too many of them end it, also if it is over by then; nothing of it is sent again. The
+    /// publisher is asked when the path has room for the answer (`prepare_feed`).
     pub(super) fn hear_replay_losses(&mut self, session: &mut Session, ssrc: u32, losses: Losses<'_>) {
+        let now = self.now;
         for feed in &mut session.feeds {
             let Some(record) = self.table.feed(feed.slot).filter(|record| record.ssrc == ssrc) else { continue };
-            let Some(next) = rewrite::next_sequence(record) else { return };
-            let lossy = losses.clone().any(|lost| {
-                let back = (next as u16).wrapping_sub(lost);
-                (1..0x8000).contains(&back) && next.checked_sub(back.into()).is_some_and(|index| feed.start.on_loss(index))
-            });
-            if !lossy {
+            if !feed.start.hears_losses(now) {
                 return;
             }
-            rewrite::forget(record);
-            let reader = self.fanout.reader(feed.track);
-            feed.start.give_up(self.now, reader.and_then(|reader| entry_of(&reader.reel)).as_ref());
-            self.tally.add(CounterId::ReplaysAborted, 1);
-            let track = feed.track;
-            return self.want_keyframe(track, Wish::Join);
+            let Some(next) = rewrite::next_sequence(record) else { return };
+            let entry = self.fanout.reader(feed.track).and_then(|reader| entry_of(&reader.reel));
+            // Who is live heals as well as may be, where nobody could be asked for better.
+            if feed.start.is_live() && entry.as_ref().is_none_or(|entry| entry.deaf) {
+                return;
+            }
+            let lossy = losses.clone().any(|lost| {
+                let back = (next as u16).wrapping_sub(lost);
+                (1..0x8000).contains(&back) && next.checked_sub(back.into()).is_some_and(|index| feed.start.on_loss(now, index))
+            });
+            if lossy {
+                rewrite::forget(record);
+                feed.start.give_up_full(now, entry.as_ref());
+                feed.live_sent = false;
+                self.tally.add(CounterId::ReplaysAborted, 1);
+            }
+            return;
         }
     }
 }

@@ -15,6 +15,7 @@
 //!      `-- too far behind, and the reel has no keyframe -------------------------------------------'
 //!
 //!   Live --request, and the short way is open (or the publisher is deaf)--> Replay (or Keyframe)
+//!   Live --a queue lost what was replayed, and the publisher hears--> Hold
 //! ```
 //!
 //! Short way: all since the keyframe at ten times live. Long way: the keyframe alone, shown as if it were of now,
@@ -25,9 +26,9 @@
 
 use super::pacer::{Pace, Pacer};
 use crate::limits::{
-    REPLAY_AGE_MAX, REPLAY_BPS_MAX, REPLAY_BYTES_MAX, REPLAY_BYTES_PER_SECOND_MAX, REPLAY_LOSS_PERCENT_MAX,
-    REPLAY_LOSSES_MAX, REPLAY_SLOWER_PAUSE, REPLAY_SPEED, REPLAYS_PER_SECOND_MAX, REPLAYS_SLOWER_MAX, RESTART_INTERVAL,
-    RESTARTS_MAX,
+    KEYFRAME_SPEED, REPLAY_AGE_MAX, REPLAY_BPS_MAX, REPLAY_BYTES_MAX, REPLAY_BYTES_PER_SECOND_MAX, REPLAY_DRAIN_MAX, REPLAY_LOSS_PERCENT_MAX,
+    REPLAY_LOSSES_MAX, REPLAY_NEWS_MAX, REPLAY_SLOWER_PAUSE, REPLAY_SPEED, REPLAYS_PER_SECOND_MAX, REPLAYS_SLOWER_MAX,
+    RESTART_INTERVAL, RESTARTS_MAX,
 };
 use crate::session::record::LEAD_WHOLE;
 use crate::time::Time;
@@ -116,11 +117,21 @@ impl Entry {
         self.bytes <= REPLAY_BYTES_MAX && self.catch_up(now, REPLAY_BPS_MAX).is_some()
     }
 
+    fn bytes_per_second(&self, now: Time) -> u64 {
+        self.bytes * 1_000 / (now.since(self.arrival).as_millis() as u64).max(1)
+    }
+
+    /// How fast it goes alone, while a fresh one is on its way: what of it stands in a narrow path's queue is what that one waits for.
+    /// Of 2.5 Mbit/s and 80 kB that is 80 ms; a way of 3 Mbit/s is then 130 ms behind, not 180.
+    fn rate_alone(&self, now: Time) -> u64 {
+        (self.bytes_per_second(now) * 8 * KEYFRAME_SPEED).max(REPLAY_BPS_MAX / 2)
+    }
+
     /// How long a replay takes that begins now; None if the source is about as fast as the replay may be.
     fn catch_up(&self, now: Time, rate_bps: u64) -> Option<Duration> {
         let age = now.since(self.arrival);
         let by_speed = age / (REPLAY_SPEED as u32 - 1);
-        let rate = if age < RATE_KNOWN_AFTER { 0 } else { self.bytes * 1_000 / (age.as_millis() as u64).max(1) };
+        let rate = if age < RATE_KNOWN_AFTER { 0 } else { self.bytes_per_second(now) };
         let rate_max = rate_bps / 8;
         if rate > rate_max / 4 * 3 {
             return None;
@@ -198,9 +209,17 @@ pub struct Start {
     replayed: u32,
     lost: u32,
     lost_until: u64,
+    /// Of the lost ones those that follow another; when the replay began, where it ended, and until when its losses count after that.
+    lost_in_row: u32,
+    began: Time,
+    replay_end: u64,
+    news_until: Time,
     /// Replays given up since it was live, and when the next one may begin.
     gave_up: u8,
     again_at: Time,
+    /// The queue that a replay filled is empty by then: no keyframe of before is of use. Somebody has to ask for one.
+    drained_at: Time,
+    to_ask: bool,
 }
 
 impl Start {
@@ -216,8 +235,14 @@ impl Start {
         replayed: 0,
         lost: 0,
         lost_until: 0,
+        lost_in_row: 0,
+        began: Time::ZERO,
+        replay_end: 0,
+        news_until: Time::ZERO,
         gave_up: 0,
         again_at: Time::ZERO,
+        drained_at: Time::ZERO,
+        to_ask: false,
     };
 
     pub fn stage(&self) -> &Stage {
@@ -236,9 +261,9 @@ impl Start {
     pub fn is_bent(&self) -> bool {
         self.bent
     }
-    /// The reel's newest keyframe is another one than it entered at.
+    /// The reel's newest keyframe is another one than it entered at, and its path has room for it.
     pub fn is_newer(&self, entry: &Entry) -> bool {
-        entry.index > self.entry && entry.timestamp != self.entry_timestamp
+        entry.index > self.entry && entry.timestamp != self.entry_timestamp && entry.arrival >= self.drained_at
     }
     /// Of the picture the feed enters at.
     pub fn is_entry(&self, timestamp: u32) -> bool {
@@ -247,12 +272,17 @@ impl Start {
 
     /// It begins at a keyframe; `sequence` is its first SRTP index.
     pub fn enter(&mut self, now: Time, way: Way, entry: &Entry, bend: Bend, sequence: u64) {
-        let pacer = Pacer::new(entry.arrival, now).at_most(self.rate_bps());
+        // Of a deaf publisher nothing follows that it could be in the way of.
+        let rate = if way == Way::Long && !entry.deaf { entry.rate_alone(now).min(self.rate_bps()) } else { self.rate_bps() };
+        let pacer = Pacer::new(entry.arrival, now).at_most(rate);
         self.stage = if way == Way::Short { Stage::Replay(pacer) } else { Stage::Keyframe(pacer) };
         (self.entry, self.entry_timestamp) = (entry.index, entry.timestamp);
         self.bent = bend.lead > 0;
         self.give_up_at = now + entry.catch_up(now, self.rate_bps()).unwrap_or(SECOND) * 2 + REPLAY_SLACK;
-        (self.replayed, self.lost, self.lost_until) = (0, 0, sequence);
+        (self.replayed, self.lost, self.lost_until, self.lost_in_row) = (0, 0, sequence, 0);
+        (self.began, self.replay_end) = (now, 0);
+        // The keyframe once more is not the one that is waited for.
+        self.to_ask &= way == Way::Long;
     }
 
     /// Likewise, once more, for a viewer that did not get it.
@@ -271,13 +301,16 @@ impl Start {
     pub fn on_live(&mut self, bend: Bend) {
         self.stage = Stage::Live;
         (self.restarts, self.gave_up, self.bent) = (0, 0, bend.lead > 0);
+        (self.replay_end, self.to_ask) = (0, false);
     }
 
-    /// The cursor is at the head: a replay is live. What it has left of a bent timeline comes at live pace.
-    pub fn on_head_reached(&mut self) {
+    /// The cursor is at the head: a replay is live, `next` is the SRTP index behind it. What it has left of a bent timeline comes at
+    /// live pace.
+    pub fn on_head_reached(&mut self, now: Time, next: u64) {
         if matches!(self.stage, Stage::Replay(_)) {
             self.stage = Stage::Live;
             (self.restarts, self.gave_up) = (0, 0);
+            (self.replay_end, self.news_until) = (next, now + REPLAY_NEWS_MAX);
         }
     }
 
@@ -305,6 +338,18 @@ impl Start {
         if let Some(entry) = entry {
             (self.entry, self.entry_timestamp) = (entry.index, entry.timestamp);
         }
+    }
+
+    /// Likewise, because its path lost too much: what is queued there is as long as the news took to come, at most. A keyframe sent into
+    /// it would wait behind that, or be lost, too.
+    pub fn give_up_full(&mut self, now: Time, entry: Option<&Entry>) {
+        self.give_up(now, entry);
+        (self.drained_at, self.to_ask) = (now + now.since(self.began).min(REPLAY_DRAIN_MAX), true);
+    }
+
+    /// The path has room again, and the publisher has to be asked; said once.
+    pub fn take_ask(&mut self, now: Time) -> bool {
+        self.stage == Stage::Hold && now >= self.drained_at && std::mem::take(&mut self.to_ask)
     }
 
     /// A replay that takes too long: the source grows as fast as it goes.
@@ -335,7 +380,9 @@ impl Start {
 
     /// Packets went out, the last of them with this timestamp.
     pub fn on_sent(&mut self, packets: usize, timestamp: u32) {
-        self.replayed = self.replayed.saturating_add(packets as u32);
+        if !self.is_live() {
+            self.replayed = self.replayed.saturating_add(packets as u32);
+        }
         self.on_sent_late(timestamp);
     }
 
@@ -363,20 +410,32 @@ impl Start {
             // What was granted is granted again.
             Stage::Replay(_) if entry.fits(now) => Request::Again { way: Way::Short, ask: false },
             Stage::Replay(_) => Request::Again { way: Way::Long, ask: true },
+            Stage::Hold if now < self.drained_at => Request::Ignored,
             Stage::Keyframe(_) | Stage::Hold => Request::Again { way: Way::Long, ask: false },
         }
     }
 
+    /// Losses are of interest: there is a replay, or was a moment ago.
+    pub fn hears_losses(&self, now: Time) -> bool {
+        matches!(self.stage, Stage::Replay(_)) || (self.is_live() && self.replay_end > 0 && now < self.news_until)
+    }
+
     /// The viewer lacks the packet with this SRTP index. True: the path does not carry the replay.
-    pub fn on_loss(&mut self, index: u64) -> bool {
-        if !matches!(self.stage, Stage::Replay(_)) || index < self.lost_until {
+    ///
+    /// Behind a long queue the news come when the replay is over. By then the viewer is live and may heal: only a queue that ran over is a
+    /// reason to begin anew, which loses all that comes until it has room, not one packet here and there.
+    pub fn on_loss(&mut self, now: Time, index: u64) -> bool {
+        let is_live = self.is_live();
+        if !self.hears_losses(now) || index < self.lost_until || (is_live && index >= self.replay_end) {
             return false;
         }
+        self.lost_in_row += u32::from(self.lost > 0 && index == self.lost_until);
         // Asked for again and again it is lost once.
         self.lost_until = index + 1;
         self.lost += 1;
         let share = u64::from(self.lost) * 100 > u64::from(self.replayed) * u64::from(REPLAY_LOSS_PERCENT_MAX);
-        self.lost >= REPLAY_LOSSES_MAX && share
+        let in_row = !is_live || self.lost_in_row * 2 >= self.lost;
+        self.lost >= REPLAY_LOSSES_MAX && share && in_row
     }
 }
 

@@ -150,7 +150,7 @@ fn a_replay_restarts_three_times_and_never_asks_upstream() {
         now = now + RESTART_GAP;
     }
     assert_eq!(start.on_request(now, Some(&entry), &mut budget), Request::Ignored);
-    start.on_head_reached();
+    start.on_head_reached(now, 0);
     assert!(start.is_live());
 }
 
@@ -158,12 +158,12 @@ fn a_replay_restarts_three_times_and_never_asks_upstream() {
 fn a_live_viewer_is_answered_from_the_reel_once_a_second_else_upstream() {
     let (young, mut budget) = (entry(10_000, false), ReplayBudget::default());
     let mut start = entered(Way::Short, &young, MS(10_010));
-    start.on_head_reached();
+    start.on_head_reached(MS(10_010), 0);
     assert_eq!(start.on_request(MS(10_050), Some(&young), &mut budget), Request::Ignored, "on its way");
     let again = Request::Again { way: Way::Short, ask: false };
     assert_eq!(start.on_request(MS(11_000), Some(&young), &mut budget), again);
     start.enter_again(MS(11_000), Way::Short, &young, Bend::default(), 9);
-    start.on_head_reached();
+    start.on_head_reached(MS(11_000), 0);
     assert_eq!(start.on_request(MS(11_999), Some(&young), &mut budget), Request::Ignored);
     assert_eq!(start.on_request(MS(12_000), Some(&young), &mut budget), again);
     assert_eq!(start.on_request(MS(14_001), Some(&young), &mut budget), Request::Upstream);
@@ -182,17 +182,48 @@ fn a_lossy_replay_is_given_up_at_both_limits() {
         start
     };
     let mut start = replay(100);
-    assert!((0..15).all(|n| !start.on_loss(n)) && (0..15).all(|n| !start.on_loss(n)), "the same ones again");
-    assert!(start.on_loss(15), "16 of 100");
+    assert!((0..15).all(|n| !start.on_loss(MS(12_100), n)) && (0..15).all(|n| !start.on_loss(MS(12_100), n)), "the same ones again");
+    assert!(start.on_loss(MS(12_100), 15), "16 of 100");
     let mut start = replay(320);
-    assert!((0..16).all(|n| !start.on_loss(n)), "16 of 320 are 5 %");
-    assert!(start.on_loss(16));
+    assert!((0..16).all(|n| !start.on_loss(MS(12_100), n)), "16 of 320 are 5 %");
+    assert!(start.on_loss(MS(12_100), 16));
     start.give_up(MS(13_000), Some(&entry));
     assert_eq!(*start.stage(), Stage::Hold);
-    assert!(!start.on_loss(17) && !start.may_replay(MS(15_000), &entry, &mut ReplayBudget::default()), "it hears");
-    let mut live = entered(Way::Short, &entry, MS(12_000));
-    live.on_head_reached();
-    assert!((0..100).all(|n| !live.on_loss(n)));
+    assert!(!start.on_loss(MS(12_100), 17) && !start.may_replay(MS(15_000), &entry, &mut ReplayBudget::default()), "it hears");
+}
+
+/// Behind a queue of 300 ms a replay is long over when its losses become known.
+#[test]
+fn what_a_queue_lost_of_a_replay_counts_also_when_that_is_over() {
+    let (young, mut budget) = (entry(10_000, false), ReplayBudget::default());
+    let live = || {
+        let mut start = entered(Way::Short, &young, MS(12_000));
+        start.on_sent(99, 1);
+        start.on_head_reached(MS(12_100), 100);
+        start.on_sent(1_000, 2);
+        start
+    };
+    let mut start = live();
+    assert!((0..15).all(|n| !start.on_loss(MS(12_600), n)) && start.on_loss(MS(12_600), 15), "16 of 100, in a row");
+    assert!({ let mut live = live(); (0..33).all(|n| !live.on_loss(MS(12_600), 3 * n)) }, "the air loses one here and there");
+    assert!({ let mut live = live(); (100..200).all(|n| !live.on_loss(MS(12_600), n)) }, "that was no replay");
+    let late = MS(12_100) + REPLAY_NEWS_MAX;
+    assert!({ let mut live = live(); (0..100).all(|n| !live.on_loss(late, n)) }, "that is old news");
+    // The queue is empty 300 ms later, and no keyframe of before that is of use.
+    start.give_up_full(MS(12_600), Some(&young));
+    assert_eq!(*start.stage(), Stage::Hold);
+    let next = |at| Entry { index: 900, timestamp: 99_000, arrival: MS(at), ..young };
+    assert!(!start.is_newer(&next(12_899)) && start.is_newer(&next(12_900)));
+    assert_eq!(start.on_request(MS(12_899), Some(&young), &mut budget), Request::Ignored);
+    assert_eq!(start.on_request(MS(12_900), Some(&young), &mut budget), Request::Again { way: Way::Long, ask: false });
+    assert!(!start.take_ask(MS(12_899)) && start.take_ask(MS(12_900)) && !start.take_ask(MS(12_901)), "once");
+    // A short path has no such queue: the news came at once. The old keyframe once more does not spare the request.
+    let mut start = live();
+    start.give_up_full(MS(12_030), Some(&young));
+    assert!(!start.take_ask(MS(12_059)));
+    start.enter_again(MS(12_060), Way::Long, &young, Bend::default(), 200);
+    start.on_keyframe_sent();
+    assert!(start.take_ask(MS(12_060)));
 }
 
 /// A publisher that hears no requests: its viewers try again, slower, and not for ever.
@@ -245,4 +276,19 @@ fn a_replay_that_never_ends_is_given_up() {
     // 90 kB in 300 ms: 90 ms at the rate's bound.
     let start = entered(Way::Short, &entry(180_000, false), MS(10_300));
     assert!(!start.is_overdue(MS(10_300 + 680)) && start.is_overdue(MS(10_300 + 681)));
+}
+
+/// The answer to the request waits behind it in a narrow path's queue.
+#[test]
+fn a_keyframe_goes_alone_at_half_the_rate_if_another_is_on_its_way() {
+    let cost = |bytes: u64, deaf: bool| {
+        let entry = entry(bytes, deaf);
+        let start = entered(Way::Long, &entry, MS(15_000));
+        let mut paid = MS(15_000);
+        assert_eq!(start.pace(MS(15_000), entry.arrival, 100_000, &mut paid), Pace::Now);
+        paid.since(MS(15_000)).as_millis()
+    };
+    // 100 kB cost 50 ms at 16 Mbit/s. Since the keyframe of 5 s ago 1.6 Mbit/s came, or 4, or 8.
+    assert_eq!([cost(1_000_000, false), cost(2_500_000, false), cost(5_000_000, false)], [100, 66, 50]);
+    assert_eq!(cost(1_000_000, true), 50);
 }
