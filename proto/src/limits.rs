@@ -98,8 +98,6 @@ pub const NACK_WINDOW: Duration = Duration::from_secs(1);
 pub const REPLAY_SPEED: u64 = 10;
 /// Of one session: more overflows a browser's socket.
 pub const REPLAY_BPS_MAX: u64 = 16_000_000;
-/// A keyframe that goes alone before the one that was asked for: at this multiple of live, if that is more than half of the above.
-pub const KEYFRAME_SPEED: u64 = 3;
 /// Older keyframes are not replayed: a fresh one is sooner there than what came since.
 pub const REPLAY_AGE_MAX: Duration = Duration::from_secs(4);
 /// Of one replay: half a second at `REPLAY_BPS_MAX`.

@@ -566,6 +566,11 @@ fn who_is_far_behind_does_not_keep_news_from_the_others() {
         assert!(seen[..80].iter().enumerate().all(|(at, seen)| at == 7 || *seen == 406 + round), "{round}: {seen:?}");
         assert!(seen[7] < 406, "{round}: it is behind all the time");
     }
+    // Without news it has a turn again and again, until it is where the others are.
+    while rooms.more {
+        rooms.tick();
+    }
+    assert_eq!(rooms.seen()[..80], vec![413; 80]);
 }
 
 /// Who goes in the middle of a lap is replaced in the list by its last one, who may not have had its turn; who comes stands

@@ -26,7 +26,7 @@
 
 use super::pacer::{Pace, Pacer};
 use crate::limits::{
-    KEYFRAME_SPEED, REPLAY_AGE_MAX, REPLAY_BPS_MAX, REPLAY_BYTES_MAX, REPLAY_BYTES_PER_SECOND_MAX, REPLAY_DRAIN_MAX, REPLAY_LOSS_PERCENT_MAX,
+    REPLAY_AGE_MAX, REPLAY_BPS_MAX, REPLAY_BYTES_MAX, REPLAY_BYTES_PER_SECOND_MAX, REPLAY_DRAIN_MAX, REPLAY_LOSS_PERCENT_MAX,
     REPLAY_LOSSES_MAX, REPLAY_NEWS_MAX, REPLAY_SLOWER_PAUSE, REPLAY_SPEED, REPLAYS_PER_SECOND_MAX, REPLAYS_SLOWER_MAX,
     RESTART_INTERVAL, RESTARTS_MAX,
 };
@@ -117,21 +117,11 @@ impl Entry {
         self.bytes <= REPLAY_BYTES_MAX && self.catch_up(now, REPLAY_BPS_MAX).is_some()
     }
 
-    fn bytes_per_second(&self, now: Time) -> u64 {
-        self.bytes * 1_000 / (now.since(self.arrival).as_millis() as u64).max(1)
-    }
-
-    /// How fast it goes alone, while a fresh one is on its way: what of it stands in a narrow path's queue is what that one waits for.
-    /// Of 2.5 Mbit/s and 80 kB that is 80 ms; a way of 3 Mbit/s is then 130 ms behind, not 180.
-    fn rate_alone(&self, now: Time) -> u64 {
-        (self.bytes_per_second(now) * 8 * KEYFRAME_SPEED).max(REPLAY_BPS_MAX / 2)
-    }
-
     /// How long a replay takes that begins now; None if the source is about as fast as the replay may be.
     fn catch_up(&self, now: Time, rate_bps: u64) -> Option<Duration> {
         let age = now.since(self.arrival);
         let by_speed = age / (REPLAY_SPEED as u32 - 1);
-        let rate = if age < RATE_KNOWN_AFTER { 0 } else { self.bytes_per_second(now) };
+        let rate = if age < RATE_KNOWN_AFTER { 0 } else { self.bytes * 1_000 / (age.as_millis() as u64).max(1) };
         let rate_max = rate_bps / 8;
         if rate > rate_max / 4 * 3 {
             return None;
@@ -272,9 +262,7 @@ impl Start {
 
     /// It begins at a keyframe; `sequence` is its first SRTP index.
     pub fn enter(&mut self, now: Time, way: Way, entry: &Entry, bend: Bend, sequence: u64) {
-        // Of a deaf publisher nothing follows that it could be in the way of.
-        let rate = if way == Way::Long && !entry.deaf { entry.rate_alone(now).min(self.rate_bps()) } else { self.rate_bps() };
-        let pacer = Pacer::new(entry.arrival, now).at_most(rate);
+        let pacer = Pacer::new(entry.arrival, now).at_most(self.rate_bps());
         self.stage = if way == Way::Short { Stage::Replay(pacer) } else { Stage::Keyframe(pacer) };
         (self.entry, self.entry_timestamp) = (entry.index, entry.timestamp);
         self.bent = bend.lead > 0;

@@ -277,18 +277,3 @@ fn a_replay_that_never_ends_is_given_up() {
     let start = entered(Way::Short, &entry(180_000, false), MS(10_300));
     assert!(!start.is_overdue(MS(10_300 + 680)) && start.is_overdue(MS(10_300 + 681)));
 }
-
-/// The answer to the request waits behind it in a narrow path's queue.
-#[test]
-fn a_keyframe_goes_alone_at_half_the_rate_if_another_is_on_its_way() {
-    let cost = |bytes: u64, deaf: bool| {
-        let entry = entry(bytes, deaf);
-        let start = entered(Way::Long, &entry, MS(15_000));
-        let mut paid = MS(15_000);
-        assert_eq!(start.pace(MS(15_000), entry.arrival, 100_000, &mut paid), Pace::Now);
-        paid.since(MS(15_000)).as_millis()
-    };
-    // 100 kB cost 50 ms at 16 Mbit/s. Since the keyframe of 5 s ago 1.6 Mbit/s came, or 4, or 8.
-    assert_eq!([cost(1_000_000, false), cost(2_500_000, false), cost(5_000_000, false)], [100, 66, 50]);
-    assert_eq!(cost(1_000_000, true), 50);
-}
