@@ -37,8 +37,8 @@ pub struct SigningKey {
     bytes: [u8; KEY_BYTES],
     /// The `kid` of its tokens, and the account of tokens that name none.
     id: String,
-    /// The first part of its tokens.
-    header: String,
+    /// The first part of its tokens, as we write it and sorted by name, as others do.
+    headers: [String; 2],
     hmac: hmac::Key,
 }
 
@@ -103,7 +103,8 @@ impl SigningKey {
         let header = Header { kid: Some(id.clone()), ..Header::new(Algorithm::HS256) };
         // Four strings become JSON; tokens of a key without it are verified all the same.
         let header = serde_json::to_vec(&header).map_or(String::new(), |json| URL_SAFE_NO_PAD.encode(json));
-        SigningKey { bytes, id, header, hmac: hmac::Key::new(hmac::HMAC_SHA256, &bytes) }
+        let sorted = URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"HS256","kid":"{id}","typ":"JWT"}}"#));
+        SigningKey { bytes, id, headers: [header, sorted], hmac: hmac::Key::new(hmac::HMAC_SHA256, &bytes) }
     }
 }
 
@@ -354,7 +355,7 @@ const PLAIN_HEADERS: [&str; 2] = ["eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9", "eyJ0e
 fn minted(key: &SigningKey, token: &str) -> Option<Claims> {
     let (signed, signature) = token.rsplit_once('.')?;
     let (header, claims) = signed.split_once('.')?;
-    if header != key.header && !PLAIN_HEADERS.contains(&header) {
+    if key.headers.iter().all(|known| header != known) && !PLAIN_HEADERS.contains(&header) {
         return None;
     }
     hmac::verify(&key.hmac, signed.as_bytes(), &URL_SAFE_NO_PAD.decode(signature).ok()?).ok()?;
@@ -508,7 +509,8 @@ mod tests {
         let other = Claims { aud: "other".into(), ..claims() };
         assert_eq!((minted(&key, &of(&other)), decoded(&key, &of(&other))), (None, Err(AuthError::Audience)));
         assert_eq!(minted(&key, &signed(Algorithm::HS256, &claims())), Some(claims()), "typ first");
-        for (header, is_known) in [(r#"{"alg":"HS256","typ":"JWT"}"#, true), (r#"{"alg":"HS256"}"#, false), (r#"{"alg":"none","typ":"JWT"}"#, false)] {
+        let sorted = format!(r#"{{"alg":"HS256","kid":"{}","typ":"JWT"}}"#, key.id);
+        for (header, is_known) in [(sorted.as_str(), true), (r#"{"alg":"HS256","typ":"JWT"}"#, true), (r#"{"alg":"HS256"}"#, false), (r#"{"alg":"none","typ":"JWT"}"#, false)] {
             let body = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&claims()).unwrap());
             let text = format!("{}.{body}", URL_SAFE_NO_PAD.encode(header));
             let text = format!("{text}.{}", URL_SAFE_NO_PAD.encode(hmac::sign(&key.hmac, text.as_bytes())));
