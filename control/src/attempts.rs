@@ -115,13 +115,13 @@ pub fn masked(sdp: &str) -> String {
         // SDP is case-sensitive; what is not written as it should be is no less secret.
         let trimmed = line.trim_start();
         let found = SECRETS.iter().find(|name| trimmed.get(..name.len()).is_some_and(|head| head.eq_ignore_ascii_case(name)));
-        let line = found.map_or_else(|| line.trim_end().to_owned(), |name| format!("{name}(masked)"));
-        if out.len() + line.len() + 1 > SDP_BYTES_MAX {
+        let (line, end) = found.map_or((line.trim_end(), "\n"), |name| (*name, "(masked)\n"));
+        if out.len() + line.len() + end.len() > SDP_BYTES_MAX {
             out.push_str("(cut)\n");
             break;
         }
-        out.push_str(&line);
-        out.push('\n');
+        out.push_str(line);
+        out.push_str(end);
     }
     out
 }

@@ -5,7 +5,9 @@
 use crate::ids;
 use crate::store;
 use crate::vault::{self, Origin, Sources, Vault, VaultError};
-use aws_lc_rs::{digest, rand};
+use aws_lc_rs::{digest, hmac, rand};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
@@ -35,6 +37,9 @@ pub struct SigningKey {
     bytes: [u8; KEY_BYTES],
     /// The `kid` of its tokens, and the account of tokens that name none.
     id: String,
+    /// The first part of its tokens, as we write it and sorted by name, as others do.
+    headers: [String; 2],
+    hmac: hmac::Key,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +100,11 @@ impl SigningKey {
 
     pub fn from_bytes(bytes: [u8; KEY_BYTES]) -> SigningKey {
         let id = hex(digest::digest(&digest::SHA256, &bytes).as_ref().get(..8).unwrap_or_default());
-        SigningKey { bytes, id }
+        let header = Header { kid: Some(id.clone()), ..Header::new(Algorithm::HS256) };
+        // Four strings become JSON; tokens of a key without it are verified all the same.
+        let header = serde_json::to_vec(&header).map_or(String::new(), |json| URL_SAFE_NO_PAD.encode(json));
+        let sorted = URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"HS256","kid":"{id}","typ":"JWT"}}"#));
+        SigningKey { bytes, id, headers: [header, sorted], hmac: hmac::Key::new(hmac::HMAC_SHA256, &bytes) }
     }
 }
 
@@ -324,12 +333,45 @@ pub fn verify(key: &SigningKey, token: &str, now: u64) -> Result<Claims, AuthErr
     if token.len() > TOKEN_CHARS_MAX {
         return Err(AuthError::Malformed("too long".to_owned()));
     }
+    let claims = match minted(key, token) {
+        Some(claims) => claims,
+        None => decoded(key, token)?,
+    };
+    if claims.exp <= now {
+        return Err(AuthError::Expired(now - claims.exp));
+    }
+    // The node's role names no room, every other role names one.
+    if (claims.role == Role::Node) != claims.room.is_empty() || !claims.room.is_empty() && !is_room_name(&claims.room) {
+        return Err(AuthError::Malformed("its room is no room name ([A-Za-z0-9_-], 1 to 64 characters)".to_owned()));
+    }
+    Ok(Claims { acct: if claims.acct.is_empty() { key.id.clone() } else { claims.acct }, ..claims })
+}
+
+/// What tokens begin with that libraries make with the key: `{"alg":"HS256","typ":"JWT"}`, and the other way round.
+const PLAIN_HEADERS: [&str; 2] = ["eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9", "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9"];
+
+/// A token with a header that is known: nothing of it is to be parsed but the claims, and these once. What is not right about
+/// it `decoded` finds, and says.
+fn minted(key: &SigningKey, token: &str) -> Option<Claims> {
+    let (signed, signature) = token.rsplit_once('.')?;
+    let (header, claims) = signed.split_once('.')?;
+    if key.headers.iter().all(|known| header != known) && !PLAIN_HEADERS.contains(&header) {
+        return None;
+    }
+    hmac::verify(&key.hmac, signed.as_bytes(), &URL_SAFE_NO_PAD.decode(signature).ok()?).ok()?;
+    let claims: Claims = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
+    (claims.aud == AUDIENCE).then_some(claims)
+}
+
+/// Any token that is signed with the key.
+fn decoded(key: &SigningKey, token: &str) -> Result<Claims, AuthError> {
     let mut validation = Validation::new(Algorithm::HS256);
     validation.set_audience(&[AUDIENCE]);
     validation.set_required_spec_claims(&["exp", "aud", "sub"]);
-    // Compared below with the caller's clock.
+    // Compared with the caller's clock.
     validation.validate_exp = false;
-    let claims = jsonwebtoken::decode::<Claims>(token, &DecodingKey::from_secret(&key.bytes), &validation)
+    jsonwebtoken::decode::<Claims>(token, &DecodingKey::from_secret(&key.bytes), &validation)
+        .map(|token| token.claims)
         .map_err(|error| match error.kind() {
             ErrorKind::InvalidSignature => AuthError::Signature,
             ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => AuthError::Algorithm,
@@ -340,16 +382,7 @@ pub fn verify(key: &SigningKey, token: &str, now: u64) -> Result<Claims, AuthErr
             ErrorKind::Json(_) => AuthError::Malformed("its claims are not those of Spillway".to_owned()),
             ErrorKind::MissingRequiredClaim(claim) => AuthError::Malformed(format!("claim `{claim}` is missing")),
             _ => AuthError::Malformed("not three parts of base64url".to_owned()),
-        })?
-        .claims;
-    if claims.exp <= now {
-        return Err(AuthError::Expired(now - claims.exp));
-    }
-    // The node's role names no room, every other role names one.
-    if (claims.role == Role::Node) != claims.room.is_empty() || !claims.room.is_empty() && !is_room_name(&claims.room) {
-        return Err(AuthError::Malformed("its room is no room name ([A-Za-z0-9_-], 1 to 64 characters)".to_owned()));
-    }
-    Ok(Claims { acct: if claims.acct.is_empty() { key.id.clone() } else { claims.acct }, ..claims })
+        })
 }
 
 fn names_hs256(token: &str) -> bool {
@@ -460,6 +493,39 @@ mod tests {
         let path = std::env::temp_dir().join(format!("spillway-auth-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
         path
+    }
+
+    #[test]
+    fn both_ways_of_reading_a_token_say_the_same() {
+        let key = key();
+        let grant = Grant { room: "demo".into(), role: Role::View, sub: "ann".into(), acct: None, ttl: Duration::from_secs(60) };
+        let token = mint_at(&key, grant, NOW);
+        assert_eq!(minted(&key, &token), Some(decoded(&key, &token).unwrap()));
+        let of = |claims: &Claims| {
+            let header = Header { kid: Some(key.id.clone()), ..Header::new(Algorithm::HS256) };
+            jsonwebtoken::encode(&header, claims, &EncodingKey::from_secret(&key.bytes)).unwrap()
+        };
+        assert_eq!(minted(&key, &of(&claims())), Some(claims()));
+        let other = Claims { aud: "other".into(), ..claims() };
+        assert_eq!((minted(&key, &of(&other)), decoded(&key, &of(&other))), (None, Err(AuthError::Audience)));
+        assert_eq!(minted(&key, &signed(Algorithm::HS256, &claims())), Some(claims()), "typ first");
+        let sorted = format!(r#"{{"alg":"HS256","kid":"{}","typ":"JWT"}}"#, key.id);
+        for (header, is_known) in [(sorted.as_str(), true), (r#"{"alg":"HS256","typ":"JWT"}"#, true), (r#"{"alg":"HS256"}"#, false), (r#"{"alg":"none","typ":"JWT"}"#, false)] {
+            let body = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&claims()).unwrap());
+            let text = format!("{}.{body}", URL_SAFE_NO_PAD.encode(header));
+            let text = format!("{text}.{}", URL_SAFE_NO_PAD.encode(hmac::sign(&key.hmac, text.as_bytes())));
+            assert_eq!((minted(&key, &text).is_some(), decoded(&key, &text).is_ok()), (is_known, !header.contains("none")), "{header}");
+        }
+        assert_eq!(minted(&SigningKey::from_bytes([8; KEY_BYTES]), &token), None);
+        // Any character changed, any left out: nothing that the one takes the other refuses.
+        for at in 0..token.len() {
+            let flipped = |byte: u8| if byte == b'A' { 'B' } else { 'A' };
+            let changed = format!("{}{}{}", &token[..at], flipped(token.as_bytes()[at]), &token[at + 1..]);
+            let shorter = format!("{}{}", &token[..at], &token[at + 1..]);
+            for bad in [changed, shorter, token[..at].to_owned()] {
+                assert!(minted(&key, &bad).is_none() && decoded(&key, &bad).is_err(), "{bad}");
+            }
+        }
     }
 
     #[test]

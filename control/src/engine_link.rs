@@ -246,7 +246,7 @@ impl EngineLink {
 /// What takes back what an answer gave, when nobody is there any more to use it.
 fn undo_of(answer: &Answer, makes_track: bool) -> Option<Command> {
     match answer {
-        Answer::Session { session } => Some(Command::RemoveSession { session: *session }),
+        Answer::Session { session } | Answer::Viewer { session, .. } => Some(Command::RemoveSession { session: *session }),
         Answer::Track { track } if makes_track => Some(Command::DetachTrack { track: *track }),
         // A feed goes with its session.
         _ => None,

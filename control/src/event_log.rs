@@ -51,10 +51,23 @@ pub struct Event {
     pub is_kept: bool,
 }
 
+/// By name, as everything that `serde_json` sorts; a map made for each of a join's events costs more than the text.
+#[derive(serde::Serialize)]
+struct EventJson<'a> {
+    data: &'a Value,
+    id: &'a str,
+    room: Option<&'a str>,
+    time: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
+}
+
 impl Event {
     fn new(id: String, kind: &'static str, room: Option<String>, at_ms: u64, data: &Value) -> Event {
         let time = crate::ids::rfc3339(at_ms);
-        let json = json!({ "id": id, "type": kind, "time": time, "room": room, "data": data }).to_string();
+        // Strings, and what is JSON already, always become JSON.
+        let json = serde_json::to_string(&EventJson { data, id: &id, room: room.as_deref(), time: &time, kind });
+        let json = json.unwrap_or_default();
         Event { id, kind, room, json, is_kept: false }
     }
 

@@ -7,7 +7,7 @@
 //!    new engine, overflow, start: dump --> policy::rebuild   (no join runs meanwhile)
 //! ```
 //!
-//! A join runs in a task of its own: a client that hangs up leaves no half-made session behind.
+//! A join is `Whole`: a client that hangs up leaves no half-made session behind.
 
 use crate::attempts::Attempts;
 use crate::auth::{self, AuthError, Claims, KeyText, Role, SigningKey};
@@ -49,6 +49,7 @@ use tokio::sync::watch;
 
 mod operations;
 mod recordings;
+mod whole;
 
 pub use spillway_proto::link::quality::{Quality, Reception};
 
@@ -58,9 +59,12 @@ pub use crate::store::{
 };
 pub use operations::{Applied, KeyRole, Refused};
 pub use recordings::Recorder;
+use whole::Whole;
 
 /// How long control sleeps at most: a wake may be lost with a killed engine.
 const PUMP_INTERVAL: Duration = Duration::from_millis(50);
+/// Pumps in a row before others have their turn.
+const PUMPS_PER_YIELD: u32 = 8;
 const RESYNC_RETRY: Duration = Duration::from_millis(200);
 /// A removal waits for room in a full ring this often.
 const ORDER_TRIES_MAX: usize = 50;
@@ -232,16 +236,14 @@ impl Service {
 
     pub async fn publish(self: &Arc<Self>, claims: Claims, offer: OfferFacts) -> Result<Joined, Refusal> {
         let service = self.clone();
-        let join = tokio::spawn(async move { service.publish_whole(&claims, &offer).await });
-        let joined = join.await.unwrap_or(Err(Refusal::EngineBusy));
+        let joined = Whole::of(async move { service.publish_whole(&claims, &offer).await }).await;
         self.count_join(Side::Publisher, &joined);
         joined
     }
 
     pub async fn view(self: &Arc<Self>, claims: Claims, offer: OfferFacts) -> Result<Joined, Refusal> {
         let service = self.clone();
-        let join = tokio::spawn(async move { service.view_whole(&claims, &offer).await });
-        let joined = join.await.unwrap_or(Err(Refusal::EngineBusy));
+        let joined = Whole::of(async move { service.view_whole(&claims, &offer).await }).await;
         self.count_join(Side::Viewer, &joined);
         joined
     }
@@ -287,8 +289,9 @@ impl Service {
         plan: &PublishPlan,
         made: &mut Made,
     ) -> Result<Joined, Refusal> {
-        let credentials = self.add_session(claims, offer, &plan.note, plan.engine_epoch, plan.shard, made).await?;
-        let session = made.session.ok_or(Refusal::EngineBusy)?;
+        let credentials = self.write_session(claims, offer, &plan.note, plan.engine_epoch).await?;
+        let session = self.add_session(offer, &plan.note, plan.engine_epoch, plan.shard, &credentials).await?;
+        made.session = Some(session);
         for planned in &plan.tracks {
             let command = Command::AttachTrack {
                 session,
@@ -344,8 +347,39 @@ impl Service {
         plan: &ViewPlan,
         made: &mut Made,
     ) -> Result<Joined, Refusal> {
-        let credentials = self.add_session(claims, offer, &plan.note, plan.engine_epoch, plan.shard, made).await?;
-        let session = made.session.ok_or(Refusal::EngineBusy)?;
+        let credentials = self.write_session(claims, offer, &plan.note, plan.engine_epoch).await?;
+        let command = Command::AddViewer {
+            dtls_role: credentials.dtls_role,
+            ufrag_random: credentials.ufrag_random,
+            pwd: credentials.pwd,
+            fingerprint: Fingerprint(offer.fingerprint),
+            note: plan.note.write(),
+            feeds: plan.feeds.iter().map(|feed| (feed.track, feed.facts())).collect(),
+        };
+        let (session, ssrcs) = match self.link.command(plan.engine_epoch, plan.shard, command).await {
+            Ok(Answer::Viewer { session, ssrcs }) if ssrcs.len() == plan.feeds.len() => (session, ssrcs),
+            Ok(_) => return Err(Refusal::EngineBusy),
+            // An engine of the build before, until it is restarted, too.
+            Err(LinkFailure::Refused(Status::Invalid)) => self.make_viewer_stepwise(offer, plan, &credentials, made).await?,
+            Err(failure) => return Err(failure.into()),
+        };
+        made.session = Some(session);
+        let sections = admission::answer_received(offer, &plan.feeds, &ssrcs, &claims.room);
+        let answer = self.answer(plan.engine_epoch, session, &credentials, plan.resource, sections)?;
+        lock(&self.rooms).viewed(plan, session)?;
+        self.tell_changes();
+        Ok(Joined { resource: plan.resource, answer })
+    }
+
+    async fn make_viewer_stepwise(
+        &self,
+        offer: &OfferFacts,
+        plan: &ViewPlan,
+        credentials: &Credentials,
+        made: &mut Made,
+    ) -> Result<(SessionId, Vec<(u32, u32)>), Refusal> {
+        let session = self.add_session(offer, &plan.note, plan.engine_epoch, plan.shard, credentials).await?;
+        made.session = Some(session);
         let mut ssrcs = Vec::with_capacity(plan.feeds.len());
         for feed in &plan.feeds {
             let command = Command::AttachFeed { session, track: feed.track, facts: feed.facts() };
@@ -354,22 +388,16 @@ impl Service {
                 _ => return Err(Refusal::EngineBusy),
             }
         }
-        let sections = admission::answer_received(offer, &plan.feeds, &ssrcs, &claims.room);
-        let answer = self.answer(plan.engine_epoch, session, &credentials, plan.resource, sections)?;
-        lock(&self.rooms).viewed(plan, session)?;
-        self.tell_changes();
-        Ok(Joined { resource: plan.resource, answer })
+        Ok((session, ssrcs))
     }
 
-    /// Writes the session down, then has the engine make it.
-    async fn add_session(
+    /// Writes the session down: before the engine is asked to make it.
+    async fn write_session(
         &self,
         claims: &Claims,
         offer: &OfferFacts,
         note: &SessionNote,
         engine_epoch: u64,
-        shard: usize,
-        made: &mut Made,
     ) -> Result<Credentials, Refusal> {
         self.store
             .add_session(SessionRow {
@@ -383,21 +411,27 @@ impl Service {
                 account: claims.acct.clone(),
             })
             .await?;
-        let dtls_role = dtls_role(offer.setup);
-        let credentials = Credentials { dtls_role, ufrag_random: ice_chars()?, pwd: ice_chars()? };
+        Ok(Credentials { dtls_role: dtls_role(offer.setup), ufrag_random: ice_chars()?, pwd: ice_chars()? })
+    }
+
+    async fn add_session(
+        &self,
+        offer: &OfferFacts,
+        note: &SessionNote,
+        engine_epoch: u64,
+        shard: usize,
+        credentials: &Credentials,
+    ) -> Result<SessionId, Refusal> {
         let command = Command::AddSession {
             side: note.side,
-            dtls_role,
+            dtls_role: credentials.dtls_role,
             ufrag_random: credentials.ufrag_random,
             pwd: credentials.pwd,
             fingerprint: Fingerprint(offer.fingerprint),
             note: note.write(),
         };
         match self.link.command(engine_epoch, shard, command).await? {
-            Answer::Session { session } => {
-                made.session = Some(session);
-                Ok(credentials)
-            }
+            Answer::Session { session } => Ok(session),
             _ => Err(Refusal::EngineBusy),
         }
     }
@@ -437,8 +471,7 @@ impl Service {
         self.tell_changes();
         let service = self.clone();
         // To the end, whether or not the client waits for it.
-        let done = tokio::spawn(async move { service.obey(orders).await });
-        let _ = done.await;
+        Whole::of(async move { service.obey(orders).await }).await;
         Ok(())
     }
 
@@ -462,11 +495,14 @@ impl Service {
     /// Runs until the process ends: answers, events, new engines, the clock of the `state` events.
     pub async fn run(self: Arc<Self>, wake: AsyncFd<Wake>) {
         let mut second = tokio::time::interval(Duration::from_secs(1));
+        let mut pumped = 0u32;
         loop {
-            let pumped = self.pump_once().await;
-            if pumped {
-                // A storm of events must not keep the joins from running.
-                tokio::task::yield_now().await;
+            if self.pump_once().await {
+                pumped = pumped.wrapping_add(1);
+                // A storm of events must not keep the joins from running; each yield costs a look at all sockets.
+                if pumped % PUMPS_PER_YIELD == 0 {
+                    tokio::task::yield_now().await;
+                }
                 continue;
             }
             self.link.park();
@@ -623,12 +659,7 @@ impl Service {
                 }
             }
         }
-        if !forgotten.is_empty()
-            && let Err(error) = self.store.forget_sessions(forgotten).await
-        {
-            // Left-over rows are found and removed at the next start.
-            logging::tell(Level::Error, &error.to_string(), &[]);
-        }
+        self.store.forget_sessions(forgotten);
     }
 
     fn tell_changes(&self) {
@@ -636,11 +667,14 @@ impl Service {
         for name in rooms.take_changed() {
             self.events.on_change(&name, rooms.state(&name));
         }
+        let streams_changed = rooms.take_streams_changed();
         // Under the lock, so that events stand in the order in which things happened.
         for happening in rooms.take_happened() {
             self.tell(&happening);
         }
-        self.wake_recorder();
+        if streams_changed {
+            self.wake_recorder();
+        }
     }
 
     /// A room's snapshots from now on.
@@ -664,6 +698,13 @@ impl Service {
         self.events.on_second(Instant::now(), |room| self.state(room), |track| self.totals(track));
         self.measure();
         lock(&self.publishing).retain(|_, one| one.strong_count() > 0);
+        if self.store.has_forgotten() {
+            let store = self.store.clone();
+            tokio::spawn(async move {
+                // Left-over rows are found and removed at the next start.
+                store.write_forgotten().await.unwrap_or_else(|error| logging::tell(Level::Error, &error.to_string(), &[]));
+            });
+        }
     }
 
     fn publish_lock(&self, room: u32) -> Arc<tokio::sync::Mutex<()>> {

@@ -240,8 +240,10 @@ async fn feed(service: Arc<Service>, mut cursor: u64) {
         let (mut rows, mut kept) = (Vec::new(), Vec::new());
         for event in gap.iter().chain(unheard).chain(events.iter().map(|event| &**event)) {
             kept.extend(event.is_kept.then(|| event.id.clone()));
-            let body = body_of(event);
-            for hook in hooks.iter().filter(|hook| wants(&hook.row, event)) {
+            // Most nodes have none, and a join has several events.
+            let mut wanted = hooks.iter().filter(|hook| wants(&hook.row, event)).peekable();
+            let body = if wanted.peek().is_some() { body_of(event) } else { String::new() };
+            for hook in wanted {
                 rows.extend(new_delivery(&service.webhooks, &hook.row.id, event, body.clone(), now_ms));
             }
         }

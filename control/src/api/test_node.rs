@@ -32,6 +32,8 @@ pub struct Tables {
     pub tracks: Vec<(usize, TrackId, StreamId, SessionId, Codec, Note)>,
     pub feeds: Vec<(usize, FeedId, SessionId, TrackId)>,
     pub commands: Vec<Command>,
+    /// It knows no command of this build's alone.
+    pub is_older: bool,
     /// Answers are held back while this is set.
     pub silent: bool,
     /// What clients bring about once they have their answers; it comes as soon as `told` is set.
@@ -124,6 +126,22 @@ impl Tables {
                 events.push(Event::SessionConnected { session, profile: 7 });
                 Answer::Session { session }
             }
+            Command::AddViewer { note, ref feeds, .. } if !self.is_older => {
+                if feeds.iter().any(|(track, _)| self.tracks.iter().all(|entry| entry.1 != *track)) {
+                    return (Status::NotFound, Answer::Nothing, events);
+                }
+                let session = SessionId::new(self.number(), 1);
+                self.sessions.push((shard, session, Side::Viewer, note));
+                events.push(Event::SessionConnected { session, profile: 7 });
+                let mut ssrcs = Vec::new();
+                for (track, _) in feeds {
+                    let feed = FeedId::new(self.number(), 1);
+                    self.feeds.push((shard, feed, session, *track));
+                    ssrcs.push((feed.index, 0));
+                }
+                Answer::Viewer { session, ssrcs }
+            }
+            Command::AddViewer { .. } => return (Status::Invalid, Answer::Nothing, events),
             Command::RemoveSession { session } => {
                 self.sessions.retain(|entry| entry.1 != session);
                 self.feeds.retain(|entry| entry.2 != session);

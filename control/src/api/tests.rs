@@ -119,11 +119,30 @@ fn the_offer_decides_who_begins_the_handshake() {
         .commands
         .iter()
         .filter_map(|command| match command {
-            Command::AddSession { dtls_role, .. } => Some(*dtls_role),
+            Command::AddSession { dtls_role, .. } | Command::AddViewer { dtls_role, .. } => Some(*dtls_role),
             _ => None,
         })
         .collect();
     assert_eq!(roles, [DtlsRole::Client, DtlsRole::Client, DtlsRole::Server, DtlsRole::Server]);
+}
+
+#[test]
+fn a_viewer_is_one_command_and_an_engine_of_the_build_before_gets_those_it_knows() {
+    let node = Node::new();
+    node.live();
+    for is_older in [false, true] {
+        let before = {
+            let mut tables = node.engine.tables();
+            tables.is_older = is_older;
+            (tables.commands.len(), tables.sessions.len(), tables.feeds.len(), tables.tracks.len())
+        };
+        assert_eq!(node.view().status(), 201, "{is_older}");
+        let tables = node.engine.tables();
+        let steps: Vec<bool> = tables.commands[before.0..].iter().map(|command| matches!(command, Command::AddViewer { .. })).collect();
+        assert_eq!(steps.len(), if is_older { 2 + before.3 } else { 1 }, "{:?}", &tables.commands[before.0..]);
+        assert!(steps[0]);
+        assert_eq!((tables.sessions.len(), tables.feeds.len()), (before.1 + 1, before.2 + before.3), "{is_older}");
+    }
 }
 
 #[test]

@@ -177,6 +177,8 @@ pub struct Rooms {
     /// Streams take places in turn, so that one is not used again while its last tracks are still detached.
     stream_next: u32,
     changed: BTreeSet<String>,
+    /// Streams, their tracks or publishers may have changed since the last call of `take_streams_changed`.
+    streams_changed: bool,
     /// Sessions by the name others may know.
     by_public: BTreeMap<PublicId, ResourceId>,
     gate: Gate,
@@ -197,6 +199,7 @@ impl Rooms {
             streams_used: BTreeSet::new(),
             stream_next: 0,
             changed: BTreeSet::new(),
+            streams_changed: false,
             by_public: BTreeMap::new(),
             gate: Gate::default(),
             happened: Vec::new(),
@@ -232,6 +235,11 @@ impl Rooms {
     /// Names of rooms whose state may have changed since the last call.
     pub fn take_changed(&mut self) -> BTreeSet<String> {
         std::mem::take(&mut self.changed)
+    }
+
+    /// Whether more than viewers came and went since the last call.
+    pub fn take_streams_changed(&mut self) -> bool {
+        std::mem::take(&mut self.streams_changed)
     }
 
     // ---- publishers ----
@@ -336,6 +344,7 @@ impl Rooms {
             .filter(|viewer| self.sessions.get(viewer).is_some_and(|session| !serves(session.note.codecs, codecs)))
             .collect();
         self.changed.insert(room.name.clone());
+        self.streams_changed = true;
         let mut orders = Vec::new();
         for resource in replaced.into_iter().chain(lost) {
             orders.extend(self.remove(resource, "failed"));
@@ -460,6 +469,7 @@ impl Rooms {
                 if let Some(session) = self.by_id.get(&session).and_then(|resource| self.sessions.get_mut(resource)) {
                     let is_news = !std::mem::replace(&mut session.connected, true);
                     let (number, resource) = (session.note.room, session.note.resource);
+                    self.streams_changed |= session.note.side == Side::Publisher;
                     if session.note.side == Side::Viewer && is_news {
                         self.rooms.entry(number).and_modify(|room| room.connected += 1);
                     }
@@ -486,6 +496,7 @@ impl Rooms {
                     self.tell_stream(number);
                 }
                 self.changed.extend(found);
+                self.streams_changed = true;
                 Vec::new()
             }
         }
@@ -588,6 +599,7 @@ impl Rooms {
         }
         self.tell_difference(told, "unknown");
         self.was_built = true;
+        self.streams_changed = true;
         orders.extend(
             known
                 .iter()
@@ -752,6 +764,7 @@ impl Rooms {
             room.viewers.remove(&resource);
             if let Some(stream) = room.stream.as_mut().filter(|stream| stream.publisher == Some(resource)) {
                 stream.publisher = None;
+                self.streams_changed = true;
             }
         }
         self.note_change(number);
@@ -777,6 +790,7 @@ impl Rooms {
             orders.extend(stream.tracks.iter().map(|track| detach(stream.shard, track.id)));
         }
         self.changed.insert(room.name.clone());
+        self.streams_changed = true;
         self.names.remove(&room.name);
         self.rooms.remove(&number);
         orders
@@ -801,6 +815,7 @@ impl Rooms {
 
     fn clear(&mut self, engine_epoch: u64) {
         self.changed.extend(self.names.keys().cloned());
+        self.streams_changed = true;
         self.engine_epoch = engine_epoch;
         self.rooms.clear();
         self.names.clear();

@@ -13,10 +13,16 @@ pub fn until(db: &Connection, room: &str, sub: &str, now_ms: u64) -> rusqlite::R
     Ok(found.optional()?.map(i64::unsigned_abs))
 }
 
+/// Whether anybody was sent away from a room, perhaps long ago.
+pub fn is_any(db: &Connection, room: &str) -> rusqlite::Result<bool> {
+    db.prepare_cached("SELECT EXISTS (SELECT 1 FROM bans WHERE room = ?1)")?.query_row([room], |row| row.get(0))
+}
+
 impl Store {
     pub async fn ban(&self, room: &str, sub: &str, now_ms: u64, until_ms: u64) -> Result<(), StoreError> {
-        let (room, sub) = (room.to_owned(), sub.to_owned());
+        let (rooms, room, sub) = (self.rooms.clone(), room.to_owned(), sub.to_owned());
         self.run(move |db| {
+            rooms.change();
             db.prepare_cached("DELETE FROM bans WHERE until_ms <= ?1")?.execute([now_ms as i64])?;
             // A second ban does not shorten the first.
             let sql = "INSERT INTO bans VALUES (?1, ?2, ?3)
@@ -45,8 +51,9 @@ impl Store {
 
     /// False: there was none.
     pub async fn lift_ban(&self, room: &str, sub: &str) -> Result<bool, StoreError> {
-        let (room, sub) = (room.to_owned(), sub.to_owned());
+        let (rooms, room, sub) = (self.rooms.clone(), room.to_owned(), sub.to_owned());
         self.run(move |db| {
+            rooms.change();
             Ok(db.prepare_cached("DELETE FROM bans WHERE room = ?1 AND sub = ?2")?.execute(params![room, sub])? > 0)
         })
         .await

@@ -18,7 +18,7 @@ use crate::vault::{Sources, Vault, VaultError};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -38,6 +38,7 @@ pub use keys::{KeyRow, Rotated};
 pub use limits::Overrides;
 pub use outbox::Drafts;
 pub use recordings::{FINISHED, FileRow, Filter, GapRow, RecordingRow, Step, WholeRecording};
+use rooms::KnownRooms;
 pub use rooms::{Changed, JoinRoom, RoomChange, RoomRow};
 pub use webhooks::{
     Delivered, DeliveryRow, NewDelivery, RotatedSecret, WEBHOOKS_MAX, WebhookChange, WebhookRow,
@@ -253,7 +254,8 @@ pub struct Known {
 
 /// Tells whoever asked, once the commit is done or has failed.
 type Told = Box<dyn FnOnce(Result<(), String>) + Send>;
-type Work = Box<dyn FnOnce(&Connection) -> Told + Send>;
+/// The second argument: it is alone in its transaction.
+type Work = Box<dyn FnOnce(&Connection, bool) -> Told + Send>;
 
 struct Task {
     work: Work,
@@ -266,6 +268,9 @@ struct Task {
 pub struct Store {
     tasks: mpsc::SyncSender<Task>,
     vault: Arc<Vault>,
+    rooms: Arc<KnownRooms>,
+    /// Sessions that have ended and whose rows still stand.
+    forgotten: Arc<Mutex<Vec<ResourceId>>>,
 }
 
 impl Store {
@@ -294,7 +299,7 @@ impl Store {
                 }
             })
             .map_err(|_| StoreError::Gone)?;
-        Ok(Store { tasks, vault: Arc::new(vault) })
+        Ok(Store { tasks, vault: Arc::new(vault), rooms: Arc::default(), forgotten: Arc::default() })
     }
 
     /// What seals secrets before they are written.
@@ -327,8 +332,8 @@ impl Store {
         then: impl FnOnce(W) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
         let (answer, wait) = oneshot::channel();
-        let work: Work = Box::new(move |connection| {
-            let result = whole(connection, work);
+        let work: Work = Box::new(move |connection, is_alone| {
+            let result = whole(connection, is_alone, work);
             Box::new(move |committed| {
                 // Whoever asked may have gone; the work is done all the same.
                 let _ = answer.send(match committed {
@@ -354,7 +359,10 @@ impl Store {
     }
 
     pub async fn add_session(&self, row: SessionRow) -> Result<(), StoreError> {
+        let forgotten = self.forgotten.clone();
         self.run_passing(move |db| {
+            // Who came before has gone: in this transaction, as each costs more than its rows.
+            forget(db, &forgotten)?;
             db.prepare_cached("INSERT INTO sessions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?.execute(params![
                 row.resource.to_string(),
                 row.room,
@@ -370,15 +378,19 @@ impl Store {
         .await
     }
 
-    pub async fn forget_sessions(&self, resources: Vec<ResourceId>) -> Result<(), StoreError> {
-        self.run_passing(move |db| {
-            let mut delete = db.prepare_cached("DELETE FROM sessions WHERE resource = ?1")?;
-            for resource in resources {
-                delete.execute([resource.to_string()])?;
-            }
-            Ok(())
-        })
-        .await
+    /// Their rows go with the next session that is written, or when `write_forgotten` is called. A kill before that
+    /// leaves them, and the engine's word counts.
+    pub fn forget_sessions(&self, resources: Vec<ResourceId>) {
+        self.forgotten.lock().unwrap_or_else(PoisonError::into_inner).extend(resources);
+    }
+
+    pub fn has_forgotten(&self) -> bool {
+        !self.forgotten.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    pub async fn write_forgotten(&self) -> Result<(), StoreError> {
+        let forgotten = self.forgotten.clone();
+        self.run_passing(move |db| forget(db, &forgotten)).await
     }
 
     /// The ufrag the session's offer had; a trickle fragment with another one asks for an ICE restart.
@@ -392,7 +404,9 @@ impl Store {
     }
 
     pub async fn known(&self) -> Result<Known, StoreError> {
-        self.run(|db| {
+        let forgotten = self.forgotten.clone();
+        self.run(move |db| {
+            forget(db, &forgotten)?;
             let mut known = Known::default();
             let mut rows = db.prepare_cached("SELECT resource, room, engine_epoch, sub, account FROM sessions")?;
             let mut rows = rows.query([])?;
@@ -428,7 +442,8 @@ fn batch(connection: &Connection, is_lasting: &mut bool, tasks: impl Iterator<It
     }
     let run = |sql| connection.prepare_cached(sql)?.execute([]).map(|_| ());
     let begun = prepared.and_then(|()| run("BEGIN IMMEDIATE"));
-    let told: Vec<Told> = tasks.into_iter().map(|task| (task.work)(connection)).collect();
+    let is_alone = tasks.len() == 1;
+    let told: Vec<Told> = tasks.into_iter().map(|task| (task.work)(connection, is_alone)).collect();
     let committed = begun.and_then(|()| run("COMMIT")).map_err(|error| error.to_string());
     if committed.is_err() {
         // Fails where the commit has rolled back by itself.
@@ -439,14 +454,29 @@ fn batch(connection: &Connection, is_lasting: &mut bool, tasks: impl Iterator<It
     }
 }
 
+fn forget(db: &Connection, forgotten: &Mutex<Vec<ResourceId>>) -> rusqlite::Result<()> {
+    let resources = std::mem::take(&mut *forgotten.lock().unwrap_or_else(PoisonError::into_inner));
+    let mut delete = db.prepare_cached("DELETE FROM sessions WHERE resource = ?1")?;
+    resources.iter().try_for_each(|resource| delete.execute([resource.to_string()]).map(|_| ()))
+}
+
 /// All of `work` or nothing of it.
-fn whole<T>(connection: &Connection, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+fn whole<T>(connection: &Connection, is_alone: bool, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
     // The transaction did not begin (another process has held the database for too long): what is told as failed is not
     // done behind everybody's back.
     if connection.is_autocommit() {
         return Err(rusqlite::Error::InvalidQuery);
     }
     let run = |sql| connection.prepare_cached(sql)?.execute([]);
+    if is_alone {
+        // There is nobody's work but this to be kept.
+        let result = work(connection);
+        if result.is_err() {
+            run("ROLLBACK")?;
+            run("BEGIN IMMEDIATE")?;
+        }
+        return result;
+    }
     run("SAVEPOINT one")?;
     let result = work(connection);
     if result.is_err() {
@@ -547,7 +577,10 @@ mod tests {
         assert_eq!(store.stream_generation().await.unwrap(), 1);
         store.add_session(row(1)).await.unwrap();
         store.add_session(row(2)).await.unwrap();
-        store.forget_sessions(vec![ResourceId([2; 16]), ResourceId([77; 16])]).await.unwrap();
+        store.forget_sessions(vec![ResourceId([2; 16]), ResourceId([77; 16])]);
+        assert!(store.has_forgotten());
+        store.write_forgotten().await.unwrap();
+        assert!(!store.has_forgotten());
         drop(store);
         let store = Store::open(&data.0).unwrap();
         let known = store.known().await.unwrap();
@@ -558,6 +591,45 @@ mod tests {
         assert_eq!(store.remote_ufrag(ResourceId([1; 16])).await.unwrap().as_deref(), Some("abcd"));
         assert_eq!(store.remote_ufrag(ResourceId([2; 16])).await.unwrap(), None);
         assert!(store.add_session(row(1)).await.is_err(), "a resource is given once");
+    }
+
+    #[tokio::test]
+    async fn who_joins_finds_the_room_as_it_was_left() {
+        let data = Scratch::new("known");
+        let store = Store::open(&data.0).unwrap();
+        let drafts = || Drafts { log: Arc::default(), events: Vec::new() };
+        let viewers_max = async || store.join_room("demo", "ann", 0).await.unwrap().viewers_max;
+        let room = RoomRow { name: "demo".into(), created_ms: 1, version: 1, viewers_max: Some(3), record: None };
+        // Twice each time: from the database, and as it is known.
+        for _ in 0..2 {
+            assert_eq!(viewers_max().await, None);
+        }
+        assert!(store.create_room(room, None, drafts()).await.unwrap());
+        for _ in 0..2 {
+            assert_eq!(viewers_max().await, Some(3));
+        }
+        let change = RoomChange { viewers_max: Some(Some(7)), record: None };
+        assert!(matches!(store.change_room("demo", None, change, drafts()).await, Ok(Changed::Done(_))));
+        for _ in 0..2 {
+            assert_eq!(viewers_max().await, Some(7));
+        }
+        assert!(store.delete_room("demo", drafts()).await.unwrap());
+        assert_eq!(viewers_max().await, None);
+    }
+
+    #[tokio::test]
+    async fn rows_of_who_left_go_with_the_next_one_that_is_written() {
+        let data = Scratch::new("forgotten");
+        let store = Store::open(&data.0).unwrap();
+        join(&store, "demo").await;
+        store.add_session(row(1)).await.unwrap();
+        store.forget_sessions(vec![row(1).resource]);
+        let rows = async || store.run(|db| db.query_row("SELECT count(*) FROM sessions", [], |row| row.get::<_, i64>(0))).await.unwrap();
+        assert_eq!(rows().await, 1);
+        store.add_session(row(2)).await.unwrap();
+        assert_eq!((rows().await, store.has_forgotten()), (1, false));
+        store.forget_sessions(vec![row(2).resource]);
+        assert!(store.known().await.unwrap().sessions.is_empty(), "whoever asks does not hear of them");
     }
 
     #[tokio::test]

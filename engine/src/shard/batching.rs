@@ -573,6 +573,61 @@ fn who_is_far_behind_does_not_keep_news_from_the_others() {
     assert_eq!(rooms.seen()[..80], vec![413; 80]);
 }
 
+/// A viewer without sound any more is one of the stream's still.
+#[test]
+fn who_gives_up_one_of_two_feeds_has_its_turns() {
+    let mut scene = Scene::new(false);
+    let core = &mut scene.world.shards[0].core;
+    let slot = scene.world.remotes[scene.viewer].session.index;
+    let sound = core.sessions[slot as usize].as_ref().unwrap().feeds[1].slot;
+    let feed = core.table.feed(sound).unwrap().id(sound);
+    scene.world.done(0, &Command::DetachFeed { feed });
+    scene.picture(8);
+    assert_eq!(scene.tick(), [vec![WIDE; 8]]);
+    scene.assert_whole([48, 10]);
+}
+
+/// Whose turn it was when the network took nothing is the first when it does.
+#[test]
+fn who_could_not_be_served_is_first_in_the_next_tick() {
+    let order = |blocked: bool| {
+        let mut rooms = Rooms::new(20);
+        rooms.publish(true);
+        if blocked {
+            rooms.world.block(0, 1);
+            assert_eq!(rooms.tick(), [0, 0]);
+        }
+        rooms.world.tick(0);
+        let place = |to| rooms.viewers.iter().position(|(at, _)| rooms.world.remotes[*at].address == to);
+        let sent = rooms.world.shards[0].parts().0.take_sent();
+        sent.iter().filter_map(|sent| place(sent.path.remote)).collect::<Vec<_>>()
+    };
+    let unhindered = order(false);
+    assert_eq!((unhindered.len(), order(true)), (20, unhindered));
+}
+
+#[test]
+fn who_comes_back_to_a_stream_stays_when_another_one_leaves() {
+    let mut rooms = Rooms::new(6);
+    let detach = |rooms: &mut Rooms, at: usize| {
+        let slot = rooms.world.remotes[rooms.viewers[at].0].session.index;
+        let core = &mut rooms.world.shards[0].core;
+        let feed = core.sessions[slot as usize].as_ref().unwrap().feeds[0].slot;
+        let feed = core.table.feed(feed).unwrap().id(feed);
+        rooms.world.done(0, &Command::DetachFeed { feed });
+    };
+    detach(&mut rooms, 0);
+    let viewer = rooms.viewers[0].0;
+    rooms.viewers[0].1 = rooms.world.feed(0, viewer, rooms.track).1;
+    rooms.world.run(Duration::from_millis(500));
+    detach(&mut rooms, 1);
+    let before = rooms.seen()[0];
+    assert!(before > 0);
+    rooms.publish(true);
+    rooms.tick();
+    assert_eq!(rooms.seen()[0], before + 1);
+}
+
 /// Who goes in the middle of a lap is replaced in the list by its last one, who may not have had its turn; who comes stands
 /// at its end, before those who are last in a lap that began in the middle.
 #[test]

@@ -5,8 +5,8 @@
 
 use super::Core;
 use super::session::Session;
-use spillway_proto::id::SessionId;
-use spillway_proto::link::command::{Answer, Command, DumpEntry, SessionState, Status};
+use spillway_proto::id::{SessionId, Side};
+use spillway_proto::link::command::{Answer, Command, DtlsRole, DumpEntry, Fingerprint, SessionState, Status};
 use spillway_proto::link::counters::CounterId;
 use spillway_proto::link::event::CloseReason;
 use spillway_proto::link::command::dump_fits;
@@ -49,21 +49,29 @@ impl Core {
     fn execute(&mut self, command: Command) -> Result<Answer, Status> {
         match command {
             Command::AddSession { side, dtls_role, ufrag_random, pwd, fingerprint, note } => {
-                let now = self.now;
-                let (id, record) = self.table.add_session().ok_or(Status::Full)?;
-                record.side = side as u8;
-                record.state = SessionState::New as u8;
-                record.dtls_role = dtls_role as u8;
-                record.ufrag_random = ufrag_random;
-                record.pwd = pwd;
-                record.fingerprint = fingerprint.0;
-                record.note = note;
-                record.added_at = now.as_nanos();
-                self.sessions[id.index as usize] = Some(Box::new(Session::new(id, side, now)));
-                self.begin_quality(id);
-                self.timers.add(id.index, now);
-                self.tally_sessions(side, 1);
-                Ok(Answer::Session { session: id })
+                let session = self.add_session(side, dtls_role, fingerprint)?;
+                if let Some(record) = self.table.session(session.index) {
+                    (record.ufrag_random, record.pwd, record.note) = (ufrag_random, pwd, note);
+                }
+                Ok(Answer::Session { session })
+            }
+            Command::AddViewer { dtls_role, ufrag_random, pwd, fingerprint, note, feeds } => {
+                let session = self.add_session(Side::Viewer, dtls_role, fingerprint)?;
+                if let Some(record) = self.table.session(session.index) {
+                    (record.ufrag_random, record.pwd, record.note) = (ufrag_random, pwd, note);
+                }
+                let mut ssrcs = Vec::with_capacity(feeds.len());
+                for (track, facts) in &feeds {
+                    match self.attach_feed(session.index, *track, facts) {
+                        Ok(Answer::Feed { ssrc, rtx_ssrc, .. }) => ssrcs.push((ssrc, rtx_ssrc)),
+                        refused => {
+                            // Nobody knows of it yet: control takes the event of a session it never had for nothing.
+                            self.close_session(session.index, CloseReason::Removed);
+                            return Err(refused.err().unwrap_or(Status::Invalid));
+                        }
+                    }
+                }
+                Ok(Answer::Viewer { session, ssrcs })
             }
             Command::RemoveSession { session } => {
                 let slot = self.own_session(session)?;
@@ -93,6 +101,21 @@ impl Core {
             Command::RequestKeyframe { track } => self.request_keyframe(track),
             Command::Dump { cursor } => Ok(self.dump(cursor)),
         }
+    }
+
+    fn add_session(&mut self, side: Side, dtls_role: DtlsRole, fingerprint: Fingerprint) -> Result<SessionId, Status> {
+        let now = self.now;
+        let (id, record) = self.table.add_session().ok_or(Status::Full)?;
+        record.side = side as u8;
+        record.state = SessionState::New as u8;
+        record.dtls_role = dtls_role as u8;
+        record.fingerprint = fingerprint.0;
+        record.added_at = now.as_nanos();
+        self.sessions[id.index as usize] = Some(Box::new(Session::new(id, side, now)));
+        self.begin_quality(id);
+        self.timers.add(id.index, now);
+        self.tally_sessions(side, 1);
+        Ok(id)
     }
 
     fn own_session(&mut self, id: SessionId) -> Result<u32, Status> {

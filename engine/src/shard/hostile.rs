@@ -5,7 +5,7 @@ use super::demux::pair_of;
 use super::world::{SERVER, Source, World};
 use crate::io::Path;
 use spillway_proto::id::{Codec, Side, TrackId};
-use spillway_proto::link::command::{Command, Status, TrackFacts};
+use spillway_proto::link::command::{Answer, Command, DtlsRole, DumpEntry, FeedFacts, Fingerprint, Status, TrackFacts};
 use spillway_proto::link::counters::CounterId;
 use spillway_proto::session::record::NIL;
 use std::time::Duration;
@@ -51,6 +51,41 @@ fn feeds_of_a_detached_track_do_not_wake_up_on_the_next_one() {
 }
 
 #[test]
+fn a_viewer_is_made_with_all_its_feeds_or_not_at_all() {
+    let (mut world, source, track) = publishing(1);
+    let sound = world.track(0, source.remote, TrackId::NONE, Codec::Opus, 88);
+    let mut facts = FeedFacts::default();
+    facts.payload_types[Codec::Vp8 as usize] = 96;
+    facts.rtx_payload_types[Codec::Vp8 as usize] = 97;
+    let add = |feeds: Vec<(TrackId, FeedFacts)>| Command::AddViewer {
+        dtls_role: DtlsRole::Server,
+        ufrag_random: *b"abcdefghi",
+        pwd: *super::world::PWD,
+        fingerprint: Fingerprint([1; 32]),
+        note: [9; 64],
+        feeds,
+    };
+    let there = |world: &mut World| match world.done(0, &Command::Dump { cursor: 0 }) {
+        Answer::Dump { next: None, entries } => entries,
+        other => panic!("{other:?}"),
+    };
+    let before = there(&mut world);
+    let gone = TrackId::new(track.index, track.generation + 1);
+    for feeds in [vec![(track, facts), (gone, facts)], vec![(gone, facts)]] {
+        assert_eq!(world.command(0, &add(feeds)).0, Status::NotFound);
+        assert_eq!(there(&mut world), before, "nothing is left of it");
+    }
+    let Answer::Viewer { session, ssrcs } = world.done(0, &add(vec![(sound, FeedFacts::default()), (track, facts)])) else { panic!() };
+    assert_eq!(ssrcs, [(2, 0), (3, 4)]);
+    let after = there(&mut world);
+    let notes = after.iter().filter(|entry| matches!(entry, DumpEntry::Session { session: id, side: Side::Viewer, note, .. } if *id == session && *note == [9; 64]));
+    let feeds = after.iter().filter(|entry| matches!(entry, DumpEntry::Feed { session: id, .. } if *id == session));
+    assert_eq!((notes.count(), feeds.count(), after.len()), (1, 2, before.len() + 3));
+    world.done(0, &Command::RemoveSession { session });
+    assert_eq!(there(&mut world), before);
+}
+
+#[test]
 fn commands_for_a_track_of_another_shard_say_so() {
     let (mut world, _, track) = publishing(2);
     assert_eq!(world.command(1, &Command::DetachTrack { track }).0, Status::WrongShard);
@@ -72,7 +107,8 @@ fn connected_sessions_cost_no_look_per_tick() {
         world.add(0, Side::Viewer);
     }
     world.connect();
-    assert_eq!(world.shards[0].parts().1.timers.handshakes_running(), 0);
+    let timers = &world.shards[0].parts().1.timers;
+    assert_eq!((timers.handshakes_running(), timers.handshakes_looked_at()), (0, 0), "nor one when it is over");
 }
 
 #[test]

@@ -179,8 +179,11 @@ impl Core {
         let Some(mut session) = self.sessions.get_mut(slot as usize).and_then(Option::take) else { return };
         let outcome = self.drive(&mut session, datagram);
         let id = session.id;
-        let due = if session.sealer.is_some() { now } else { session.handshake_due() };
-        self.timers.look_at_handshakes(now, due);
+        match session.sealer {
+            // Now: a look at it later would wake the shard for nothing.
+            Some(_) => self.timers.end_handshake(slot),
+            None => self.timers.look_at_handshakes(now, session.handshake_due()),
+        }
         let expired = session.sealer.is_none() && now.since(session.handshake_began) > HANDSHAKE_EXPIRY;
         self.sessions[slot as usize] = Some(session);
         match outcome {

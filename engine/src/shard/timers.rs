@@ -26,9 +26,9 @@ pub struct Timers {
     bucket: usize,
     bucket_at: Time,
     tracks_at: Time,
-    /// Sessions whose handshake runs, or ran until a moment ago.
+    /// Sessions whose handshake runs.
     handshakes: Vec<u32>,
-    /// When they are looked at next: when one of them is due or over, and not more often than `HANDSHAKES_INTERVAL`.
+    /// When they are looked at next: when one of them is due, and not more often than `HANDSHAKES_INTERVAL`.
     handshakes_at: Time,
     #[cfg(test)]
     handshakes_looked_at: usize,
@@ -86,7 +86,14 @@ impl Timers {
         self.handshakes.push(slot);
     }
 
-    /// A handshake that runs is due at `at`, or (now) is over.
+    /// A few numbers are looked through, where a handshake takes half a millisecond.
+    pub fn end_handshake(&mut self, slot: u32) {
+        if let Some(at) = self.handshakes.iter().position(|&other| other == slot) {
+            self.handshakes.swap_remove(at);
+        }
+    }
+
+    /// A handshake that runs is due at `at`.
     pub fn look_at_handshakes(&mut self, now: Time, at: Time) {
         self.handshakes_at = self.handshakes_at.min(at.max(now + HANDSHAKES_INTERVAL));
     }

@@ -12,6 +12,7 @@ use super::event::{CloseReason, Event};
 use crate::id::{Codec, FeedId, SessionId, Side, StreamId, TrackId};
 use crate::limits::{
     EVENT_SLOT_BYTES, FEEDS_MAX, NOTE_BYTES, PARAMETER_SETS_BYTES_MAX, PUBLISHERS_MAX, SESSIONS_MAX, TRACKS_MAX,
+    TRACKS_PER_STREAM_MAX,
 };
 
 /// An event without its slot's position word.
@@ -78,6 +79,9 @@ impl<'a> Put<'a> {
     fn extensions(&mut self, extensions: &Extensions) -> &mut Self {
         self.u8(extensions.transport_cc).u8(extensions.dependency_descriptor)
     }
+    fn feed_facts(&mut self, facts: &FeedFacts) -> &mut Self {
+        self.bytes(&facts.payload_types).bytes(&facts.rtx_payload_types).extensions(&facts.extensions)
+    }
     /// The number of bytes written; None if something had no room.
     fn finish(&self) -> Option<usize> {
         (!self.full).then_some(self.at)
@@ -142,6 +146,20 @@ impl Take<'_> {
     fn extensions(&mut self) -> Option<Extensions> {
         Some(Extensions { transport_cc: self.u8()?, dependency_descriptor: self.u8()? })
     }
+    fn feed_facts(&mut self) -> Option<FeedFacts> {
+        Some(FeedFacts {
+            payload_types: self.payload_types()?,
+            rtx_payload_types: self.payload_types()?,
+            extensions: self.extensions()?,
+        })
+    }
+    fn dtls_role(&mut self) -> Option<DtlsRole> {
+        match self.u8()? {
+            1 => Some(DtlsRole::Client),
+            2 => Some(DtlsRole::Server),
+            _ => None,
+        }
+    }
     /// All that is left, if it is whole NAL units.
     fn parameter_sets(&mut self) -> Option<Vec<u8>> {
         let sets = std::mem::take(&mut self.0);
@@ -168,6 +186,14 @@ impl Command {
                 put.bytes(&fingerprint.0).bytes(note);
                 1
             }
+            Command::AddViewer { dtls_role, ufrag_random, pwd, fingerprint, note, feeds } => {
+                put.u8(*dtls_role as u8).bytes(ufrag_random).bytes(pwd).bytes(&fingerprint.0).bytes(note);
+                put.u8(u8::try_from(feeds.len()).unwrap_or(u8::MAX));
+                for (track, facts) in feeds {
+                    put.u64(track.to_bits()).feed_facts(facts);
+                }
+                13
+            }
             Command::RemoveSession { session } => {
                 put.u64(session.to_bits());
                 2
@@ -185,7 +211,7 @@ impl Command {
             }
             Command::AttachFeed { session, track, facts } => {
                 put.u64(session.to_bits()).u64(track.to_bits());
-                put.bytes(&facts.payload_types).bytes(&facts.rtx_payload_types).extensions(&facts.extensions);
+                put.feed_facts(facts);
                 10
             }
             Command::SetParameterSets { track, sets } => {
@@ -218,11 +244,7 @@ impl Command {
         let command = match kind {
             1 => Command::AddSession {
                 side: take.side()?,
-                dtls_role: match take.u8()? {
-                    1 => DtlsRole::Client,
-                    2 => DtlsRole::Server,
-                    _ => return None,
-                },
+                dtls_role: take.dtls_role()?,
                 ufrag_random: take.ice_chars()?,
                 pwd: take.ice_chars()?,
                 fingerprint: Fingerprint(take.array()?),
@@ -249,17 +271,20 @@ impl Command {
                 },
                 note: take.array()?,
             },
-            10 => Command::AttachFeed {
-                session: take.session()?,
-                track: take.track()?,
-                facts: FeedFacts {
-                    payload_types: take.payload_types()?,
-                    rtx_payload_types: take.payload_types()?,
-                    extensions: take.extensions()?,
-                },
-            },
+            10 => Command::AttachFeed { session: take.session()?, track: take.track()?, facts: take.feed_facts()? },
             11 => Command::SetParameterSets { track: take.track()?, sets: take.parameter_sets()? },
             12 => Command::RequestKeyframe { track: take.track()? },
+            13 => Command::AddViewer {
+                dtls_role: take.dtls_role()?,
+                ufrag_random: take.ice_chars()?,
+                pwd: take.ice_chars()?,
+                fingerprint: Fingerprint(take.array()?),
+                note: take.array()?,
+                feeds: {
+                    let count = Some(take.u8()?).filter(|count| usize::from(*count) <= TRACKS_PER_STREAM_MAX)?;
+                    (0..count).map(|_| Some((take.track()?, take.feed_facts()?))).collect::<Option<_>>()?
+                },
+            },
             _ => return None,
         };
         take.end(command)
@@ -303,6 +328,12 @@ impl Answer {
             Answer::Session { session } => {
                 put.u8(1).u64(session.to_bits());
             }
+            Answer::Viewer { session, ssrcs } => {
+                put.u8(6).u64(session.to_bits()).u8(u8::try_from(ssrcs.len()).ok()?);
+                for (ssrc, rtx_ssrc) in ssrcs {
+                    put.u32(*ssrc).u32(*rtx_ssrc);
+                }
+            }
             Answer::Track { track } => {
                 put.u8(2).u64(track.to_bits());
             }
@@ -342,6 +373,13 @@ impl Answer {
         let answer = match take.u8()? {
             1 => Answer::Session { session: take.session()? },
             2 => Answer::Track { track: take.track()? },
+            6 => Answer::Viewer {
+                session: take.session()?,
+                ssrcs: {
+                    let count = Some(take.u8()?).filter(|count| usize::from(*count) <= TRACKS_PER_STREAM_MAX)?;
+                    (0..count).map(|_| Some((take.u32()?, take.u32()?))).collect::<Option<_>>()?
+                },
+            },
             3 => Answer::Feed { feed: take.feed()?, ssrc: take.u32()?, rtx_ssrc: take.u32()? },
             4 => {
                 let more = take.u8()?;
@@ -483,6 +521,14 @@ mod tests {
             Command::Dump { cursor: u32::MAX },
             Command::SetParameterSets { track, sets: vec![0, 3, 0x67, 1, 2, 0, 1, 0x68] },
             Command::RequestKeyframe { track },
+            Command::AddViewer {
+                dtls_role: DtlsRole::Client,
+                ufrag_random: *b"abcDEF+/9",
+                pwd: *b"0123456789ABCDEFabcdef+/",
+                fingerprint: Fingerprint(std::array::from_fn(|index| index as u8)),
+                note: [0xA5; NOTE_BYTES],
+                feeds: vec![(track, FeedFacts::default()); TRACKS_PER_STREAM_MAX],
+            },
         ]
     }
 
@@ -512,6 +558,7 @@ mod tests {
         assert_eq!(Command::decode(0, &[]), None);
         assert_eq!(Command::decode(3, &[0; 94]), None, "an AttachTrack of another build");
         assert_eq!(Command::decode(13, &[]), None);
+        assert_eq!(Command::decode(14, &[]), None);
     }
 
     #[test]
@@ -540,6 +587,10 @@ mod tests {
         refused(&commands[8], &mut body, 9, 0); // an empty one
         refused(&commands[5], &mut body, 2, 2); // feed 131,072 + 65,535
         refused(&commands[9], &mut body, 1, 16); // track 4,096 + 255
+        refused(&commands[10], &mut body, 0, 0); // role
+        refused(&commands[10], &mut body, 130, TRACKS_PER_STREAM_MAX as u8 + 1); // feeds
+        refused(&commands[10], &mut body, 132, 255); // track
+        refused(&commands[10], &mut body, 139, 128); // payload type
     }
 
     #[test]
@@ -547,6 +598,7 @@ mod tests {
         let answers = [
             Answer::Nothing,
             Answer::Session { session: SessionId::new(7, 7) },
+            Answer::Viewer { session: SessionId::new(7, 7), ssrcs: vec![(2, 3); TRACKS_PER_STREAM_MAX] },
             Answer::Track { track: TrackId::new(7, 7) },
             Answer::Feed { feed: FeedId::new(7, 7), ssrc: 1, rtx_ssrc: 2 },
             Answer::Dump { next: Some(0), entries: entries().to_vec() },

@@ -1,6 +1,6 @@
 //! Commands: what control asks of a shard, and what the shard answers into the same slot.
 //!
-//! A command is never coupled with another: an add makes a session, an attach makes a feed. The engine
+//! A command is never coupled with another: an add makes a session (a viewer's with its feeds), an attach makes a feed. The engine
 //! trusts nothing it reads here (`Command::decode` refuses), and every answer says what became of the
 //! command: a completion cannot be lost, because it stands in the slot the command came in.
 //!
@@ -134,6 +134,17 @@ pub enum Command {
         fingerprint: Fingerprint,
         note: Note,
     },
+    /// A viewer's session with all its feeds, or nothing: one word to the shard and one back, where `AddSession` and
+    /// `AttachFeed` are one for each. Answer: `Answer::Viewer`. An engine that does not know it says `Invalid`.
+    AddViewer {
+        dtls_role: DtlsRole,
+        ufrag_random: [u8; UFRAG_RANDOM_CHARS],
+        pwd: [u8; ICE_PWD_CHARS],
+        fingerprint: Fingerprint,
+        note: Note,
+        /// At most `TRACKS_PER_STREAM_MAX`.
+        feeds: Vec<(TrackId, FeedFacts)>,
+    },
     RemoveSession { session: SessionId },
     /// Makes a track in `stream`, fed by `session`; or, with `track` set, lets `session` feed that track
     /// from now on (takeover: its feeds and its reel stay). Answer: `Answer::Track`.
@@ -187,6 +198,8 @@ pub enum Status {
 pub enum Answer {
     Nothing,
     Session { session: SessionId },
+    /// SSRCs of media and retransmissions, as of `Feed`, in the order in which the feeds were named.
+    Viewer { session: SessionId, ssrcs: Vec<(u32, u32)> },
     Track { track: TrackId },
     /// `rtx_ssrc` is 0 for a feed without retransmissions of their own.
     Feed { feed: FeedId, ssrc: u32, rtx_ssrc: u32 },

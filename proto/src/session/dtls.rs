@@ -26,6 +26,7 @@
 use crate::limits::{HANDSHAKE_BYTES_MAX, HANDSHAKE_EXPIRY, HANDSHAKE_FRAGMENTS_MAX};
 use crate::link::command::{DtlsRole, Fingerprint};
 use crate::session::farewell::{self, Farewell};
+use crate::session::own_key;
 use crate::session::reassembler::{CONTENT_ALERT, CONTENT_HANDSHAKE, Reassembler, Records, content_type, epoch};
 use crate::session::record::MasterKey;
 use crate::session::rsa;
@@ -96,8 +97,9 @@ impl Identity {
         };
         // Our request for a certificate is widened after the library has filled its datagram. What a server asks of
         // us is hashed as it came: as the client only the ciphers are watched.
-        let as_server = config().mtu(DTLS_DATAGRAM_MAX - rsa::WIDENED_BY).with_crypto_provider(rsa::provider()).build();
-        let as_client = config().mtu(DTLS_DATAGRAM_MAX).with_crypto_provider(farewell::provider()).build();
+        let provider = |provider| own_key::read(provider, &certificate.private_key);
+        let as_server = config().mtu(DTLS_DATAGRAM_MAX - rsa::WIDENED_BY).with_crypto_provider(provider(rsa::provider())).build();
+        let as_client = config().mtu(DTLS_DATAGRAM_MAX).with_crypto_provider(provider(farewell::provider())).build();
         let shared = |config: Result<Config, dimpl::Error>| {
             config.map(Arc::new).map_err(|error| DtlsError::Identity(error.to_string()))
         };

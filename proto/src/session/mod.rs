@@ -4,6 +4,7 @@ pub mod client;
 pub mod dtls;
 pub mod farewell;
 pub mod ice;
+mod own_key;
 pub mod reassembler;
 pub mod record;
 mod rsa;

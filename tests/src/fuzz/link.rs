@@ -4,6 +4,7 @@
 use super::choices::Choices;
 use spillway_proto::limits::{
     COMMAND_SLOT_BYTES, EVENT_SLOT_BYTES, FEEDS_MAX, PARAMETER_SETS_BYTES_MAX, PUBLISHERS_MAX, SESSIONS_MAX, TRACKS_MAX,
+    TRACKS_PER_STREAM_MAX,
 };
 use spillway_proto::link::command::{ANSWER_BODY_BYTES, Answer, COMMAND_BODY_BYTES, Command, Status};
 use spillway_proto::link::event::Event;
@@ -109,6 +110,9 @@ fn pushed(command: &Command) -> (Received, u32, Vec<u8>) {
 fn assert_indices(command: &Command) {
     match command {
         Command::AddSession { .. } | Command::Dump { .. } => {}
+        Command::AddViewer { feeds, .. } => {
+            assert!(feeds.iter().all(|(track, _)| (track.index as usize) < TRACKS_MAX) && feeds.len() <= TRACKS_PER_STREAM_MAX);
+        }
         Command::RemoveSession { session } => assert!((session.index as usize) < SESSIONS_MAX),
         Command::AttachTrack { session, stream, track, facts, .. } => {
             assert!((session.index as usize) < SESSIONS_MAX && (stream.index as usize) < PUBLISHERS_MAX);
