@@ -65,9 +65,14 @@ fn a_viewer_is_made_with_all_its_feeds_or_not_at_all() {
         note: [9; 64],
         feeds,
     };
-    let there = |world: &mut World| match world.done(0, &Command::Dump { cursor: 0 }) {
-        Answer::Dump { next: None, entries } => entries,
-        other => panic!("{other:?}"),
+    let there = |world: &mut World| {
+        let (mut all, mut cursor) = (Vec::new(), Some(0));
+        while let Some(at) = cursor {
+            let Answer::Dump { next, entries } = world.done(0, &Command::Dump { cursor: at }) else { panic!("no dump") };
+            all.extend(entries);
+            cursor = next;
+        }
+        all
     };
     let before = there(&mut world);
     let gone = TrackId::new(track.index, track.generation + 1);
