@@ -164,7 +164,7 @@ mod tests {
         let attempts = Attempts::default();
         for number in 0..ATTEMPTS_MAX + 10 {
             attempts.failed(draft("demo", &number.to_string()), "room_full", "", number as u64);
-            attempts.granted(ResourceId::new(number as u64, [1; 10]), draft("demo", "x"));
+            attempts.granted(ResourceId((number as u128).to_be_bytes()), draft("demo", "x"));
         }
         assert_eq!((attempts.all().len(), attempts.rings().pending.len()), (ATTEMPTS_MAX, PENDING_MAX));
         assert!(attempts.all().iter().all(|attempt| attempt.first_ms >= 10));
@@ -173,11 +173,11 @@ mod tests {
     #[test]
     fn a_join_that_never_connected_has_its_offer() {
         let attempts = Attempts::default();
-        let resource = ResourceId::new(7, [7; 10]);
+        let resource = ResourceId([7; 16]);
         attempts.granted(resource, draft("demo", "anna"));
         attempts.never_connected(resource, Draft::default(), "never_connected", "no check came", 9);
         // Of a join of the control before nobody here has the offer.
-        attempts.never_connected(ResourceId::new(8, [8; 10]), Draft { sub: "bob".into(), ..Draft::default() }, "never_connected", "", 9);
+        attempts.never_connected(ResourceId([8; 16]), Draft { sub: "bob".into(), ..Draft::default() }, "never_connected", "", 9);
         let all = attempts.all();
         assert_eq!(all.iter().filter(|attempt| attempt.draft.offer.is_some()).count(), 1);
         assert_eq!(all.len(), 2);

@@ -20,7 +20,7 @@ use crate::logging::{self, Level};
 use crate::meters::{Meters, Rates};
 use crate::policy::limits::Limits;
 use crate::policy::rooms::{JoinRequest, Order, PublishPlan, Rooms, RoomState, ViewPlan, Who};
-use crate::policy::{Refusal, ResourceId, SessionNote, admission};
+use crate::policy::{Age, Refusal, ResourceId, SessionNote, admission};
 use crate::shm::{Wake, monotonic_now};
 use crate::api::{RequestLimits, Rates as RequestRates};
 use crate::config::Proxies;
@@ -781,9 +781,12 @@ fn dtls_role(offered: Setup) -> DtlsRole {
 }
 
 fn new_resource() -> Result<ResourceId, Refusal> {
-    let mut bytes = [0; 10];
+    static LAST: Mutex<Age> = Mutex::new(Age::NONE);
+    let mut bytes = [0; 9];
     rand::fill(&mut bytes).map_err(|_| Refusal::NodeFull("random bytes"))?;
-    Ok(ResourceId::new(now_ms(), bytes))
+    let mut last = lock(&LAST);
+    *last = Age::after(*last, now_ms());
+    Ok(ResourceId::new(*last, bytes))
 }
 
 fn ice_chars<const N: usize>() -> Result<[u8; N], Refusal> {

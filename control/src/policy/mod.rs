@@ -21,6 +21,23 @@ use spillway_proto::sdp::SdpError;
 use spillway_proto::sdp::codec::H264Profile;
 use std::fmt;
 
+/// When a session began: Unix milliseconds, then its place among those of the same millisecond (8 bits).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Age(u64);
+
+impl Age {
+    pub const NONE: Age = Age(0);
+    /// How far a crowd may run ahead of the clock, and how small a step back of the clock does not show.
+    const AHEAD_MS: u64 = 1_000;
+
+    /// Of who comes after `last`: younger, whatever the clock shows; but a clock that was set back is believed.
+    pub fn after(last: Age, now_ms: u64) -> Age {
+        let now = now_ms << 8;
+        let next = last.0.saturating_add(1);
+        Age(if next > now && next - now < Self::AHEAD_MS << 8 { next } else { now })
+    }
+}
+
 /// The unguessable part of a session's URL.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ResourceId(pub [u8; 16]);
@@ -45,11 +62,11 @@ impl fmt::Debug for ResourceId {
 }
 
 impl ResourceId {
-    /// Begins with the time, so that names made from it sort by age; the rest (80 bits) is the caller's chance.
-    pub fn new(at_ms: u64, random: [u8; 10]) -> ResourceId {
+    /// Begins with the age, so that names made from it sort by it; the rest (72 bits) is the caller's chance.
+    pub fn new(age: Age, random: [u8; 9]) -> ResourceId {
         let mut bytes = [0; 16];
-        let (time, rest) = bytes.split_at_mut(6);
-        time.copy_from_slice(at_ms.to_be_bytes().get(2..).unwrap_or(&[0; 6]));
+        let (front, rest) = bytes.split_at_mut(7);
+        front.copy_from_slice(age.0.to_be_bytes().get(1..).unwrap_or(&[0; 7]));
         rest.copy_from_slice(&random);
         ResourceId(bytes)
     }
@@ -68,7 +85,7 @@ impl PublicId {
     pub fn of(resource: ResourceId) -> PublicId {
         let hash = digest::digest(&digest::SHA256, &resource.0);
         let mut bytes = resource.0;
-        for (byte, other) in bytes.iter_mut().skip(6).zip(hash.as_ref()) {
+        for (byte, other) in bytes.iter_mut().skip(7).zip(hash.as_ref()) {
             *byte = *other;
         }
         PublicId(bytes)
@@ -285,12 +302,28 @@ mod tests {
 
     #[test]
     fn a_public_name_sorts_by_age_and_gives_nothing_away() {
-        let (older, newer) = (ResourceId::new(1_700_000_000_000, [9; 10]), ResourceId::new(1_700_000_000_001, [0; 10]));
-        assert_eq!(newer.at_ms(), 1_700_000_000_001);
+        let first = Age::after(Age::NONE, 1_700_000_000_000);
+        let next = Age::after(first, 1_700_000_000_000);
+        let (older, newer) = (ResourceId::new(first, [9; 9]), ResourceId::new(next, [0; 9]));
+        assert_eq!((older.at_ms(), newer.at_ms()), (1_700_000_000_000, 1_700_000_000_000));
         let (a, b) = (PublicId::of(older), PublicId::of(newer));
         assert!(a < b);
-        assert_ne!(a.0[6..], older.0[6..]);
-        assert_ne!(PublicId::of(ResourceId::new(1_700_000_000_000, [8; 10])), a);
+        assert_ne!(a.0[7..], older.0[7..]);
+        assert_ne!(PublicId::of(ResourceId::new(first, [8; 9])), a);
+    }
+
+    #[test]
+    fn who_comes_later_is_younger_within_a_millisecond_and_over_a_small_step_of_the_clock() {
+        let at_ms = |age: Age| ResourceId::new(age, [0; 9]).at_ms();
+        let mut last = Age::after(Age::NONE, 5_000_000);
+        for now_ms in std::iter::repeat_n(5_000_000, 600).chain([4_999_500, 5_000_001, 5_000_900]) {
+            let next = Age::after(last, now_ms);
+            assert!(next > last, "{last:?} and then {next:?}");
+            last = next;
+        }
+        assert_eq!(at_ms(last), 5_000_900);
+        // Set back by more: what is shown is the time of day again.
+        assert_eq!(at_ms(Age::after(last, 4_000_000)), 4_000_000);
     }
 
     #[test]
