@@ -1,7 +1,7 @@
-//! SRTP and SRTCP (RFC 3711, RFC 7714) on aws-lc: one `Sealer` and one `Opener` per session.
+//! SRTP and SRTCP (RFC 3711, RFC 7714) on aws-lc (and ring, see `media_key`): one `Sealer` and one `Opener` per session.
 //!
 //! The sealer writes straight into the memory that is sent: header copied in clear, prefix and payload
-//! encrypted out of place behind it, no copy of the payload before and no allocation. It keeps no counter:
+//! encrypted behind it, no allocation. It keeps no counter:
 //! the caller owns the indices (they stand in the record) and never gives one twice with other bytes.
 //! The opener works in place, and believes nothing before the tag is right: no state is made, no window
 //! moves for a packet that did not authenticate. Key derivation rate is 0, no MKI, as DTLS-SRTP has it.
@@ -15,6 +15,9 @@ use aws_lc_rs::hmac;
 use aws_lc_rs::iv::FixedLength;
 use thiserror::Error;
 
+mod media_key;
+pub use media_key::MediaKey;
+
 const RTP_HEADER_MIN: usize = 12;
 /// The first RTCP header and its SSRC stay in clear (RFC 3711 section 3.4).
 const RTCP_CLEAR: usize = 8;
@@ -23,7 +26,7 @@ const RTCP_INDEX_BYTES: usize = 4;
 const RTCP_ENCRYPTED: u32 = 1 << 31;
 /// RTP indices have 48 bits: rollover counter and sequence number.
 const INDEX_END: u64 = 1 << 48;
-/// What the library keeps of an expanded GCM key (some 0.6 KB); no promise, only what is worth fetching.
+/// What either library keeps of an expanded GCM key (some 0.6 KB); no promise, only what is worth fetching.
 pub const KEY_BYTES: usize = 640;
 /// Bytes that may stand between header and payload: an RTX sequence, a VP8 descriptor.
 pub const PREFIX_BYTES_MAX: usize = 16;
@@ -233,12 +236,12 @@ impl<const N: usize> Window<N> {
 #[derive(Debug)]
 pub struct Sealer {
     profile: Profile,
-    keys: Keys,
+    keys: Keys<MediaKey>,
 }
 
 impl Sealer {
     pub fn new(profile: Profile, master: &MasterKey) -> Sealer {
-        Sealer { profile, keys: Keys::derive(profile, master) }
+        Sealer { profile, keys: Keys::derive(profile, master, MediaKey::new) }
     }
 
     pub fn profile(&self) -> Profile {
@@ -246,7 +249,7 @@ impl Sealer {
     }
 
     /// What media is sealed with, for who wants it in the cache beforehand: it points at `KEY_BYTES` of expanded key.
-    pub fn media_key(&self) -> Option<&LessSafeKey> {
+    pub fn media_key(&self) -> Option<&MediaKey> {
         match &self.keys {
             Keys::Gcm(keys) => Some(&keys.rtp.key),
             Keys::Cm(_) => None,
@@ -274,14 +277,7 @@ impl Sealer {
         out_header.copy_from_slice(header);
         match &self.keys {
             Keys::Gcm(keys) => {
-                let nonce = keys.rtp.rtp_nonce(ssrc, index);
-                // The cipher takes plaintext in two pieces and writes them one behind the other.
-                let (first, second) = if prefix.is_empty() { (payload, prefix) } else { (prefix, payload) };
-                let (out_first, out_second) = out_body.split_at_mut(first.len());
-                keys.rtp
-                    .key
-                    .seal_out_of_place_scatter(nonce, Aad::from(header), first, out_first, second, out_second)
-                    .ok()?;
+                keys.rtp.key.seal(keys.rtp.rtp_nonce(ssrc, index), header, prefix, payload, out_body)?;
             }
             Keys::Cm(keys) => {
                 let body = prefix.len() + payload.len();
@@ -311,7 +307,7 @@ impl Sealer {
                 let (sealed, out_word) = out.split_at_mut(length - RTCP_INDEX_BYTES);
                 out_word.copy_from_slice(&word);
                 let (out_secret, tag) = sealed[RTCP_CLEAR..].split_at_mut(secret.len());
-                let nonce = keys.rtcp.rtcp_nonce(ssrc, index);
+                let nonce = Nonce::assume_unique_for_key(keys.rtcp.rtcp_nonce(ssrc, index));
                 keys.rtcp
                     .key
                     .seal_out_of_place_scatter(nonce, rtcp_aad(clear, word), secret, out_secret, &[], tag)
@@ -337,7 +333,7 @@ impl Sealer {
 #[derive(Debug)]
 pub struct Opener {
     profile: Profile,
-    keys: Keys,
+    keys: Keys<LessSafeKey>,
     rtp: Windows<MEDIA_WORDS>,
     rtcp: Windows<WORDS>,
 }
@@ -346,7 +342,7 @@ impl Opener {
     pub fn new(profile: Profile, master: &MasterKey) -> Opener {
         Opener {
             profile,
-            keys: Keys::derive(profile, master),
+            keys: Keys::derive(profile, master, aead_key),
             rtp: Windows::default(),
             rtcp: Windows::default(),
         }
@@ -372,7 +368,7 @@ impl Opener {
         window.check(index)?;
         match &self.keys {
             Keys::Gcm(keys) => {
-                let nonce = keys.rtp.rtp_nonce(ssrc, index);
+                let nonce = Nonce::assume_unique_for_key(keys.rtp.rtp_nonce(ssrc, index));
                 let (header, body) = packet.split_at_mut(header_len);
                 let aad = Aad::from(&*header);
                 keys.rtp.key.open_in_place(nonce, aad, body).map_err(|_| OpenError::Unauthentic)?;
@@ -409,7 +405,7 @@ impl Opener {
         self.rtcp.before(ssrc)?.check(u64::from(index))?;
         match &self.keys {
             Keys::Gcm(keys) => {
-                let nonce = keys.rtcp.rtcp_nonce(ssrc, index);
+                let nonce = Nonce::assume_unique_for_key(keys.rtcp.rtcp_nonce(ssrc, index));
                 let (clear, rest) = packet.split_at_mut(RTCP_CLEAR);
                 let sealed = &mut rest[..word_at - RTCP_CLEAR];
                 let aad = rtcp_aad(clear, word.to_be_bytes());
@@ -491,15 +487,15 @@ impl<const N: usize> Windows<N> {
 /// The session keys of one direction. The legacy ones are three times as long and live apart, so that
 /// GCM sessions do not pay for them.
 #[derive(Debug)]
-enum Keys {
-    Gcm(GcmKeys),
+enum Keys<K> {
+    Gcm(GcmKeys<K>),
     Cm(Box<CmKeys>),
 }
 
 #[derive(Debug)]
-struct GcmKeys {
-    rtp: Gcm,
-    rtcp: Gcm,
+struct GcmKeys<K> {
+    rtp: Gcm<K>,
+    rtcp: Gcm<LessSafeKey>,
 }
 
 #[derive(Debug)]
@@ -508,14 +504,14 @@ struct CmKeys {
     rtcp: Cm,
 }
 
-impl Keys {
-    /// RFC 3711 section 4.3.2: labels 0 to 2 for SRTP, 3 to 5 for SRTCP.
-    fn derive(profile: Profile, master: &MasterKey) -> Keys {
+impl<K> Keys<K> {
+    /// RFC 3711 section 4.3.2: labels 0 to 2 for SRTP, 3 to 5 for SRTCP. `of_media` expands the key for RTP.
+    fn derive(profile: Profile, master: &MasterKey, of_media: fn(Profile, &[u8]) -> K) -> Keys<K> {
         let derivation = Derivation::new(profile, master);
         if profile.is_gcm() {
             Keys::Gcm(GcmKeys {
-                rtp: Gcm::new(profile, &derivation.bytes::<32>(0), &derivation.bytes(2)),
-                rtcp: Gcm::new(profile, &derivation.bytes::<32>(3), &derivation.bytes(5)),
+                rtp: Gcm { key: of_media(profile, &derivation.bytes::<32>(0)[..profile.key_len()]), salt: derivation.bytes(2) },
+                rtcp: Gcm { key: aead_key(profile, &derivation.bytes::<32>(3)[..profile.key_len()]), salt: derivation.bytes(5) },
             })
         } else {
             Keys::Cm(Box::new(CmKeys {
@@ -561,36 +557,34 @@ fn counter_mode(key: &[u8]) -> EncryptingKey {
     EncryptingKey::ctr(key).expect("AES has a counter mode")
 }
 
+/// `key` is as long as the profile, one of GCM, says.
+#[allow(clippy::expect_used, reason = "the profile decides the key's length")]
+fn aead_key(profile: Profile, key: &[u8]) -> LessSafeKey {
+    let algorithm = if profile.key_len() == 32 { &AES_256_GCM } else { &AES_128_GCM };
+    LessSafeKey::new(UnboundKey::new(algorithm, key).expect("the algorithm was chosen by the key's length"))
+}
+
 #[derive(Debug)]
-struct Gcm {
-    key: LessSafeKey,
+struct Gcm<K> {
+    key: K,
     salt: [u8; 12],
 }
 
-impl Gcm {
-    /// `key` may be longer than the profile needs.
-    #[allow(clippy::expect_used, reason = "the profile decides the key's length")]
-    fn new(profile: Profile, key: &[u8; 32], salt: &[u8; 12]) -> Gcm {
-        let algorithm = if profile.key_len() == 32 { &AES_256_GCM } else { &AES_128_GCM };
-        let key = UnboundKey::new(algorithm, &key[..profile.key_len()])
-            .expect("the algorithm was chosen by the key's length");
-        Gcm { key: LessSafeKey::new(key), salt: *salt }
-    }
-
+impl<K> Gcm<K> {
     /// RFC 7714 section 8.1: two zero octets, SSRC, rollover counter, sequence number; XOR salt.
-    fn rtp_nonce(&self, ssrc: u32, index: u64) -> Nonce {
+    fn rtp_nonce(&self, ssrc: u32, index: u64) -> [u8; 12] {
         let mut iv = self.salt;
         xor(&mut iv[2..6], ssrc.to_be_bytes());
         xor(&mut iv[6..12], index_bytes(index));
-        Nonce::assume_unique_for_key(iv)
+        iv
     }
 
     /// RFC 7714 section 9.1: two zero octets, SSRC, two zero octets, SRTCP index; XOR salt.
-    fn rtcp_nonce(&self, ssrc: u32, index: u32) -> Nonce {
+    fn rtcp_nonce(&self, ssrc: u32, index: u32) -> [u8; 12] {
         let mut iv = self.salt;
         xor(&mut iv[2..6], ssrc.to_be_bytes());
         xor(&mut iv[8..12], index.to_be_bytes());
-        Nonce::assume_unique_for_key(iv)
+        iv
     }
 }
 

@@ -52,28 +52,19 @@ fn keys_are_derived_as_in_rfc_3711_appendix_b_3() {
 
 #[test]
 fn gcm_seals_the_packet_of_rfc_7714_section_16_1_1() {
-    let gcm = |_| {
-        let mut key = [0; 32];
-        key[..16].copy_from_slice(&hex::<16>("000102030405060708090a0b0c0d0e0f"));
-        Gcm::new(Profile::AeadAes128Gcm, &key, &hex("517569642070726f2071756f"))
-    };
-    let keys = Keys::Gcm(GcmKeys { rtp: gcm(()), rtcp: gcm(()) });
-    let sealer = Sealer { profile: Profile::AeadAes128Gcm, keys };
-    let mut out = [0; 100];
-    let length = sealer
-        .seal_into(
-            &hex::<12>("8040f17b8041f8d35501a0b2"),
-            &[],
-            b"Gallia est omnis divisa in partes tres",
-            0xf17b,
-            &mut out,
-        )
-        .unwrap();
+    let (profile, key, salt) = (Profile::AeadAes128Gcm, hex::<16>("000102030405060708090a0b0c0d0e0f"), hex("517569642070726f2071756f"));
     let expected = hex::<66>(
         "8040f17b8041f8d35501a0b2f24de3a3fb34de6cacba861c9d7e4bcabe633bd50d294e6f42a5f47a51c7d19b36de3adf8833
          899d7f27beb16a9152cf765ee4390cce",
     );
-    assert_eq!(out[..length], expected);
+    for media in [MediaKey::aws_lc, MediaKey::ring] {
+        let keys = Keys::Gcm(GcmKeys { rtp: Gcm { key: media(profile, &key), salt }, rtcp: Gcm { key: aead_key(profile, &key), salt } });
+        let sealer = Sealer { profile, keys };
+        let mut out = [0; 100];
+        let header = hex::<12>("8040f17b8041f8d35501a0b2");
+        let length = sealer.seal_into(&header, &[], b"Gallia est omnis divisa in partes tres", 0xf17b, &mut out).unwrap();
+        assert_eq!(out[..length], expected);
+    }
 }
 
 #[test]
