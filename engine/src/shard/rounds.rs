@@ -104,8 +104,8 @@ impl Circle {
         }
         self.lap.0 += 1;
         let turn = if self.back { all - 1 - over } else { over };
-        // Who left in the middle made it shorter.
-        let count = self.sessions.len();
+        // Who left in the middle made it shorter; who came stands behind all who are in it.
+        let count = self.sessions.len().min(all);
         self.sessions.get((self.begin + turn) % count.max(1)).map(|(slot, _)| *slot)
     }
 }
@@ -134,7 +134,6 @@ impl Rounds {
                 circle.sessions.push((slot, 1));
                 // Room for all of them now, and not in the middle of a keyframe.
                 circle.again.reserve(circle.sessions.len());
-                circle.change();
             }
         }
     }
@@ -149,7 +148,8 @@ impl Rounds {
             *feeds > 0
         });
         slots.iter().for_each(|&slot| places[slot as usize].leaves = false);
-        circle.change();
+        // Who stands where is different from now on: the lap under way may pass over somebody, so there is one more.
+        circle.news |= circle.lap.0 < circle.lap.1;
         if circle.sessions.is_empty() {
             // What they have to read of other streams.
             let again = std::mem::take(&mut circle.again);
@@ -252,13 +252,53 @@ impl Rounds {
     }
 }
 
-impl Circle {
-    /// Who stands where is different from now on: the lap under way may pass over somebody, so there is one more.
-    fn change(&mut self) {
-        self.news |= self.lap.0 < self.lap.1;
-    }
-}
-
 fn stream(track: u32) -> usize {
     track as usize / TRACKS_PER_STREAM_MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: who comes in the middle of a lap costs it nothing, and takes nobody's turn; who goes costs one more. Method: laps from every
+    /// beginning, forth and back, counted.
+    #[test]
+    fn who_comes_in_the_middle_makes_no_lap() {
+        for (goes, most) in [(false, 200), (true, 2 * 200)] {
+            for first in 0..50 {
+                let mut rounds = Rounds::new();
+                (0..200).for_each(|slot| rounds.join(0, slot));
+                let mut turns = vec![0; 300];
+                for _ in 0..first {
+                    rounds.news(0);
+                    while take(&mut rounds, 64).is_some() {}
+                }
+                rounds.news(0);
+                let mut taken = Vec::new();
+                taken.extend(take(&mut rounds, 64).unwrap());
+                if goes {
+                    rounds.leave(0, &[7]);
+                } else {
+                    rounds.join(0, 250);
+                }
+                while let Some(more) = take(&mut rounds, 64) {
+                    taken.extend(more);
+                }
+                taken.iter().for_each(|slot| turns[*slot as usize] += 1);
+                assert!(taken.len() <= most, "{} turns", taken.len());
+                assert!((0..200).all(|slot| turns[slot] > 0 || goes && slot == 7), "somebody had no turn, lap {first}");
+                assert!(goes || turns[..200].iter().all(|turns| *turns == 1));
+            }
+        }
+    }
+
+    /// Some turns; None when there are none left.
+    fn take(rounds: &mut Rounds, most: usize) -> Option<Vec<u32>> {
+        let mut taken = Vec::new();
+        while taken.len() < most && !rounds.is_over() {
+            rounds.step(|_| true);
+            taken.extend(rounds.pop());
+        }
+        (!taken.is_empty()).then_some(taken)
+    }
 }
