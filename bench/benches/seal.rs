@@ -8,7 +8,7 @@
 
 use spillway_bench::{median, thread_cpu_time};
 use spillway_proto::session::record::MasterKey;
-use spillway_proto::session::srtp::{Profile, Sealer};
+use spillway_proto::session::srtp::{MediaKey, Profile, Sealer};
 use std::hint::black_box;
 use webrtc_srtp::context::Context;
 use webrtc_srtp::protection_profile::ProtectionProfile;
@@ -43,7 +43,11 @@ fn header(session: usize, index: u64) -> [u8; HEADER] {
 }
 
 fn ours(name: &'static str, profile: Profile, prefix: usize, sessions: usize) -> Row {
-    let sealers: Vec<Sealer> = (0..sessions).map(|session| Sealer::new(profile, &master(session))).collect();
+    by(name, profile, prefix, sessions, MediaKey::new)
+}
+
+fn by(name: &'static str, profile: Profile, prefix: usize, sessions: usize, library: fn(Profile, &[u8]) -> MediaKey) -> Row {
+    let sealers: Vec<Sealer> = (0..sessions).map(|session| Sealer::with(profile, &master(session), library)).collect();
     let plain = vec![0x5A; PACKET - HEADER];
     let mut out = vec![0; SLOTS * SLOT];
     let mut slot = 0;
@@ -87,6 +91,8 @@ fn main() {
     let (sessions, rounds) = if test { (2, 1) } else { (1_000, 25) };
     let mut rows = [
         ours("AEAD_AES_256_GCM", Profile::AeadAes256Gcm, 0, sessions),
+        by("AEAD_AES_256_GCM by aws-lc", Profile::AeadAes256Gcm, 0, sessions, MediaKey::aws_lc),
+        by("AEAD_AES_256_GCM by ring", Profile::AeadAes256Gcm, 0, sessions, MediaKey::ring),
         ours("AEAD_AES_256_GCM, prefix of 2 bytes (RTX)", Profile::AeadAes256Gcm, 2, sessions),
         ours("AEAD_AES_128_GCM", Profile::AeadAes128Gcm, 0, sessions),
         ours("AES128_CM_HMAC_SHA1_80", Profile::Aes128CmSha1_80, 0, sessions),

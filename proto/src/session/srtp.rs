@@ -241,7 +241,12 @@ pub struct Sealer {
 
 impl Sealer {
     pub fn new(profile: Profile, master: &MasterKey) -> Sealer {
-        Sealer { profile, keys: Keys::derive(profile, master, MediaKey::new) }
+        Sealer::with(profile, master, MediaKey::new)
+    }
+
+    /// With media's key by a library of choice: for comparing them.
+    pub fn with(profile: Profile, master: &MasterKey, of_media: fn(Profile, &[u8]) -> MediaKey) -> Sealer {
+        Sealer { profile, keys: Keys::derive(profile, master, of_media) }
     }
 
     pub fn profile(&self) -> Profile {
