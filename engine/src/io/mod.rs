@@ -22,6 +22,7 @@ pub mod socket;
 #[cfg(test)]
 mod suite;
 pub mod uring;
+pub mod xdp;
 
 /// Both ends of what a datagram travels on; `local` is one of this machine's addresses, never a wildcard.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

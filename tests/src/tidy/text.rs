@@ -124,6 +124,8 @@ const UNSAFE_FILES: &[&str] = &[
     "engine/src/io/socket.rs",
     "engine/src/io/suite.rs",
     "engine/src/io/uring.rs",
+    "engine/src/io/xdp/device.rs",
+    "engine/src/io/xdp/netlink.rs",
     "engine/src/shard/fanout.rs",
     "engine/src/shard/table.rs",
     "engine/src/shard/track.rs",
