@@ -343,3 +343,155 @@ fn ethtool(device: u32, data: &mut [u32]) -> io::Result<()> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::netlink::network::{run, within};
+    use super::*;
+
+    const CABLE: &str = "link set lo up
+        link add v0 numtxqueues 3 type veth peer name v1 numtxqueues 1
+        link set v1 up
+        link set v0 up";
+
+    fn index(name: &str) -> u32 {
+        device_names().unwrap().into_iter().find(|(_, each)| each == name).unwrap().0
+    }
+
+    #[test]
+    fn whether_a_device_cuts_is_what_ethtool_says() {
+        within(CABLE, || {
+            for device in ["v0", "lo"] {
+                let device = if device == "lo" { 1 } else { index(device) };
+                let before = cuts(device);
+                assert!(before.is_ok(), "{before:?}");
+            }
+            let v0 = index("v0");
+            for (word, is_on) in [("off", false), ("on", true), ("off", false)] {
+                run(&format!("[ethtool] -K v0 tx-udp-segmentation {word}"));
+                assert_eq!(cuts(v0).unwrap(), is_on);
+            }
+            assert!(cuts(9_999).is_err());
+        });
+    }
+
+    #[test]
+    fn queues_are_those_in_use() {
+        within(CABLE, || {
+            run("link add i0 type ifb");
+            assert_eq!(queues(index("v0")), 3);
+            assert_eq!(queues(index("v1")), 1);
+            assert!(queues(index("i0")) >= 1);
+            assert_eq!(queues(9_999), 1);
+            run("[ethtool] -L v0 tx 2");
+            assert_eq!(queues(index("v0")), 2);
+        });
+    }
+
+    /// A base chain of nf_tables at a hook, as `nft` would make it: a batch of three in one datagram.
+    fn chain(family: u8, table: &str, hook: u32, device: Option<&str>) {
+        fn nested(kind: u16, value: &[u8]) -> Vec<u8> {
+            let mut bytes = [((4 + value.len()) as u16).to_ne_bytes(), kind.to_ne_bytes()].concat();
+            bytes.extend(value);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            bytes
+        }
+        let zero_ended = |name: &str| [name.as_bytes(), &[0]].concat();
+        let mut hooked = [nested(1, &hook.to_be_bytes()), nested(2, &0_u32.to_be_bytes())].concat();
+        if let Some(device) = device {
+            hooked.extend(nested(3, &zero_ended(device)));
+        }
+        let create = libc::NLM_F_CREATE;
+        let requests = [
+            Request::new(16, 0, &[0, 0, 0, 10]),
+            Request::new(10 << 8, create, &[family, 0, 0, 0]).attribute(1, &zero_ended(table)),
+            Request::new(10 << 8 | 3, create, &[family, 0, 0, 0])
+                .attribute(1, &zero_ended(table))
+                .attribute(3, &zero_ended("leaving"))
+                .attribute(4 | 0x8000, &hooked)
+                .attribute(7, &zero_ended("filter")),
+            Request::new(17, 0, &[0, 0, 0, 10]),
+        ];
+        let mut socket = Socket::open(libc::NETLINK_NETFILTER).unwrap();
+        socket.tell_all(&requests).unwrap();
+    }
+
+    #[test]
+    fn an_empty_machine_has_nobody_in_the_way() {
+        within(CABLE, || {
+            // But what the whole machine has: programs of cgroups.
+            let found: Vec<String> = bypassed().unwrap().into_iter().filter(|words| !words.starts_with("cgroup")).collect();
+            assert_eq!(found, Vec::<String>::new());
+        });
+    }
+
+    #[test]
+    fn whoever_is_in_the_way_is_named() {
+        let found_with = |setup: &(dyn Fn() + Sync)| {
+            within(CABLE, || {
+                setup();
+                bypassed().unwrap().into_iter().filter(|words| !words.starts_with("cgroup")).collect::<Vec<_>>()
+            })
+        };
+        let shaped = found_with(&|| drop(run("[tc] qdisc replace dev v0 root tbf rate 1mbit burst 16kb latency 300ms")));
+        assert_eq!(shaped, ["traffic control of v0: tbf"]);
+        let filtered = found_with(&|| {
+            run("[tc] qdisc add dev v0 clsact");
+            run("[tc] filter add dev v0 egress protocol ip u32 match ip dst 10.0.0.2 flowid 1:1");
+        });
+        assert_eq!(filtered.len(), 1, "{filtered:?}");
+        assert!(filtered[0].starts_with("traffic control of v0: a filter at egress"), "{filtered:?}");
+        let classified = found_with(&|| drop(run("[tc] qdisc add dev v0 clsact\n[tc] filter add dev v0 ingress protocol ip u32 match ip dst 10.0.0.2 flowid 1:1")));
+        assert_eq!(classified, Vec::<String>::new(), "what comes in is nobody's here");
+        let policy = found_with(&|| drop(run("xfrm policy add src 10.0.0.0/24 dst 10.1.0.0/24 dir out action block")));
+        assert_eq!(policy, ["IPsec: 1 outgoing policies (ip xfrm policy)"]);
+        let incoming = found_with(&|| drop(run("xfrm policy add src 10.0.0.0/24 dst 10.1.0.0/24 dir in action block")));
+        assert_eq!(incoming, Vec::<String>::new());
+        let blocked = found_with(&|| drop(run("xfrm policy setdefault out block")));
+        assert_eq!(blocked.len(), 1, "{blocked:?}");
+    }
+
+    #[test]
+    fn netfilters_chains_at_the_way_out_are_named() {
+        for (family, hook, device, expected) in [
+            (abi::NFPROTO_IPV4, abi::LOCAL_OUT, None, "output"),
+            (abi::NFPROTO_IPV6, abi::POST_ROUTING, None, "postrouting"),
+            (abi::NFPROTO_INET, abi::LOCAL_OUT, None, "output"),
+            (abi::NFPROTO_NETDEV, abi::NETDEV_EGRESS, Some("v0"), "egress"),
+            // Input: nobody's here.
+            (abi::NFPROTO_IPV4, 1, None, ""),
+            (abi::NFPROTO_NETDEV, 0, Some("v0"), ""),
+        ] {
+            let found = within(CABLE, || {
+                chain(family, "house", hook, device);
+                let all = netfilter(&device_names().unwrap()).unwrap();
+                // However the kernel was asked.
+                let mut socket = Socket::open(libc::NETLINK_NETFILTER).unwrap();
+                assert_eq!(without_hooks(&mut socket).unwrap().is_empty(), all.is_empty());
+                all
+            });
+            let is_named = |words: &String| words.contains(expected) && words.contains("chain house/leaving (nf_tables)");
+            assert!(if expected.is_empty() { found.is_empty() } else { !found.is_empty() && found.iter().all(is_named) }, "{family} {hook}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn hooks_are_named_by_chain_or_function() {
+        let inner = |kind: u16, value: &[u8]| Request::new(0, 0, &[]).attribute(kind, value).bytes()[16..].to_vec();
+        let described = [inner(abi::CHAIN_TABLE, b"house\0"), inner(abi::CHAIN_NAME, b"leaving\0")].concat();
+        let described = inner(abi::HOOK_INFO_DESC, &described);
+        let request = Request::new(0, 0, &[0; 4]).attribute(abi::HOOK_FUNCTION, b"nft_do_chain_ipv4\0").attribute(abi::HOOK_CHAIN_INFO, &described);
+        let words = |request: &Request| super::super::netlink::Messages(request.bytes()).map(|message| hook_words(&message)).collect::<Vec<_>>();
+        assert_eq!(words(&request), ["chain house/leaving (nf_tables)"]);
+        let request = Request::new(0, 0, &[0; 4]).attribute(abi::HOOK_FUNCTION, b"ipv4_conntrack_local\0").attribute(abi::HOOK_MODULE, b"nf_conntrack\0");
+        assert_eq!(words(&request), ["ipv4_conntrack_local (nf_conntrack)"]);
+        assert_eq!(words(&Request::new(0, 0, &[0; 4])), ["a hook without a name"]);
+    }
+
+    #[test]
+    fn who_may_not_ask_is_told_what_is_missing() {
+        let words = refused("netfilter's hooks", &io::Error::from_raw_os_error(libc::EPERM));
+        assert!(words.contains("CAP_NET_ADMIN"), "{words}");
+        assert!(is_unknown(&io::Error::from_raw_os_error(libc::EINVAL)));
+    }
+}

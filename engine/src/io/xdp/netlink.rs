@@ -465,6 +465,34 @@ impl Socket {
         Err(io::ErrorKind::TimedOut.into())
     }
 
+    /// Several in one datagram, and no for an answer is an error: what netfilter calls a batch.
+    #[cfg(test)]
+    pub fn tell_all(&mut self, requests: &[Request]) -> io::Result<()> {
+        let bytes: Vec<u8> = requests.iter().flat_map(|request| request.bytes().iter().copied()).collect();
+        let (to, length) = (nobody(), size_of::<libc::sockaddr_nl>() as libc::socklen_t);
+        // SAFETY: `bytes` and `to` are live and as long as said.
+        let sent = unsafe { libc::sendto(self.fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0, (&raw const to).cast(), length) };
+        assert_eq!(sent, bytes.len() as isize);
+        while let Some(datagram) = self.news()? {
+            let error = Messages(datagram).find_map(|message| message.error()).unwrap_or(0);
+            if error < 0 {
+                return Err(io::Error::from_raw_os_error(-error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends to another program's socket, as anybody may who is root.
+    #[cfg(test)]
+    pub fn lie_to(&self, whom: &Socket, request: &Request) -> io::Result<()> {
+        let (mut to, length) = (nobody(), size_of::<libc::sockaddr_nl>() as libc::socklen_t);
+        to.nl_pid = whom.port;
+        let bytes = request.bytes();
+        // SAFETY: `bytes` and `to` are live and as long as said.
+        let sent = unsafe { libc::sendto(self.fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0, (&raw const to).cast(), length) };
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
     /// A datagram that is there now: None where none is, Some(empty) for one that is not the kernel's.
     pub fn news(&mut self) -> io::Result<Option<&[u8]>> {
         match self.receive(libc::MSG_DONTWAIT) {
@@ -502,4 +530,164 @@ fn nobody() -> libc::sockaddr_nl {
 
 fn check(result: i32) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A network of a test's own.
+#[cfg(test)]
+pub(super) mod network {
+    use std::process::Command;
+
+    /// Runs `body` in a thread whose network is empty but for what `lines` (arguments of `ip`) make; it goes with the thread.
+    pub fn within<T: Send>(lines: &str, body: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                enter();
+                run(lines);
+                body()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Gives this thread an empty network.
+    pub fn enter() {
+        // SAFETY: the call takes a number; it fails or moves this thread.
+        let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+        assert_eq!(result, 0, "a network of its own needs root");
+    }
+
+    /// By which `ip link set ... netns` knows this thread's network.
+    pub fn thread() -> i32 {
+        // SAFETY: a call without arguments.
+        unsafe { libc::gettid() }
+    }
+
+    /// `ip LINE` for each line, and what they print. A line that begins with another program's name in brackets is its arguments: `[tc] qdisc show`.
+    pub fn run(lines: &str) -> String {
+        let mut printed = String::new();
+        for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            let (program, line) = line.strip_prefix('[').and_then(|line| line.split_once("] ")).unwrap_or(("ip", line));
+            let output = Command::new(program).args(line.split(' ')).output().expect("ip and tc are installed (Debian: iproute2)");
+            assert!(output.status.success(), "{program} {line}: {}", String::from_utf8_lossy(&output.stderr));
+            printed += &String::from_utf8_lossy(&output.stdout);
+        }
+        printed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::network::{run, within};
+    use super::*;
+
+    fn read_all(bytes: &[u8]) -> usize {
+        let mut understood = 0;
+        let mut left = bytes.len();
+        for message in Messages(bytes) {
+            left = left.checked_sub(HEADER + message.body.len()).expect("messages are within the datagram");
+            understood += usize::from(route(message.body).is_some()) + usize::from(neighbour(message.body).is_some());
+            understood += usize::from(link(message.body).is_some());
+            for header in [0, 4, 12, 16, 20] {
+                understood += attributes(message.body, header).count();
+            }
+        }
+        understood
+    }
+
+    /// What a real kernel says about links, routes and neighbours, as whole messages.
+    fn samples() -> Vec<Vec<u8>> {
+        within(
+            "link add v0 type veth peer name v1
+            address add 10.0.0.1/24 dev v0
+            address add 2001:db8::1/64 dev v0 nodad
+            link set v0 up
+            link set v1 up
+            neighbour add 10.0.0.2 lladdr 02:00:00:00:00:02 dev v0
+            neighbour add 2001:db8::2 lladdr 02:00:00:00:00:06 dev v0
+            route add 10.1.0.0/16 via 10.0.0.2 mtu 1300
+            route add 10.2.0.0/16 nexthop via 10.0.0.2 nexthop via 10.0.0.3
+            route add 10.3.0.0/16 via inet6 2001:db8::2 dev v0",
+            || {
+                let mut socket = Socket::open(libc::NETLINK_ROUTE).unwrap();
+                let mut samples = Vec::new();
+                for kind in [abi::GETLINK, abi::GETROUTE, abi::GETNEIGH] {
+                    let mut request = Request::new(kind, libc::NLM_F_DUMP, &[0; 16][..if kind == abi::GETLINK { 16 } else { 12 }]);
+                    let ask = socket.ask(&mut request, |message| {
+                        let mut bytes = ((HEADER + message.body.len()) as u32).to_ne_bytes().to_vec();
+                        bytes.extend([message.kind.to_ne_bytes(), message.flags.to_ne_bytes()].concat());
+                        bytes.extend([message.sequence.to_ne_bytes(), message.port.to_ne_bytes()].concat());
+                        bytes.extend(message.body);
+                        samples.push(bytes);
+                    });
+                    ask.unwrap();
+                }
+                samples
+            },
+        )
+    }
+
+    #[test]
+    fn cut_and_changed_messages_are_read_without_a_panic() {
+        let samples = samples();
+        assert!(samples.len() > 10, "{}", samples.len());
+        let mut understood = 0;
+        for sample in &samples {
+            understood += read_all(sample);
+            for length in 0..sample.len() {
+                read_all(&sample[..length]);
+            }
+            let mut changed = sample.clone();
+            for index in 0..sample.len() {
+                for value in [0, 1, 4, 0x7F, 0x80, 0xFF, sample[index].wrapping_add(1)] {
+                    changed[index] = value;
+                    read_all(&changed);
+                }
+                changed[index] = sample[index];
+            }
+        }
+        assert!(understood > 100, "{understood}");
+    }
+
+    #[test]
+    fn what_the_kernel_says_is_read() {
+        let samples = samples();
+        let bodies = |wanted: u16| samples.iter().flat_map(|sample| Messages(sample)).filter(move |message| message.kind == wanted).map(|message| message.body);
+        let routes: Vec<Route> = bodies(abi::NEWROUTE).filter_map(route).collect();
+        assert!(routes.iter().any(|route| route.mtu == Some(1_300) && route.gateway == Some([10, 0, 0, 2].into())));
+        assert!(routes.iter().any(|route| route.special && route.gateway.is_none()), "several hops");
+        assert!(routes.iter().any(|route| route.gateway.is_some_and(|gateway| gateway.is_ipv6()) && !route.special));
+        let neighbours: Vec<Neighbour> = bodies(abi::NEWNEIGH).filter_map(neighbour).collect();
+        assert!(neighbours.iter().any(|entry| entry.address.is_ipv4() && entry.link == Some([2, 0, 0, 0, 0, 2]) && entry.state & 0x80 != 0));
+        assert!(neighbours.iter().any(|entry| entry.address.is_ipv6() && entry.link == Some([2, 0, 0, 0, 0, 6])));
+        let links: Vec<Link> = bodies(abi::NEWLINK).filter_map(link).collect();
+        assert!(links.iter().any(|link| link.kind == abi::ETHER && link.mtu == 1_500 && link.mtu6 == Some(1_500) && link.address.is_some()));
+        assert!(links.iter().any(|link| link.flags & libc::IFF_LOOPBACK as u32 != 0));
+    }
+
+    #[test]
+    fn a_request_is_read_as_it_was_written() {
+        let mut request = Request::new(abi::GETROUTE, libc::NLM_F_DUMP, &[9; 12]).attribute(7, &[1, 2, 3]).attribute(8, &[4]).attribute(9, &[]);
+        request.number(77);
+        let messages: Vec<Message<'_>> = Messages(request.bytes()).collect();
+        assert_eq!(messages.len(), 1);
+        assert_eq!((messages[0].kind, messages[0].sequence, messages[0].port), (abi::GETROUTE, 77, 0));
+        let read: Vec<(u16, &[u8])> = attributes(messages[0].body, 12).collect();
+        assert_eq!(read, [(7, &[1, 2, 3][..]), (8, &[4]), (9, &[])]);
+    }
+
+    #[test]
+    fn an_error_of_the_kernel_is_one_and_a_late_answer_is_passed_over() {
+        within("link set lo up", || {
+            let mut socket = Socket::open(libc::NETLINK_ROUTE).unwrap();
+            let get = |device: u8| Request::new(abi::GETLINK, 0, &[0, 0, 0, 0, device, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+            let error = socket.ask(&mut get(99), |_| panic!("there is no such device")).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
+            // Its answer lies there when the next is asked for.
+            socket.tell(&mut get(1)).unwrap();
+            let mut got = Vec::new();
+            socket.ask(&mut get(1), |message| got.push(message.sequence)).unwrap();
+            assert_eq!(got, [3]);
+            run("link set lo down");
+        });
+    }
 }

@@ -326,3 +326,388 @@ fn use_request(device: u32, address: IpAddr) -> Request {
 fn family(ip: IpAddr) -> u8 {
     (if ip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }) as u8
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::netlink::network::{enter, run, thread, within};
+    use super::*;
+    use crate::alloc_count::allocations_in;
+    use std::net::UdpSocket;
+    use std::time::{Duration, Instant};
+
+    /// Two ends of a cable, both here: only one has an address, so nobody answers on it. No address makes itself: that would be news at any time.
+    const CABLE: &str = "link set lo up
+        link add v0 address 02:00:00:00:00:01 type veth peer name v1
+        link set v0 addrgenmode none
+        link set v1 addrgenmode none
+        address add 10.0.0.1/24 dev v0
+        address add fe80::1/64 dev v0 nodad
+        address add 2001:db8::1/64 dev v0 nodad
+        link set v1 up
+        link set v0 up";
+    const SOURCE: [u8; 6] = [2, 0, 0, 0, 0, 1];
+    const SECOND: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+    fn path(local: &str, remote: &str) -> Path {
+        Path { local: SocketAddr::new(local.parse().unwrap(), 4_000), remote: SocketAddr::new(remote.parse().unwrap(), 5_004) }
+    }
+
+    fn device(name: &str) -> u32 {
+        run(&format!("-o link show {name}")).split(':').next().unwrap().parse().unwrap()
+    }
+
+    /// With all news taken. The kernel gives news before it answers whoever caused them, but for those of a cable's state.
+    fn opened() -> Routes {
+        let mut routes = Routes::open().unwrap();
+        until("cables are seen up", || run("-o link show up type veth").lines().all(|line| line.contains("state UP")));
+        while routes.changed() {}
+        routes
+    }
+
+    fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !is_so() {
+            assert!(Instant::now() < deadline, "{what}: not within ten seconds");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_neighbour_and_what_becomes_of_it() {
+        within(CABLE, || {
+            run("neighbour add 10.0.0.2 lladdr 02:00:00:00:00:02 dev v0");
+            let mut routes = opened();
+            let path = path("10.0.0.1", "10.0.0.2");
+            let way = routes.find(&path).unwrap();
+            assert_eq!((way.device, way.mtu, way.source), (device("v0"), 1_500, SOURCE));
+            assert_eq!(routes.address(way.hop), Some(SECOND));
+            assert_eq!(routes.find(&path), Some(way));
+            assert_eq!(routes.hops(), 1);
+
+            run("neighbour replace 10.0.0.2 lladdr 02:00:00:00:00:03 dev v0");
+            assert_eq!(routes.address(way.hop), Some(SECOND));
+            assert!(!routes.changed());
+            assert_eq!(routes.address(way.hop), Some([2, 0, 0, 0, 0, 3]));
+            run("neighbour delete 10.0.0.2 dev v0");
+            assert!(!routes.changed());
+            assert_eq!(routes.address(way.hop), None);
+            run("neighbour add 10.0.0.2 lladdr 02:00:00:00:00:04 dev v0 nud reachable");
+            assert!(!routes.changed());
+            assert_eq!(routes.address(way.hop), Some([2, 0, 0, 0, 0, 4]));
+            run("neighbour change 10.0.0.2 lladdr 02:00:00:00:00:04 dev v0 nud failed");
+            assert!(!routes.changed());
+            assert_eq!(routes.address(way.hop), None);
+            // Others' neighbours are nobody's hops.
+            run("neighbour add 10.0.0.3 lladdr 02:00:00:00:00:02 dev v0");
+            run("neighbour add 10.0.0.2 lladdr 02:00:00:00:00:02 dev v1");
+            assert!(!routes.changed());
+            assert_eq!(routes.address(way.hop), None);
+        });
+    }
+
+    #[test]
+    fn a_neighbour_that_nobody_knows_is_resolved_by_the_kernel() {
+        within(CABLE, || {
+            let mut routes = opened();
+            let (done, wait) = std::sync::mpsc::channel::<()>();
+            std::thread::scope(|scope| {
+                let (tell, told) = std::sync::mpsc::channel();
+                scope.spawn(move || {
+                    enter();
+                    tell.send(thread()).unwrap();
+                    // The network lasts as long as this thread, which goes on when it has been given its end of the cable.
+                    wait.recv().unwrap();
+                    run("link set v1 up\naddress add 10.0.0.2/24 dev v1");
+                    wait.recv().unwrap();
+                });
+                run(&format!("link set v1 netns {}", told.recv().unwrap()));
+                done.send(()).unwrap();
+                until("the cable is seen up", || run("-o link show v0").contains("state UP"));
+                while routes.changed() {}
+                let path = path("10.0.0.1", "10.0.0.2");
+                let mut way = routes.find(&path).unwrap();
+                let socket = UdpSocket::bind(path.local).unwrap();
+                until("the neighbour is resolved", || {
+                    socket.send_to(&[0], path.remote).unwrap();
+                    if routes.changed() {
+                        way = routes.find(&path).unwrap();
+                    }
+                    routes.address(way.hop).is_some()
+                });
+                let entry = run("neighbour show to 10.0.0.2");
+                let address = routes.address(way.hop).unwrap().map(|byte| format!("{byte:02x}")).join(":");
+                assert!(entry.contains(&address), "{address}: {entry}");
+                done.send(()).unwrap();
+            });
+        });
+    }
+
+    #[test]
+    fn a_stale_neighbour_is_probed_when_it_is_used() {
+        within(CABLE, || {
+            run("neighbour add 10.0.0.2 lladdr 02:00:00:00:00:02 dev v0 nud stale");
+            let state = || run("neighbour show to 10.0.0.2").split_whitespace().last().unwrap_or_default().to_owned();
+            let mut routes = opened();
+            let way = routes.find(&path("10.0.0.1", "10.0.0.2")).unwrap();
+            assert!(!routes.changed());
+            assert_eq!(state(), "STALE", "nobody uses it yet");
+            assert_eq!(routes.address(way.hop), Some(SECOND));
+            assert!(!routes.changed());
+            assert_eq!(state(), "DELAY");
+            // Used all the time: the next time it is stale it is probed at once. That use is over with it.
+            assert_eq!(routes.address(way.hop), Some(SECOND));
+            run("neighbour replace 10.0.0.2 lladdr 02:00:00:00:00:02 dev v0 nud reachable");
+            assert!(!routes.changed());
+            assert_eq!(routes.address(way.hop), Some(SECOND));
+            run("neighbour replace 10.0.0.2 lladdr 02:00:00:00:00:02 dev v0 nud stale");
+            assert!(!routes.changed());
+            assert_eq!(state(), "DELAY");
+            run("neighbour replace 10.0.0.2 lladdr 02:00:00:00:00:02 dev v0 nud stale");
+            assert!(!routes.changed());
+            assert!(!routes.changed());
+            assert_eq!(state(), "STALE");
+        });
+    }
+
+    #[test]
+    fn gateways_routes_and_their_mtu() {
+        within(CABLE, || {
+            run("neighbour add 10.0.0.9 lladdr 02:00:00:00:00:02 dev v0
+                neighbour add 2001:db8::9 lladdr 02:00:00:00:00:06 dev v0
+                route add 10.9.0.0/16 via 10.0.0.9 mtu 1300
+                route add 10.8.0.0/16 via 10.0.0.9 mtu 9000
+                route add 10.7.0.0/16 via inet6 2001:db8::9 dev v0");
+            let mut routes = opened();
+            let (near, far) = (path("10.0.0.1", "10.0.0.9"), path("10.0.0.1", "10.9.1.2"));
+            let (near, mut way) = (routes.find(&near).unwrap(), routes.find(&far).unwrap());
+            assert_eq!((way.mtu, way.hop, way.device), (1_300, near.hop, near.device));
+            assert_eq!(routes.address(way.hop), Some(SECOND));
+            let large = routes.find(&path("10.0.0.1", "10.8.0.1")).unwrap();
+            assert_eq!((large.mtu, large.hop), (1_500, near.hop));
+            let via = routes.find(&path("10.0.0.1", "10.7.0.1")).unwrap();
+            assert_eq!(routes.address(via.hop), Some([2, 0, 0, 0, 0, 6]));
+
+            // The news of a route make all ways void, and the hops of the old ones unknown.
+            run("route delete 10.9.0.0/16");
+            assert!(routes.changed());
+            assert!(!routes.changed());
+            assert_eq!(routes.address(way.hop), None);
+            assert_eq!(routes.find(&far), None);
+            run("route add 10.9.0.0/16 via 10.0.0.9");
+            assert!(routes.changed());
+            way = routes.find(&far).unwrap();
+            assert_eq!((way.mtu, routes.address(way.hop)), (1_500, Some(SECOND)));
+            run("link set v0 mtu 1400");
+            assert!(routes.changed());
+            assert_eq!(routes.find(&far).unwrap().mtu, 1_400);
+        });
+    }
+
+    #[test]
+    fn only_the_kernel_sends_there() {
+        within(CABLE, || {
+            run("address add 10.0.1.1/24 dev v0
+                route add blackhole 10.9.0.0/16
+                route add unreachable 10.8.0.0/16
+                -6 route add blackhole 2001:db8:9::/48
+                tuntap add t0 mode tun
+                link set t0 addrgenmode none
+                link set t0 up
+                route add 10.7.0.0/16 dev t0
+                address add 10.6.0.1 peer 10.6.0.2 dev t0");
+            let mut routes = opened();
+            for (local, remote) in [
+                ("127.0.0.1", "127.0.0.1"),
+                ("10.0.0.1", "127.0.0.1"),
+                ("10.0.0.1", "10.0.0.1"),
+                ("10.0.0.1", "10.0.1.1"),
+                ("10.0.0.1", "10.0.0.255"),
+                ("10.0.0.1", "255.255.255.255"),
+                ("10.0.0.1", "224.0.0.5"),
+                ("10.0.0.1", "0.0.0.0"),
+                ("10.0.0.1", "10.9.0.1"),
+                ("10.0.0.1", "10.8.0.1"),
+                ("10.0.0.1", "10.7.0.1"),
+                ("10.6.0.1", "10.6.0.2"),
+                ("10.0.0.1", "192.0.2.1"),
+                ("10.0.0.77", "10.0.0.2"),
+                ("0.0.0.0", "10.0.0.2"),
+                ("10.0.0.1", "2001:db8::2"),
+                ("::1", "::1"),
+                ("2001:db8::1", "2001:db8::1"),
+                ("2001:db8::1", "ff02::1"),
+                ("2001:db8::1", "2001:db8:9::1"),
+                ("2001:db8::1", "2001:db8:5::1"),
+                ("2001:db8::77", "2001:db8::2"),
+                ("2001:db8::1", "fe80::2"),
+            ] {
+                assert_eq!(routes.find(&path(local, remote)), None, "{local} to {remote}");
+            }
+            assert_eq!(routes.hops(), 0);
+            assert!(routes.find(&path("10.0.0.1", "10.0.0.2")).is_some());
+            assert!(!routes.changed());
+        });
+    }
+
+    #[test]
+    fn ipv6_and_its_link_local_hops() {
+        within(CABLE, || {
+            run("neighbour add 2001:db8::2 lladdr 02:00:00:00:00:02 dev v0
+                neighbour add fe80::9 lladdr 02:00:00:00:00:09 dev v0
+                -6 route add default via fe80::9 dev v0 mtu 1280");
+            let mut routes = opened();
+            let way = routes.find(&path("2001:db8::1", "2001:db8::2")).unwrap();
+            assert_eq!((way.device, way.mtu, way.source, routes.address(way.hop)), (device("v0"), 1_500, SOURCE, Some(SECOND)));
+            let way = routes.find(&path("2001:db8::1", "2001:db8:5::1")).unwrap();
+            assert_eq!((way.mtu, routes.address(way.hop)), (1_280, Some([2, 0, 0, 0, 0, 9])));
+            let mut near = path("2001:db8::1", "fe80::9");
+            near.remote = std::net::SocketAddrV6::new("fe80::9".parse().unwrap(), 5_004, 0, device("v0")).into();
+            assert_eq!(routes.find(&near).map(|near| near.hop), Some(way.hop));
+            run("-6 neighbour delete fe80::9 dev v0");
+            assert!(!routes.changed());
+            assert_eq!(routes.address(way.hop), None);
+            run("address delete 2001:db8::1/64 dev v0");
+            assert!(routes.changed());
+            assert_eq!(routes.find(&path("2001:db8::1", "2001:db8::2")), None);
+        });
+    }
+
+    #[test]
+    fn policy_by_source_and_by_port_is_honoured() {
+        within(CABLE, || {
+            run("address add 10.0.0.3/24 dev v0
+                link add w0 type veth peer name w1
+                link set w0 addrgenmode none
+                link set w1 addrgenmode none
+                link set w1 up
+                link set w0 up
+                route add default via 10.0.0.9
+                route add default dev w0 table 7
+                rule add from 10.0.0.3 table 7");
+            let mut routes = opened();
+            let (first, second) = (path("10.0.0.1", "192.0.2.1"), path("10.0.0.3", "192.0.2.1"));
+            assert_eq!(routes.find(&first).unwrap().device, device("v0"));
+            assert_eq!(routes.find(&second).unwrap().device, device("w0"));
+            run("rule add ipproto udp sport 4000 dport 5004 table 7");
+            assert!(routes.changed());
+            assert_eq!(routes.find(&first).unwrap().device, device("w0"));
+            let mut other = first;
+            other.remote.set_port(5_005);
+            assert_eq!(routes.find(&other).unwrap().device, device("v0"));
+            run("rule delete from 10.0.0.3 table 7\nrule delete ipproto udp sport 4000 dport 5004 table 7");
+            assert!(routes.changed());
+            assert_eq!(routes.find(&second).unwrap().device, device("v0"));
+        });
+    }
+
+    #[test]
+    fn devices_that_go_down_and_come_up_change_all() {
+        within(CABLE, || {
+            let mut routes = opened();
+            let path = path("10.0.0.1", "10.0.0.2");
+            assert!(routes.find(&path).is_some());
+            // What is news of a device without changing anything here is none.
+            run("link set v0 alias something");
+            assert!(!routes.changed());
+            run("link set v0 address 02:00:00:00:00:0a");
+            assert!(routes.changed());
+            assert_eq!(routes.find(&path).unwrap().source, [2, 0, 0, 0, 0, 10]);
+            // Its other end down is a cable pulled; what the kernel says of cables comes when it gets to it.
+            run("link set v1 down");
+            until("the cable's end", || routes.changed() && routes.find(&path).is_none());
+            run("link set v1 up");
+            until("the cable is back", || routes.changed() && routes.find(&path).is_some());
+            run("link set v0 down");
+            assert!(routes.changed());
+            assert_eq!(routes.find(&path), None);
+            run("link delete v0");
+            assert!(routes.changed());
+            assert_eq!(routes.find(&path), None);
+        });
+    }
+
+    #[test]
+    fn without_arp_a_neighbour_has_the_devices_own_address() {
+        let lines = "link add i0 address 02:00:00:00:00:01 type ifb
+            address add 10.0.0.1/24 dev i0
+            link set i0 addrgenmode none
+            link set i0 up";
+        within(lines, || {
+            let mut routes = opened();
+            let path = path("10.0.0.1", "10.0.0.2");
+            let way = routes.find(&path).unwrap();
+            assert_eq!((way.source, routes.address(way.hop)), (SOURCE, Some(SOURCE)));
+            run("neighbour add 10.0.0.2 lladdr 02:00:00:00:00:02 dev i0");
+            assert!(!routes.changed());
+            assert_eq!(routes.address(way.hop), Some(SECOND));
+            assert_eq!(opened().find(&path).map(|way| way.source), Some(SOURCE));
+            run("neighbour delete 10.0.0.2 dev i0");
+            assert!(!routes.changed());
+            assert_eq!(routes.address(way.hop), Some(SOURCE));
+        });
+    }
+
+    #[test]
+    fn lost_news_are_a_change() {
+        within(CABLE, || {
+            let mut routes = opened();
+            let way = routes.find(&path("10.0.0.1", "10.0.0.2")).unwrap();
+            routes.news.room(1).unwrap();
+            for last in 10..40 {
+                run(&format!("neighbour add 10.0.0.{last} lladdr 02:00:00:00:00:02 dev v0"));
+            }
+            assert!(routes.changed());
+            assert_eq!(routes.address(way.hop), None);
+            assert!(routes.find(&path("10.0.0.1", "10.0.0.2")).is_some(), "the devices are read again");
+            assert!(!routes.changed());
+        });
+    }
+
+    #[test]
+    fn only_the_kernel_is_believed() {
+        within(CABLE, || {
+            let mut routes = opened();
+            let way = routes.find(&path("10.0.0.1", "10.0.0.2")).unwrap();
+            let stranger = Socket::open(libc::NETLINK_ROUTE).unwrap();
+            let lie = neighbour_request(abi::NEWNEIGH, way.device, [10, 0, 0, 2].into(), 0).attribute(abi::NDA_LLADDR, &SECOND);
+            stranger.lie_to(&routes.news, &lie).unwrap();
+            let lie = Request::new(abi::NEWROUTE, 0, &[0; 12]);
+            stranger.lie_to(&routes.news, &lie).unwrap();
+            assert!(!routes.changed());
+            assert_eq!(routes.address(way.hop), None);
+        });
+    }
+
+    #[test]
+    fn nothing_is_allocated_while_news_come() {
+        within(CABLE, || {
+            let mut routes = opened();
+            let way = routes.find(&path("10.0.0.1", "10.0.0.2")).unwrap();
+            for step in 0..20 {
+                run(&format!("neighbour replace 10.0.0.2 lladdr 02:00:00:00:01:{step:02x} dev v0"));
+                run(&format!("link set v1 mtu {}", 1_400 + step));
+                let work = || {
+                    std::hint::black_box((routes.changed(), routes.address(way.hop)));
+                };
+                assert_eq!(allocations_in(work), 0);
+            }
+        });
+    }
+
+    #[test]
+    fn a_full_table_says_so_until_it_is_emptied() {
+        within(CABLE, || {
+            run("address add 10.128.0.1/9 dev v0");
+            let mut routes = opened();
+            let link = routes.links.values().copied().find(|link| link.address == Some(SOURCE)).unwrap();
+            for index in 0..HOPS_MAX as u32 {
+                assert!(routes.hop(&link, Ipv4Addr::from(0x0A80_0002 + index).into()).is_some());
+            }
+            let path = path("10.0.0.1", "10.0.0.2");
+            assert_eq!(routes.find(&path), None);
+            run("route add 10.9.0.0/16 via 10.0.0.9");
+            assert!(routes.changed());
+            assert!(routes.find(&path).is_some());
+        });
+    }
+}
