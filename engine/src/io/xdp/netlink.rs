@@ -15,8 +15,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// The kernel's numbers. They are user-space ABI and never change. Each was printed from the headers of Linux 6.1
-/// (linux-libc-dev) and compared, and each but these has been seen at work in the tests of this folder on 6.18:
-/// the answers of NFNL_SUBSYS_HOOK (headers only: the test machine's kernel is built without it), `ENCAP*`, `NEWDST`.
+/// (linux-libc-dev) and compared. Those of links, routes, neighbours, traffic control, nf_tables and XFRM were seen at work by the tests
+/// of this folder on 6.18; from headers only are NFNL_HOOK_GET and HOOK_* (that kernel is built without it), NEWDST, the two of VRFs.
 pub mod abi {
     pub const NEWLINK: u16 = 16;
     pub const DELLINK: u16 = 17;

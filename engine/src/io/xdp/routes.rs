@@ -514,7 +514,9 @@ mod tests {
                 link set t0 addrgenmode none
                 link set t0 up
                 route add 10.7.0.0/16 dev t0
-                address add 10.6.0.1 peer 10.6.0.2 dev t0");
+                address add 10.6.0.1 peer 10.6.0.2 dev t0
+                route add 10.5.0.0/16 encap ip id 100 dst 10.0.0.2 dev v0
+                -6 route add 2001:db8:4::/48 encap seg6 mode encap segs 2001:db8::9 dev v0");
             let mut routes = opened();
             for (local, remote) in [
                 ("127.0.0.1", "127.0.0.1"),
@@ -529,6 +531,7 @@ mod tests {
                 ("10.0.0.1", "10.8.0.1"),
                 ("10.0.0.1", "10.7.0.1"),
                 ("10.6.0.1", "10.6.0.2"),
+                ("10.0.0.1", "10.5.0.1"),
                 ("10.0.0.1", "192.0.2.1"),
                 ("10.0.0.77", "10.0.0.2"),
                 ("0.0.0.0", "10.0.0.2"),
@@ -538,6 +541,7 @@ mod tests {
                 ("2001:db8::1", "ff02::1"),
                 ("2001:db8::1", "2001:db8:9::1"),
                 ("2001:db8::1", "2001:db8:5::1"),
+                ("2001:db8::1", "2001:db8:4::1"),
                 ("2001:db8::77", "2001:db8::2"),
                 ("2001:db8::1", "fe80::2"),
             ] {
