@@ -1,7 +1,7 @@
 //! Netlink: messages and attributes lie within what they came in; a route, a neighbour or a device that is read is the
 //! same when it is written and read again.
 
-use spillway_engine::io::xdp::netlink::{Attributes, Link, Message, Messages, Neighbour, Request, Route, abi, attributes, link, neighbour, route};
+use spillway_engine::io::frames::netlink::{Attributes, Link, Message, Messages, Neighbour, Request, Route, abi, attributes, link, neighbour, route};
 use std::net::IpAddr;
 
 /// The bytes as they are, and once more as the body of a message that is right: few inputs guess a length.

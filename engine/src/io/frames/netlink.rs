@@ -31,8 +31,6 @@ pub mod abi {
     pub const GETNEIGH: u16 = 30;
     pub const NEWRULE: u16 = 32;
     pub const DELRULE: u16 = 33;
-    pub const GETQDISC: u16 = 38;
-    pub const GETTFILTER: u16 = 46;
     pub const NEWNEXTHOP: u16 = 104;
     pub const DELNEXTHOP: u16 = 105;
 
@@ -67,7 +65,6 @@ pub mod abi {
     pub const NTF_PROXY: u8 = 0x08;
 
     pub const IFLA_ADDRESS: u16 = 1;
-    pub const IFLA_IFNAME: u16 = 3;
     pub const IFLA_MTU: u16 = 4;
     pub const IFLA_LINKINFO: u16 = 18;
     pub const IFLA_AF_SPEC: u16 = 26;
@@ -78,14 +75,9 @@ pub mod abi {
     pub const DEVCONF_MTU6: usize = 2;
     pub const ETHER: u16 = 1;
 
-    pub const TCA_KIND: u16 = 1;
-    /// TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_EGRESS)
-    pub const CLSACT_EGRESS: u32 = 0xFFFF_FFF3;
-
     pub const NFNL_HOOK_GET: u16 = 12 << 8;
     pub const NFTABLES_GETCHAIN: u16 = 10 << 8 | 4;
     pub const HOOK_HOOKNUM: u16 = 1;
-    pub const HOOK_DEV: u16 = 3;
     pub const HOOK_FUNCTION: u16 = 4;
     pub const HOOK_MODULE: u16 = 5;
     pub const HOOK_CHAIN_INFO: u16 = 6;
@@ -96,11 +88,9 @@ pub mod abi {
     pub const CHAIN_HOOKNUM: u16 = 1;
     pub const NFPROTO_INET: u8 = 1;
     pub const NFPROTO_IPV4: u8 = 2;
-    pub const NFPROTO_NETDEV: u8 = 5;
     pub const NFPROTO_IPV6: u8 = 10;
     pub const LOCAL_OUT: u32 = 3;
     pub const POST_ROUTING: u32 = 4;
-    pub const NETDEV_EGRESS: u32 = 1;
 
     pub const XFRM_GETSPDINFO: u16 = 0x25;
     pub const XFRMA_SPD_INFO: u16 = 1;
