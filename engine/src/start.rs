@@ -250,18 +250,19 @@ fn choose(asked: IoChoice, found: &Probe) -> Result<(IoKind, String), StartError
 /// Whether media goes out as frames, and why; Err: it does not, and why where somebody wants to know.
 fn choose_frames(asked: IoChoice, sockets: &[Sockets]) -> Result<Result<String, Option<String>>, StartError> {
     let is_local = sockets.iter().flat_map(|shard| shard.list()).all(|socket| socket.address().ip().is_loopback());
-    let found = framing::probe().map_err(|error| match error.raw_os_error() {
+    let probe = || framing::probe().map_err(|error| match error.raw_os_error() {
         Some(libc::EPERM) => "the process has no CAP_NET_RAW".to_owned(),
         Some(libc::EAFNOSUPPORT) => "the service may not use packet sockets (RestrictAddressFamilies)".to_owned(),
         _ => error.to_string(),
     });
-    match (asked, found) {
-        (IoChoice::Uring | IoChoice::Socket, _) => Ok(Err(None)),
+    if matches!(asked, IoChoice::Uring | IoChoice::Socket) || asked == IoChoice::Auto && is_local {
+        return Ok(Err(None));
+    }
+    match (asked, probe()) {
         (IoChoice::Frames, Err(reason)) => Err(StartError::Frames(reason)),
         (IoChoice::Frames, Ok(())) => Ok(Ok("asked for by --io frames".to_owned())),
-        (IoChoice::Auto, _) if is_local => Ok(Err(None)),
-        (IoChoice::Auto, Err(reason)) => Ok(Err(Some(reason))),
-        (IoChoice::Auto, Ok(())) => Ok(match framing::rules::bypassed() {
+        (_, Err(reason)) => Ok(Err(Some(reason))),
+        (_, Ok(())) => Ok(match framing::rules::bypassed() {
             Ok(rules) if rules.is_empty() => Ok("everything it needs works here, and no rule would be passed over".to_owned()),
             Ok(rules) => Err(Some(format!("they would pass over {}; --io frames insists", rules.join(", ")))),
             Err(reason) => Err(Some(format!("{reason}; --io frames insists"))),

@@ -11,6 +11,8 @@ pub mod netlink;
 pub mod ring;
 pub mod routes;
 pub mod rules;
+#[cfg(test)]
+mod tests;
 mod ways;
 
 use super::{Datagram, Io, Path, Sent, Tally};
@@ -42,15 +44,27 @@ pub struct Frames<I: Io> {
     routes: Routes,
     ways: Ways,
     devices: Vec<Device>,
-    /// Whose next place was lent as buffer; else it was the one below.
-    lent: Option<usize>,
+    lent: Lent,
     /// The device that was used last: most shards have one.
     last: usize,
     /// Whether frames may be used; the engine's first thread takes it back when somebody stands in the way (`rules::bypassed`).
     allowed: Arc<AtomicBool>,
+    /// `allowed`, as it was when it was looked at last: within a tick nothing of a path goes the other way, and overtakes.
+    allowed_now: bool,
     looked_at: Time,
+    /// Somebody was told that a ring has no room.
+    told_blocked: bool,
     identification: u16,
     tally: Tally,
+}
+
+/// Whose buffer was lent and holds what is sent next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Lent {
+    Nothing,
+    Below,
+    /// The next place of this device's ring.
+    Ring(usize),
 }
 
 struct Device {
@@ -65,7 +79,9 @@ impl<I: Io> Frames<I> {
             routes: Routes::open()?,
             ways: Ways::new(seed),
             devices: Vec::with_capacity(DEVICES_MAX),
-            lent: None,
+            lent: Lent::Nothing,
+            allowed_now: allowed.load(Ordering::Relaxed),
+            told_blocked: false,
             last: 0,
             allowed,
             looked_at: below.now(),
@@ -78,25 +94,26 @@ impl<I: Io> Frames<I> {
     /// Sends what the lent buffer begins with as a frame. None: this is for the kernel.
     fn send_frame(&mut self, path: &Path, length: usize, segment: usize) -> Option<Sent> {
         let count = length.div_ceil(segment);
-        if !self.allowed.load(Ordering::Relaxed) || count > SEGMENTS_MAX {
+        if !self.allowed_now || self.lent == Lent::Nothing || count > SEGMENTS_MAX {
             return None;
         }
         let (ways, routes, devices, now) = (&mut self.ways, &mut self.routes, &mut self.devices, self.looked_at);
-        let way = *ways.get(path, || make_way(routes, devices, path, now))?;
+        let way = *ways.get(path, now, || make_way(routes, devices, path, now))?;
         if segment > way.payload_max {
             return None;
         }
         let hop = routes.address(way.hop)?;
-        let device = devices.get_mut(way.device)?;
+        let device = devices.get_mut(way.device).filter(|device| device.index == way.device_index)?;
         if device.ring.is_none() && now >= device.open_again_at {
             device.open(now);
         }
         let ring = device.ring.as_mut()?;
-        if self.lent != Some(way.device) {
+        if self.lent != Lent::Ring(way.device) {
             match ring.room() {
                 Ok(true) => {}
                 Ok(false) => {
                     self.tally.blocked += 1;
+                    self.told_blocked = true;
                     return Some(Sent::Blocked);
                 }
                 Err(_) => {
@@ -106,8 +123,9 @@ impl<I: Io> Frames<I> {
             }
             // It was sealed elsewhere: for the one below, or for another device.
             match self.lent {
-                None => ring.payload()?.get_mut(..length)?.copy_from_slice(self.below.buffer()?.get(..length)?),
-                Some(other) => {
+                Lent::Nothing => return None,
+                Lent::Below => ring.payload()?.get_mut(..length)?.copy_from_slice(self.below.buffer()?.get(..length)?),
+                Lent::Ring(other) => {
                     let [ring, other] = devices.get_disjoint_mut([way.device, other]).ok()?.map(|device| device.ring.as_mut());
                     ring?.payload()?.get_mut(..length)?.copy_from_slice(other?.payload()?.get(..length)?);
                 }
@@ -115,10 +133,11 @@ impl<I: Io> Frames<I> {
         }
         let device = devices.get_mut(way.device)?;
         let ring = device.ring.as_mut()?;
-        self.identification = self.identification.wrapping_add(count as u16);
+        // One for each packet that it is cut into.
         if !ring.push(&way.headers, hop, length, segment, self.identification) {
             return None;
         }
+        self.identification = self.identification.wrapping_add(count as u16);
         self.last = way.device;
         self.tally.sends += 1;
         self.tally.sent += count as u64;
@@ -131,12 +150,13 @@ impl<I: Io> Frames<I> {
 
     /// Sends what the lent buffer begins with through the kernel.
     fn send_below(&mut self, path: &Path, length: usize, segment: usize) -> Sent {
-        if let Some(lent) = self.lent {
+        if let Lent::Ring(lent) = self.lent {
             let sealed = self.devices.get_mut(lent).and_then(|device| device.ring.as_mut()?.payload()?.get(..length));
             let (Some(sealed), Some(buffer)) = (sealed, self.below.buffer()) else {
                 return Sent::Blocked;
             };
-            buffer[..length].copy_from_slice(sealed);
+            let Some(buffer) = buffer.get_mut(..length) else { return Sent::Blocked };
+            buffer.copy_from_slice(sealed);
         }
         self.below.send(path, length, segment)
     }
@@ -145,17 +165,31 @@ impl<I: Io> Frames<I> {
     fn kick(&mut self) -> bool {
         let mut waits = false;
         for device in &mut self.devices {
-            match device.ring.as_mut().map_or(Kick::Done, Ring::kick) {
+            let Some(ring) = &mut device.ring else { continue };
+            let kicked = ring.kick();
+            self.tally.dropped += ring.refused();
+            match kicked {
                 Kick::Done => {}
                 Kick::Later => waits = true,
                 Kick::Dead => self.tally.dropped += device.close(self.looked_at),
             }
         }
+        self.take_back();
         waits
     }
 
-    /// Hears of changes now and then.
+    /// A ring that is gone took what was lent with it.
+    fn take_back(&mut self) {
+        if let Lent::Ring(lent) = self.lent
+            && self.devices.get(lent).is_none_or(|device| device.ring.is_none())
+        {
+            self.lent = Lent::Nothing;
+        }
+    }
+
+    /// Hears of changes now and then: before media is sent, as the last time may be long ago.
     fn look(&mut self) {
+        self.allowed_now = self.allowed.load(Ordering::Relaxed);
         let now = self.below.now();
         if now.since(self.looked_at) < LOOK_EVERY {
             return;
@@ -163,8 +197,11 @@ impl<I: Io> Frames<I> {
         self.looked_at = now;
         if self.routes.changed() {
             self.ways.forget();
-            // Whoever is gone is not found again by the next packet. The others stay open: a ring costs some 8 MB to make.
-            self.kick();
+            // A device that is gone leaves its place to another. The others stay open: a ring is 4 MB to make.
+            for device in self.devices.iter_mut().filter(|device| !self.routes.is_there(device.index)) {
+                self.tally.dropped += device.close(now);
+            }
+            self.take_back();
         }
     }
 }
@@ -178,7 +215,7 @@ impl Device {
     /// Runs that go with it.
     fn close(&mut self, now: Time) -> u64 {
         self.open_again_at = now + OPEN_AGAIN_AFTER;
-        self.ring.take().map_or(0, |ring| ring.pushed() as u64)
+        self.ring.take().map_or(0, |mut ring| ring.pushed() as u64 + ring.refused())
     }
 }
 
@@ -206,45 +243,61 @@ fn make_way(routes: &mut Routes, devices: &mut Vec<Device>, path: &Path, now: Ti
         }
     };
     let payload_max = (found.mtu as usize).saturating_sub(headers.length_in_mtu());
-    Some(Way { headers, hop: found.hop, device, payload_max })
+    Some(Way { headers, hop: found.hop, device, device_index: found.device, payload_max })
 }
 
 impl<I: Io> Io for Frames<I> {
     fn receive(&mut self, max: usize, f: impl FnMut(Datagram<'_>)) -> usize {
+        self.look();
         self.below.receive(max, f)
     }
 
     fn buffer(&mut self) -> Option<&mut [u8]> {
-        // Where the kernel reads: what is sealed there needs no copy. The next run is likely to go where the last one went.
-        let has_room = |device: &mut Device| device.ring.as_mut().is_some_and(|ring| ring.room() == Ok(true));
-        self.lent = Some(self.last).filter(|last| self.devices.get_mut(*last).is_some_and(has_room));
+        // Until it is sent it stays the same one, also where a ring has room again meanwhile: a run may be in it already.
+        if self.lent == Lent::Nothing {
+            // Where the kernel reads: what is sealed there needs no copy. The next run is likely to go where the last one went.
+            let has_room = |device: &mut Device| device.ring.as_mut().is_some_and(|ring| ring.room() == Ok(true));
+            let last = self.last;
+            let is_lent = self.allowed_now && self.devices.get_mut(last).is_some_and(has_room);
+            self.lent = if is_lent { Lent::Ring(last) } else { Lent::Below };
+        }
         match self.lent {
-            Some(lent) => self.devices.get_mut(lent)?.ring.as_mut()?.payload(),
-            None => self.below.buffer(),
+            Lent::Ring(lent) => self.devices.get_mut(lent)?.ring.as_mut()?.payload(),
+            _ => {
+                let buffer = self.below.buffer();
+                if buffer.is_none() {
+                    self.lent = Lent::Nothing;
+                }
+                buffer
+            }
         }
     }
 
     fn send(&mut self, path: &Path, length: usize, segment: usize) -> Sent {
-        if length > 0
-            && let Some(sent) = self.send_frame(path, length, if segment == 0 { length } else { segment.min(length) })
-        {
-            return sent;
-        }
-        self.send_below(path, length, segment)
+        let sent = match length {
+            0 => None,
+            _ => self.send_frame(path, length, if segment == 0 { length } else { segment.min(length) }),
+        };
+        let sent = sent.unwrap_or_else(|| self.send_below(path, length, segment));
+        self.lent = Lent::Nothing;
+        sent
     }
 
     fn send_beside(&mut self, path: &Path, length: usize) -> Sent {
-        self.send_below(path, length, length)
+        let sent = self.send_below(path, length, length);
+        self.lent = Lent::Nothing;
+        sent
     }
 
     fn submit(&mut self) {
         self.kick();
         self.below.submit();
-        self.look();
     }
 
     fn park(&mut self, until: Option<Time>) {
-        let until = if self.kick() {
+        // There may be no room although nothing waits for the kernel: what it took stands in its place until the device is done with it.
+        let is_blocked = std::mem::take(&mut self.told_blocked);
+        let until = if self.kick() | is_blocked {
             let retry = self.below.now() + ROOM_RETRY;
             Some(until.map_or(retry, |until| until.min(retry)))
         } else {

@@ -524,7 +524,7 @@ fn check(result: i32) -> io::Result<()> {
 
 /// A network of a test's own.
 #[cfg(test)]
-pub(super) mod network {
+pub(crate) mod network {
     use std::process::Command;
 
     /// Runs `body` in a thread whose network is empty but for what `lines` (arguments of `ip`) make; it goes with the thread.

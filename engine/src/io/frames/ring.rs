@@ -7,6 +7,7 @@
 //!
 //! | tpacket2_hdr, 32 bytes | room | virtio_net_hdr, 10 | headers, 42 or 62 | payload, from byte 128 |
 
+use super::super::inbox::errno;
 use super::headers::{CHECKSUM_OFFSET, HEADERS_MAX, Headers};
 use crate::shm::Mapping;
 use spillway_proto::limits::SEND_SIZE_MAX;
@@ -34,6 +35,8 @@ const PACKET_TX_HAS_OFF: i32 = 19;
 /// `VIRTIO_NET_HDR_F_NEEDS_CSUM`, `VIRTIO_NET_HDR_GSO_UDP_L4` (Linux 6.2).
 const NEEDS_CHECKSUM: u8 = 1;
 const CUT_AS_UDP: u8 = 5;
+/// Means nothing: a frame that asks for it is malformed.
+const NO_CUT_AT_ALL: u8 = 0x7F;
 /// What may wait in a device's queue, as the sockets' own buffers are.
 const SEND_BUFFER_BYTES: i32 = 4 << 20;
 
@@ -46,12 +49,16 @@ pub struct Ring {
     waits: usize,
     /// From `waits` to `next`.
     pushed: usize,
+    /// Of each place: bytes of its headers.
+    lengths: [u8; PLACES],
+    /// Runs that the device refused, until somebody asks.
+    refused: u64,
 }
 
 /// What became of a kick.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kick {
-    /// The kernel has taken everything.
+    /// The kernel has taken everything, or refused it.
     Done,
     /// It has no room now.
     Later,
@@ -81,7 +88,7 @@ impl Ring {
         set(&socket, libc::SOL_PACKET, libc::PACKET_TX_RING, &request)?;
         let memory = Mapping::of_device(&socket, PLACES * PLACE_BYTES, 0).map_err(io::Error::other)?;
         bind(&socket, device)?;
-        Ok(Ring { socket, memory, next: 0, waits: 0, pushed: 0 })
+        Ok(Ring { socket, memory, next: 0, waits: 0, pushed: 0, lengths: [0; PLACES], refused: 0 })
     }
 
     /// Whether there is a place to fill; what was pushed is sent first where there is none.
@@ -104,6 +111,11 @@ impl Ring {
         self.pushed
     }
 
+    /// Runs that were pushed and refused since this was last asked.
+    pub fn refused(&mut self) -> u64 {
+        std::mem::take(&mut self.refused)
+    }
+
     /// The payload of the frame that is pushed next; None without a free place.
     pub fn payload(&mut self) -> Option<&mut [u8]> {
         self.bytes(PAYLOAD_AT, SEND_SIZE_MAX)
@@ -112,6 +124,9 @@ impl Ring {
     /// Gives the next place to the kernel with the next kick: headers, then `length` bytes of the payload as they stand there, cut
     /// every `segment` bytes. False: there is no free place, or they do not fit.
     pub fn push(&mut self, headers: &Headers, hop: [u8; 6], length: usize, segment: usize, identification: u16) -> bool {
+        if length > SEND_SIZE_MAX {
+            return false;
+        }
         let in_front = headers.length();
         let start = PAYLOAD_AT - in_front - REQUEST_BYTES;
         let Some(bytes) = self.bytes(start, REQUEST_BYTES + in_front) else { return false };
@@ -128,6 +143,7 @@ impl Ring {
         place[..4].copy_from_slice(&((REQUEST_BYTES + in_front + length) as u32).to_ne_bytes());
         place[8..].copy_from_slice(&(start as u16).to_ne_bytes());
         self.status(self.next).store(TO_SEND, Ordering::Release);
+        self.lengths[self.next] = in_front as u8;
         self.next = (self.next + 1) % PLACES;
         self.pushed += 1;
         true
@@ -135,21 +151,42 @@ impl Ring {
 
     /// Has the kernel send what was pushed.
     pub fn kick(&mut self) -> Kick {
-        if self.pushed == 0 {
-            return Kick::Done;
-        }
-        // JUSTIFICATION: std sends bytes; this call sends what stands in the ring.
-        // SAFETY: a call by values.
-        let result = unsafe { libc::sendto(self.socket.as_raw_fd(), std::ptr::null(), 0, libc::MSG_DONTWAIT, std::ptr::null(), 0) };
-        if result < 0 && matches!(super::super::inbox::errno(), libc::ENETDOWN | libc::ENXIO | libc::EBADF | libc::ENODEV) {
-            return Kick::Dead;
-        }
-        // Any other error (EAGAIN, ENOBUFS): the first one that was not taken says so itself, and is sent with the next kick.
-        while self.pushed > 0 && self.status(self.waits).load(Ordering::Acquire) != TO_SEND {
-            self.waits = (self.waits + 1) % PLACES;
-            self.pushed -= 1;
+        // Each round but the last gets rid of one that is refused.
+        for _ in 0..=PLACES {
+            if self.pushed == 0 {
+                return Kick::Done;
+            }
+            // JUSTIFICATION: std sends bytes; this call sends what stands in the ring.
+            // SAFETY: a call by values.
+            let result = unsafe { libc::sendto(self.socket.as_raw_fd(), std::ptr::null(), 0, libc::MSG_DONTWAIT, std::ptr::null(), 0) };
+            let error = if result < 0 { errno() } else { 0 };
+            if matches!(error, libc::ENETDOWN | libc::ENXIO | libc::EBADF | libc::ENODEV) {
+                return Kick::Dead;
+            }
+            while self.pushed > 0 && self.status(self.waits).load(Ordering::Acquire) != TO_SEND {
+                self.waits = (self.waits + 1) % PLACES;
+                self.pushed -= 1;
+            }
+            if matches!(error, 0 | libc::EAGAIN | libc::EINTR) {
+                break;
+            }
+            if self.pushed > 0 {
+                self.spoil();
+            }
         }
         if self.pushed == 0 { Kick::Done } else { Kick::Later }
+    }
+
+    /// The oldest was refused by the device's queue or filter, and would be so again and again before all others. Malformed, it is
+    /// dropped with the next kick, as a datagram would have been.
+    fn spoil(&mut self) {
+        let headers = self.lengths[self.waits];
+        let start = PAYLOAD_AT - usize::from(headers) - REQUEST_BYTES;
+        let at = self.waits * PLACE_BYTES + start + 1;
+        // JUSTIFICATION: the kernel reads this memory by address.
+        // SAFETY: a byte within the place. It waits to be sent, and the kernel reads such only in this thread's own call.
+        unsafe { self.memory.start().as_ptr().add(at).write(NO_CUT_AT_ALL) };
+        self.refused += 1;
     }
 
     fn status(&self, place: usize) -> &AtomicU32 {

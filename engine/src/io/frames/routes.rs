@@ -206,6 +206,11 @@ impl Routes {
         is_changed
     }
 
+    /// Whether the kernel has such a device still, as far as is known.
+    pub fn is_there(&self, device: u32) -> bool {
+        !self.links_known || self.links.len() >= DEVICES_MAX || self.links.contains_key(&device)
+    }
+
     /// How many hops are known.
     pub fn hops(&self) -> usize {
         self.hops.len()

@@ -177,7 +177,7 @@ fn words(name: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::super::netlink::network::{run, within};
     use super::*;
 
@@ -188,8 +188,8 @@ mod tests {
         link set v1 up
         link set v0 up";
 
-    /// A base chain of nf_tables at a hook, as `nft` would make it: a batch of three in one datagram.
-    fn chain(family: u8, table: &str, hook: u32, device: Option<&str>) {
+    /// A base chain of nf_tables at a hook, as `nft` would make it: a batch of three in one datagram. It lets all pass, or none.
+    pub(crate) fn chain(family: u8, table: &str, hook: u32, device: Option<&str>, passes: bool) {
         fn nested(kind: u16, value: &[u8]) -> Vec<u8> {
             let mut bytes = [((4 + value.len()) as u16).to_ne_bytes(), kind.to_ne_bytes()].concat();
             bytes.extend(value);
@@ -209,6 +209,7 @@ mod tests {
                 .attribute(1, &zero_ended(table))
                 .attribute(3, &zero_ended("leaving"))
                 .attribute(4 | 0x8000, &hooked)
+                .attribute(5, &u32::from(passes).to_be_bytes())
                 .attribute(7, &zero_ended("filter")),
             Request::new(17, 0, &[0, 0, 0, 10]),
         ];
@@ -253,7 +254,7 @@ mod tests {
             (NETDEV, 1, Some("v0"), ""),
         ] {
             let found = within(CABLE, || {
-                chain(family, "house", hook, device);
+                chain(family, "house", hook, device, true);
                 let all = netfilter().unwrap();
                 // However the kernel was asked.
                 let mut socket = Socket::open(libc::NETLINK_NETFILTER).unwrap();
