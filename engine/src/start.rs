@@ -382,6 +382,38 @@ impl Signals {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::frames::netlink::network::within;
+    use crate::io::frames::rules::tests::chain;
+    use std::net::UdpSocket;
+
+    /// Goal: `auto` passes over nobody's rules, and says whose they are. Method: a network of the test's own, with a chain at output and without.
+    #[test]
+    fn auto_makes_frames_where_no_rule_is_passed_over() {
+        const IPV4: u8 = 2;
+        const OUTPUT: u32 = 3;
+        let chosen = |asked: IoChoice, address: &str, has_chain: bool| {
+            within("link set lo up", || {
+                if has_chain {
+                    chain(IPV4, "house", OUTPUT, None, true);
+                }
+                // JUSTIFICATION: std has no eventfd.
+                // SAFETY: a call by values.
+                let wake = adopt(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) });
+                let sockets = [Sockets::new(vec![UdpSocket::bind(address).unwrap().into()], wake).unwrap()];
+                choose_frames(asked, &sockets).map_err(|error| error.to_string())
+            })
+        };
+        let words = chosen(IoChoice::Auto, "0.0.0.0:0", true).unwrap().unwrap_err().unwrap();
+        assert!(words.contains("chain house/leaving (nf_tables)") && words.contains("--io frames insists"), "{words}");
+        match chosen(IoChoice::Auto, "0.0.0.0:0", false).unwrap() {
+            Ok(words) => assert!(words.contains("no rule would be passed over"), "{words}"),
+            // The machine's own, which no network of a test's own is without.
+            Err(words) => assert!(words.as_ref().is_some_and(|words| words.contains("cgroup") && !words.contains("netfilter")), "{words:?}"),
+        }
+        assert_eq!(chosen(IoChoice::Auto, "127.0.0.1:0", false), Ok(Err(None)), "nothing to gain on loopback");
+        assert_eq!(chosen(IoChoice::Frames, "0.0.0.0:0", true), Ok(Ok("asked for by --io frames".to_owned())));
+        assert_eq!(chosen(IoChoice::Uring, "0.0.0.0:0", false), Ok(Err(None)));
+    }
 
     /// Goal: a shard is woken at once, and nothing else about its scheduling changes. Method: the kernel is asked.
     #[test]

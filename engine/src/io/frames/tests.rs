@@ -9,10 +9,10 @@ use crate::alloc_count::allocations_in;
 use crate::clock;
 use crate::io::bound::Sockets;
 use crate::io::socket::Socket;
-use crate::io::suite::{self, Backend, eventfd};
+use crate::io::suite::{self, Backend, eventfd, room_to_receive};
 use std::collections::VecDeque;
+use std::io::Read;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
@@ -68,10 +68,7 @@ impl Far {
         let sockets = self.sockets.recv().unwrap();
         for socket in &sockets {
             socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-            let room = 64_i32 << 20;
-            // SAFETY: the kernel reads one i32.
-            let result = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, (&raw const room).cast(), 4) };
-            assert_eq!(result, 0);
+            room_to_receive(socket, 64 << 20);
         }
         sockets
     }
@@ -202,7 +199,7 @@ fn runs_arrive_as_their_datagrams() {
 fn identifications_do_not_repeat() {
     within("", || {
         let mut cable = Cable::new(KNOWN);
-        let tap = socket2::Socket::new(libc::AF_PACKET.into(), socket2::Type::RAW, Some(i32::from(3_u16.to_be()).into())).unwrap();
+        let mut tap = socket2::Socket::new(libc::AF_PACKET.into(), socket2::Type::RAW, Some(i32::from(3_u16.to_be()).into())).unwrap();
         for _ in 0..5 {
             for (length, segment) in [(9_000, 1_000), (100, 100), (2_000, 1_000)] {
                 cable.send(0, length, segment);
@@ -210,18 +207,17 @@ fn identifications_do_not_repeat() {
             }
         }
         let (mut next, mut runs) = (None, 0);
-        let mut bytes = [std::mem::MaybeUninit::uninit(); 16_384];
+        let mut bytes = [0; 16_384];
         while runs < 15 {
-            let length = tap.recv(&mut bytes).unwrap();
-            // SAFETY: so many bytes were written.
-            let frame: Vec<u8> = bytes[..length].iter().map(|byte| unsafe { byte.assume_init() }).collect();
+            let length = tap.read(&mut bytes).unwrap();
+            let frame = &bytes[..length];
             if frame[..12] != [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1] || frame[23] != 17 {
                 continue;
             }
             // One that is not cut yet: the cut counts on from its first.
             let first = u16::from_be_bytes([frame[18], frame[19]]);
             assert!(next.is_none_or(|next| next == first), "{next:?}, {first}");
-            let segment = if length > 9_000 || length > 2_000 { 1_000 } else { 100 };
+            let segment = if length > 1_000 { 1_000 } else { 100 };
             next = Some(first.wrapping_add((length - 42).div_ceil(segment) as u16));
             runs += 1;
         }
