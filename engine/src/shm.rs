@@ -45,12 +45,17 @@ impl Mapping {
         if found < length as u64 {
             return Err(MapError::TooSmall { found, needed: length });
         }
-        map(length, libc::MAP_SHARED, file.as_fd().as_raw_fd())
+        map(length, libc::MAP_SHARED, file.as_fd().as_raw_fd(), 0)
+    }
+
+    /// Maps `length` bytes that a kernel's object other than a file shows at `offset`, say the rings of a socket.
+    pub fn of_device(object: impl AsFd, length: usize, offset: libc::off_t) -> Result<Mapping, MapError> {
+        map(length, libc::MAP_SHARED | libc::MAP_POPULATE, object.as_fd().as_raw_fd(), offset)
     }
 
     /// Memory of this process alone, for what the kernel reads and writes by address.
     pub fn private(length: usize) -> Result<Mapping, MapError> {
-        map(length, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)
+        map(length, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
     }
 
     pub fn start(&self) -> NonNull<u8> {
@@ -96,14 +101,14 @@ fn file_size(file: BorrowedFd<'_>) -> io::Result<u64> {
     }
 }
 
-fn map(length: usize, flags: libc::c_int, file: libc::c_int) -> Result<Mapping, MapError> {
+fn map(length: usize, flags: libc::c_int, file: libc::c_int, offset: libc::off_t) -> Result<Mapping, MapError> {
     if length == 0 {
         return Err(MapError::Empty);
     }
     // JUSTIFICATION: std has no mappings.
     // SAFETY: the kernel chooses a free range (no MAP_FIXED), so nothing that exists is touched.
     let start = unsafe {
-        libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ | libc::PROT_WRITE, flags, file, 0)
+        libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ | libc::PROT_WRITE, flags, file, offset)
     };
     if start == libc::MAP_FAILED {
         return Err(MapError::Map { length, source: io::Error::last_os_error() });

@@ -6,6 +6,7 @@
 
 use crate::clock;
 use crate::io::bound::Sockets;
+use crate::io::frames::{self as framing, Frames};
 use crate::io::probe::{Probe, probe};
 use crate::io::socket::Socket;
 use crate::io::uring::Uring;
@@ -29,7 +30,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -49,11 +50,16 @@ pub enum StartError {
     Identity(#[from] DtlsError),
     #[error("--io uring was asked for, but io_uring cannot be used: {0}")]
     Uring(String),
+    #[error("--io frames was asked for, but frames cannot be sent from here: {0}")]
+    Frames(String),
     #[error("shard {shard} cannot start: {reason}")]
     Shard { shard: usize, reason: String },
     #[error("the supervisor did not take our ready line: {0}")]
     Ready(std::io::Error),
 }
+
+/// How often it is looked whether frames would pass over somebody's rules.
+const LOOK_FOR_RULES_EVERY: Duration = Duration::from_secs(5);
 
 /// Exit code of an engine that cannot do what it was asked for, now or later.
 pub const EXIT_REFUSED: u8 = 3;
@@ -65,7 +71,7 @@ pub fn run() -> ExitCode {
         Err(error) => {
             let _ = writeln!(io::stderr(), "{error}");
             match error {
-                StartError::Uring(_) => ExitCode::from(EXIT_REFUSED),
+                StartError::Uring(_) | StartError::Frames(_) => ExitCode::from(EXIT_REFUSED),
                 _ => ExitCode::FAILURE,
             }
         }
@@ -95,7 +101,26 @@ fn start() -> Result<(), StartError> {
     }
     let identity = Arc::new(Identity::new()?);
     let found = probe();
-    let (kind, why) = choose(handover.io, &found)?;
+    let (below, mut why) = choose(handover.io, &found)?;
+    let mut sockets = Vec::new();
+    for (index, &wake) in handover.shard_wake.iter().enumerate() {
+        let media = handover.media.iter().map(|group| adopt(group[index])).collect();
+        let made = Sockets::new(media, adopt(wake));
+        sockets.push(made.map_err(|error| StartError::Shard { shard: index, reason: error.to_string() })?);
+    }
+    // Taken back while the engine runs, where somebody comes whom frames would pass over.
+    let frames = match choose_frames(handover.io, &sockets)? {
+        Ok(words) => {
+            why = words;
+            Some(Arc::new(AtomicBool::new(true)))
+        }
+        Err(Some(words)) => {
+            why = format!("{why}; no frames: {words}");
+            None
+        }
+        Err(None) => None,
+    };
+    let kind = if frames.is_some() { IoKind::Frames } else { below };
 
     let owners = Arc::new(Owners::new(shards as u32));
     let shared = Arc::new(Shared {
@@ -116,26 +141,23 @@ fn start() -> Result<(), StartError> {
 
     let (started, starting) = mpsc::channel();
     let mut threads = Vec::new();
-    for (index, strays) in Strays::mesh(shards).into_iter().enumerate() {
+    for (index, (strays, sockets)) in Strays::mesh(shards).into_iter().zip(sockets).enumerate() {
         let table = Table::new(Arc::clone(&records), Arc::clone(&owners), index)?;
-        let sockets: Vec<OwnedFd> = handover.media.iter().map(|group| adopt(group[index])).collect();
-        let sockets = Sockets::new(sockets, adopt(handover.shard_wake[index]))
-            .map_err(|error| StartError::Shard { shard: index, reason: error.to_string() })?;
         let core = handover.cores.get(index).copied();
         let (shared, identity, started) = (Arc::clone(&shared), Arc::clone(&identity), started.clone());
-        let segments = found.gso_segments;
+        let (segments, frames) = (found.gso_segments, frames.clone());
         let body = move || {
             pin(core);
             go_first();
             let maker = handshakes(identity);
-            match kind {
-                IoKind::Uring => match Uring::new(sockets, segments) {
-                    Ok(io) => serve(io, index, shared, table, strays, maker, &started),
-                    Err(error) => _ = started.send((index, Err(error.to_string()))),
-                },
-                IoKind::Socket => {
-                    serve(Socket::new(sockets, segments), index, shared, table, strays, maker, &started);
+            let place = Place { index, shared, table, strays, maker, started: &started };
+            if below == IoKind::Uring {
+                match Uring::new(sockets, segments) {
+                    Ok(io) => begin(io, frames, place),
+                    Err(error) => place.say(Err(error.to_string())),
                 }
+            } else {
+                begin(Socket::new(sockets, segments), frames, place);
             }
         };
         let thread = std::thread::Builder::new().name(format!("shard-{index}")).spawn(body);
@@ -151,7 +173,12 @@ fn start() -> Result<(), StartError> {
     let line = format!("ready io={} gso={gso_segments} why={why}\n", kind.name());
     File::from(adopt(handover.ready)).write_all(line.as_bytes()).map_err(StartError::Ready)?;
 
-    signals.wait();
+    match frames.filter(|_| handover.io == IoChoice::Auto) {
+        Some(allowed) => signals.wait_and(LOOK_FOR_RULES_EVERY, || {
+            allowed.store(framing::rules::bypassed().is_ok_and(|found| found.is_empty()), Ordering::Relaxed);
+        }),
+        None => signals.wait(),
+    }
     link.clear_engine_ready();
     shared.stop.store(true, Ordering::SeqCst);
     shared.wake_all();
@@ -161,15 +188,32 @@ fn start() -> Result<(), StartError> {
     Ok(())
 }
 
-fn serve<I: Io>(
-    io: I,
+/// What a shard is made of, beside its backend.
+struct Place<'a> {
     index: usize,
     shared: Arc<Shared>,
     table: Table,
     strays: Strays,
     maker: HandshakeMaker,
-    started: &mpsc::Sender<(usize, Result<(), String>)>,
-) {
+    started: &'a mpsc::Sender<(usize, Result<(), String>)>,
+}
+
+impl Place<'_> {
+    fn say(&self, outcome: Result<(), String>) {
+        let _ = self.started.send((self.index, outcome));
+    }
+}
+
+fn begin<I: Io>(io: I, frames: Option<Arc<AtomicBool>>, place: Place<'_>) {
+    let Some(allowed) = frames else { return serve(io, place) };
+    match Frames::new(io, allowed, clock::wall().0 ^ u64::from(std::process::id()) << 32) {
+        Ok(io) => serve(io, place),
+        Err(error) => place.say(Err(format!("frames: {error}"))),
+    }
+}
+
+fn serve<I: Io>(io: I, place: Place<'_>) {
+    let Place { index, shared, table, strays, maker, started } = place;
     let seed = clock::wall().0 ^ u64::from(std::process::id()) << 32;
     let mut shard = Shard::new(io, index, shared, table, strays, maker, seed);
     let _ = started.send((index, Ok(())));
@@ -198,8 +242,31 @@ fn choose(asked: IoChoice, found: &Probe) -> Result<(IoKind, String), StartError
         (IoChoice::Socket, _) => Ok((IoKind::Socket, "asked for by --io socket".to_owned())),
         (IoChoice::Uring, Ok(())) => Ok((IoKind::Uring, "asked for by --io uring".to_owned())),
         (IoChoice::Uring, Err(reason)) => Err(StartError::Uring(reason.to_string())),
-        (IoChoice::Auto, Ok(())) => Ok((IoKind::Uring, "everything it needs works here".to_owned())),
-        (IoChoice::Auto, Err(reason)) => Ok((IoKind::Socket, reason.to_string())),
+        (IoChoice::Auto | IoChoice::Frames, Ok(())) => Ok((IoKind::Uring, "everything it needs works here".to_owned())),
+        (IoChoice::Auto | IoChoice::Frames, Err(reason)) => Ok((IoKind::Socket, reason.to_string())),
+    }
+}
+
+/// Whether media goes out as frames, and why; Err: it does not, and why where somebody wants to know.
+fn choose_frames(asked: IoChoice, sockets: &[Sockets]) -> Result<Result<String, Option<String>>, StartError> {
+    let is_local = sockets.iter().flat_map(|shard| shard.list()).all(|socket| socket.address().ip().is_loopback());
+    let probe = || framing::probe().map_err(|error| match error.raw_os_error() {
+        Some(libc::EPERM) => "the process has no CAP_NET_RAW".to_owned(),
+        Some(libc::EAFNOSUPPORT) => "the service may not use packet sockets (RestrictAddressFamilies)".to_owned(),
+        _ => error.to_string(),
+    });
+    if matches!(asked, IoChoice::Uring | IoChoice::Socket) || asked == IoChoice::Auto && is_local {
+        return Ok(Err(None));
+    }
+    match (asked, probe()) {
+        (IoChoice::Frames, Err(reason)) => Err(StartError::Frames(reason)),
+        (IoChoice::Frames, Ok(())) => Ok(Ok("asked for by --io frames".to_owned())),
+        (_, Err(reason)) => Ok(Err(Some(reason))),
+        (_, Ok(())) => Ok(match framing::rules::bypassed() {
+            Ok(rules) if rules.is_empty() => Ok("everything it needs works here, and no rule would be passed over".to_owned()),
+            Ok(rules) => Err(Some(format!("they would pass over {}; --io frames insists", rules.join(", ")))),
+            Err(reason) => Err(Some(format!("{reason}; --io frames insists"))),
+        }),
     }
 }
 
@@ -292,6 +359,16 @@ impl Signals {
         }
     }
 
+    /// The same, doing `work` now and then meanwhile.
+    fn wait_and(&self, every: Duration, mut work: impl FnMut()) {
+        let span = libc::timespec { tv_sec: every.as_secs() as libc::time_t, tv_nsec: libc::c_long::from(every.subsec_nanos()) };
+        // JUSTIFICATION: as above.
+        // SAFETY: set and span are valid for the call; nobody asks for more than the number.
+        while unsafe { libc::sigtimedwait(&self.set, std::ptr::null_mut(), &span) } != libc::SIGTERM {
+            work();
+        }
+    }
+
     fn wait(&self) {
         let mut signal = 0;
         while signal != libc::SIGTERM {
@@ -305,6 +382,38 @@ impl Signals {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::frames::netlink::network::within;
+    use crate::io::frames::rules::tests::chain;
+    use std::net::UdpSocket;
+
+    /// Goal: `auto` passes over nobody's rules, and says whose they are. Method: a network of the test's own, with a chain at output and without.
+    #[test]
+    fn auto_makes_frames_where_no_rule_is_passed_over() {
+        const IPV4: u8 = 2;
+        const OUTPUT: u32 = 3;
+        let chosen = |asked: IoChoice, address: &str, has_chain: bool| {
+            within("link set lo up", || {
+                if has_chain {
+                    chain(IPV4, "house", OUTPUT, None, true);
+                }
+                // JUSTIFICATION: std has no eventfd.
+                // SAFETY: a call by values.
+                let wake = adopt(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) });
+                let sockets = [Sockets::new(vec![UdpSocket::bind(address).unwrap().into()], wake).unwrap()];
+                choose_frames(asked, &sockets).map_err(|error| error.to_string())
+            })
+        };
+        let words = chosen(IoChoice::Auto, "0.0.0.0:0", true).unwrap().unwrap_err().unwrap();
+        assert!(words.contains("chain house/leaving (nf_tables)") && words.contains("--io frames insists"), "{words}");
+        match chosen(IoChoice::Auto, "0.0.0.0:0", false).unwrap() {
+            Ok(words) => assert!(words.contains("no rule would be passed over"), "{words}"),
+            // The machine's own, which no network of a test's own is without.
+            Err(words) => assert!(words.as_ref().is_some_and(|words| words.contains("cgroup") && !words.contains("netfilter")), "{words:?}"),
+        }
+        assert_eq!(chosen(IoChoice::Auto, "127.0.0.1:0", false), Ok(Err(None)), "nothing to gain on loopback");
+        assert_eq!(chosen(IoChoice::Frames, "0.0.0.0:0", true), Ok(Ok("asked for by --io frames".to_owned())));
+        assert_eq!(chosen(IoChoice::Uring, "0.0.0.0:0", false), Ok(Err(None)));
+    }
 
     /// Goal: a shard is woken at once, and nothing else about its scheduling changes. Method: the kernel is asked.
     #[test]

@@ -87,6 +87,33 @@ fn a_node_on_two_networks_answers_from_the_address_that_was_asked() {
     server.within(|| drop((publisher, node)));
 }
 
+/// With `--io frames` viewers elsewhere get everything, and nearly all of it as frames; those on loopback get theirs through the kernel.
+#[test]
+fn media_reaches_another_network_as_frames() {
+    let _machine = Machine::shared();
+    let (server, viewer) = (Network::new(), Network::new());
+    server.connect("eth0", "10.91.3.1/24", &viewer, "eth0", "10.91.3.2/24");
+    let (publisher, node, port) = server.within(|| {
+        let more = ["--shards", "2", "--io", "frames"];
+        let node = Node::start_with(&Start { http: "0.0.0.0:0", media: &["0.0.0.0:0"], more: &more, ..Start::default() });
+        let publisher = node.publish("demo", "h264");
+        let port = node.http.base().rsplit(':').next().unwrap_or_default().to_owned();
+        (publisher, node, port)
+    });
+    assert!(node.output().contains("frames, 2 shards") && node.output().contains("asked for by --io frames"), "{}", node.output());
+    assert_eq!(node.facts()["io"], "frames");
+    let counters = node.counters();
+    let counted = |id: CounterId| counters.sum(id);
+    let token = node.token("demo", "view");
+    let near = server.within(|| node.begin(&["play", "demo", "--seconds", "4", "--json"])).json();
+    assert_whole(&near, 4);
+    let before = (counted(CounterId::PacketsSent), counted(CounterId::PacketsFramed));
+    assert_whole(&play_from(&viewer, &format!("http://10.91.3.1:{port}"), &token, 4).json(), 4);
+    let (sent, framed) = (counted(CounterId::PacketsSent) - before.0, counted(CounterId::PacketsFramed) - before.1);
+    assert!(sent > 200 && framed * 10 > sent * 9, "{framed} of {sent} packets went as frames");
+    server.within(|| drop((publisher, node)));
+}
+
 /// A clip of 10 Mbit/s, H264 and Opus: noise, which no encoder makes small.
 fn heavy_clip(scratch: &Scratch) -> String {
     let path = scratch.0.join("heavy.mkv").display().to_string();

@@ -167,7 +167,8 @@ pub struct ServeArgs {
     /// The addresses remotes are told to send to, instead of those of the interfaces
     #[arg(long, value_name = "IP", num_args = 1..)]
     pub announce: Vec<IpAddr>,
-    /// How the engine talks to the kernel; auto: io_uring where it works, else plain sockets [default: auto]
+    /// How the engine sends; frames: past the kernel's UDP and netfilter's output rules (needs CAP_NET_RAW); auto: frames where
+    /// that passes over no rule, else io_uring where it works, else plain sockets [default: auto]
     #[arg(long, value_name = "IO", value_parser = io_parser())]
     pub io: Option<IoChoice>,
     /// Forwarding threads, one per core [default: cores - 1 up to 8 cores, cores - 2 above]
@@ -218,8 +219,8 @@ impl ServeArgs {
 }
 
 fn io_parser() -> impl TypedValueParser<Value = IoChoice> {
-    let names = [IoChoice::Auto, IoChoice::Uring, IoChoice::Socket].map(IoChoice::name);
-    PossibleValuesParser::new(names).try_map(|name| IoChoice::from_name(&name).ok_or("auto, uring or socket"))
+    let names = IoChoice::ALL.map(IoChoice::name);
+    PossibleValuesParser::new(names).try_map(|name| IoChoice::from_name(&name).ok_or("auto, frames, uring or socket"))
 }
 
 fn parse_address(text: &str) -> Result<SocketAddr, String> {

@@ -172,10 +172,10 @@ pub const KEYS: [Key; 34] = [
     Key {
         table: "engine",
         name: "io",
-        kind: Kind::Word(&["auto", "uring", "socket"]),
+        kind: Kind::Word(&["auto", "frames", "uring", "socket"]),
         default: "\"auto\"",
         flag: Some("--io"),
-        help: "how the engine talks to the kernel; auto: io_uring where it works, else plain sockets",
+        help: "how the engine sends; frames: past the kernel's UDP and netfilter's output rules (needs CAP_NET_RAW); auto: frames where that passes over no rule, else io_uring where it works, else plain sockets",
         ..PLAIN
     },
     Key {

@@ -61,7 +61,7 @@ fn what_is_no_key_is_refused_with_its_line_and_what_was_meant() {
     );
     let all = faults("[server]\nhttp = 5\nport = 7\n[engine]\nio = \"epoll\"\nshards = -1\n[limits]\nviewers_max = true", &[]);
     assert_eq!(all.len(), 5, "all of them at once: {all:#?}");
-    assert!(all.iter().any(|fault| fault == "s.toml:5: engine.io: \"epoll\" is not one of auto, uring, socket"), "{all:#?}");
+    assert!(all.iter().any(|fault| fault == "s.toml:5: engine.io: \"epoll\" is not one of auto, frames, uring, socket"), "{all:#?}");
     assert!(all.iter().any(|fault| fault == "s.toml:8: limits.viewers_max must be a whole number from 0 to 1000000"), "{all:#?}");
     assert!(faults("[server\n", &[])[0].starts_with("s.toml:1: "));
     assert!(faults("[server]\nhttp = \"1\"\nhttp = \"2\"", &[])[0].starts_with("s.toml:3: "));

@@ -71,6 +71,7 @@ pub fn engine_words(engine: &Ready, shards: usize) -> String {
     let io = match engine.io.as_str() {
         "uring" => "io_uring",
         "socket" => "plain sockets",
+        "frames" => "frames",
         other => other,
     };
     let gso = match engine.gso {

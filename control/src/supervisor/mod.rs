@@ -91,13 +91,16 @@ impl StartError {
 pub struct IoProbe {
     /// An error says what to do.
     pub uring: Result<(), String>,
+    /// Whether this process may send frames.
+    pub frames: Result<(), String>,
     /// 1: the kernel does not cut.
     pub gso_segments: usize,
 }
 
 pub fn probe_io() -> IoProbe {
     let probe = spillway_engine::io::probe::probe();
-    IoProbe { uring: probe.uring.map_err(|error| error.to_string()), gso_segments: probe.gso_segments }
+    let frames = spillway_engine::io::frames::probe().map_err(|error| error.to_string());
+    IoProbe { uring: probe.uring.map_err(|error| error.to_string()), frames, gso_segments: probe.gso_segments }
 }
 
 /// Serves until it is stopped.

@@ -5,6 +5,7 @@
 //!
 //! - `socket`: recvmmsg and sendmsg; works everywhere.
 //! - `uring`: one io_uring per shard, for sends and to wait in; recvmmsg.
+//! - `frames`: media past the kernel's UDP; one of the two above for the rest.
 //! - `sim`: memory and virtual time, for tests.
 
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use std::time::Duration;
 pub mod bound;
 mod cmsg;
 mod egress;
+pub mod frames;
 mod inbox;
 pub mod probe;
 pub mod sim;
@@ -75,6 +77,8 @@ pub struct Tally {
     pub blocked: u64,
     /// Runs refused as GSO that went again one by one.
     pub one_by_one: u64,
+    /// Of those sent: as frames, past the kernel's UDP.
+    pub framed: u64,
 }
 
 /// A shard's way to the network. The shard is generic over it: no dyn call per packet.
@@ -89,6 +93,11 @@ pub trait Io {
     /// Sends `buffer[..length]` of the buffer lent last, cut every `segment` bytes (the last may be shorter).
     /// `segment >= length` is one datagram.
     fn send(&mut self, path: &Path, length: usize, segment: usize) -> Sent;
+
+    /// Sends one datagram that is not media: checks, handshakes, reports. They always go through the kernel.
+    fn send_beside(&mut self, path: &Path, length: usize) -> Sent {
+        self.send(path, length, length)
+    }
 
     /// Everything queued goes to the kernel, what is complete is collected. Once per tick.
     fn submit(&mut self);

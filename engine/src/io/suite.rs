@@ -1,10 +1,10 @@
-//! One suite for every backend that has a kernel below it: the same behaviour through `socket` and through `uring`.
+//! One suite for every backend that has a kernel below it: the same behaviour through `socket`, `uring` and `frames`.
 //!
 //! Method: sockets on loopback, a plain std socket as the remote. Whatever is waited for is a datagram or a deadline of
 //! the backend itself; no test sleeps. A machine without io_uring fails the `uring` half.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use spillway_proto::limits::{DATAGRAM_SIZE_MAX, SEND_SIZE_MAX};
@@ -31,6 +31,18 @@ pub(super) fn eventfd() -> OwnedFd {
     }
 }
 
+/// As much as is asked for, or allowed.
+pub(super) fn room_to_receive(socket: &UdpSocket, bytes: i32) {
+    // SAFETY: the kernel reads one i32.
+    unsafe {
+        let value = (&raw const bytes).cast();
+        let result = libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, value, 4);
+        if result != 0 {
+            libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, value, 4);
+        }
+    }
+}
+
 fn wake(eventfd: &OwnedFd) {
     let one = 1_u64.to_ne_bytes();
     // SAFETY: 8 live bytes.
@@ -54,17 +66,7 @@ impl<B: Backend> Pair<B> {
         let socket = UdpSocket::bind(bound).unwrap();
         let port = socket.local_addr().unwrap().port();
         let remote = UdpSocket::bind(remote).unwrap();
-        for socket in [socket.as_fd(), remote.as_fd()] {
-            let size: i32 = 8 << 20;
-            // SAFETY: the kernel reads one i32.
-            unsafe {
-                let value = (&raw const size).cast();
-                let result = libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, value, 4);
-                if result != 0 {
-                    libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, value, 4);
-                }
-            }
-        }
+        [&socket, &remote].into_iter().for_each(|socket| room_to_receive(socket, 8 << 20));
         let local = SocketAddr::new(remote.local_addr().unwrap().ip(), port);
         // Long enough for any machine, short enough to fail instead of hanging.
         remote.set_read_timeout(Some(Duration::from_secs(20))).unwrap();

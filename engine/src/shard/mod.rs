@@ -288,6 +288,7 @@ impl<I: Io> Shard<I> {
         core.tally.add(CounterId::ReceiveErrors, seen.receive_errors - was.receive_errors);
         core.tally.add(CounterId::SendsFailed, seen.dropped - was.dropped);
         core.tally.add(CounterId::SendsOneByOne, seen.one_by_one - was.one_by_one);
+        core.tally.add(CounterId::PacketsFramed, seen.framed - was.framed);
         core.tally.add(CounterId::Ticks, 1);
         let end = self.io.now();
         let took = end.since(core.now);
@@ -343,7 +344,7 @@ impl<I: Io> Shard<I> {
                 true
             });
             // A lost STUN answer, report or flight is repeated by its protocol.
-            if !taken || matches!(self.io.send(&path, length, length), Sent::Blocked) {
+            if !taken || matches!(self.io.send_beside(&path, length), Sent::Blocked) {
                 self.core.tally.add(CounterId::SendsBlocked, 1);
             }
         }

@@ -27,23 +27,27 @@ const TEXT_BYTES_MAX: usize = 16 * 1_024;
 /// `--io`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum IoChoice {
-    /// uring where it works, else socket.
+    /// frames where they may be sent and pass over nobody, else uring where it works, else socket.
     #[default]
     Auto,
+    Frames,
     Uring,
     Socket,
 }
 
 impl IoChoice {
+    pub const ALL: [IoChoice; 4] = [IoChoice::Auto, IoChoice::Frames, IoChoice::Uring, IoChoice::Socket];
+
     pub const fn name(self) -> &'static str {
         match self {
             IoChoice::Auto => "auto",
+            IoChoice::Frames => "frames",
             IoChoice::Uring => "uring",
             IoChoice::Socket => "socket",
         }
     }
     pub fn from_name(name: &str) -> Option<IoChoice> {
-        [IoChoice::Auto, IoChoice::Uring, IoChoice::Socket].into_iter().find(|choice| choice.name() == name)
+        IoChoice::ALL.into_iter().find(|choice| choice.name() == name)
     }
 }
 
@@ -240,7 +244,7 @@ mod tests {
             ("reels=20-1043", "reels=20-1044", "field `reels`"),
             ("reels=20-1043", "reels=20-19", "field `reels`"),
             ("reels=20-1043", "reels=0-2147483647,0-2147483647", "field `reels`"),
-            ("io=uring", "io=xdp", "field `io`"),
+            ("io=uring", "io=telegraph", "field `io`"),
             ("shards=2", "shards=0", "field `shards`"),
             ("shards=2", "shards=65", "field `shards`"),
             ("v=1", "v=2", "field `v`"),

@@ -56,6 +56,8 @@ pub enum LinkError {
 pub enum IoKind {
     Uring = 1,
     Socket = 2,
+    /// Media as frames past UDP; `uring` or `socket` below.
+    Frames = 3,
 }
 
 impl IoKind {
@@ -64,6 +66,7 @@ impl IoKind {
         match self {
             IoKind::Uring => "uring",
             IoKind::Socket => "socket",
+            IoKind::Frames => "frames",
         }
     }
 }
@@ -98,6 +101,7 @@ impl EngineFacts {
         let io = match words[4] & 0xFFFF {
             1 => IoKind::Uring,
             2 => IoKind::Socket,
+            3 => IoKind::Frames,
             _ => return None,
         };
         let gso_segments = u16::try_from(words[4] >> 16).ok()?;

@@ -7,6 +7,7 @@
 mod choices;
 mod depacketize;
 mod link;
+mod netlink;
 mod offer;
 mod recording;
 mod reel;
@@ -20,6 +21,7 @@ mod stun;
 
 pub use depacketize::depacketize;
 pub use link::link_decode;
+pub use netlink::netlink;
 pub use offer::sdp_offer;
 pub use recording::recording_file;
 pub use reel::reel_operations;
@@ -48,4 +50,5 @@ pub const TARGETS: &[Target] = &[
     Target { name: "link_decode", body: link_decode },
     Target { name: "depacketize", body: depacketize },
     Target { name: "recording_file", body: recording_file },
+    Target { name: "netlink", body: netlink },
 ];

@@ -62,7 +62,7 @@ const BANS: &[Ban] = &[
     Ban {
         below: "engine/src/",
         except: &["engine/src/io/", "engine/src/start.rs"],
-        paths: &["crate::io::uring", "crate::io::socket", "crate::io::sim", "crate::io::probe"],
+        paths: &["crate::io::uring", "crate::io::socket", "crate::io::frames", "crate::io::sim", "crate::io::probe"],
         why: "only the start-up names a backend",
     },
     Ban {

@@ -127,7 +127,10 @@ pub fn engine(wanted: &str, node: Option<&NodeJson>) -> Vec<Finding> {
     let probe = probe_io();
     let mut findings = Vec::new();
     let runs_sockets = node.is_some_and(|node| node.io == "socket");
+    let runs_frames = node.is_some_and(|node| node.io == "frames");
     findings.push(match (wanted, &probe.uring) {
+        _ if runs_frames => Finding::ok("io", "media goes as frames, past the kernel's UDP and netfilter's output rules"),
+        ("frames", _) if node.is_none() => frames(&probe.frames),
         ("socket", _) => Finding::ok("io", "plain sockets, as configured"),
         (_, Ok(())) if runs_sockets => Finding::warning(
             "io",
@@ -150,6 +153,18 @@ pub fn engine(wanted: &str, node: Option<&NodeJson>) -> Vec<Finding> {
         segments => Finding::ok("gso", format!("UDP GSO up to {segments} segments")),
     });
     findings
+}
+
+/// What `--io frames` would find. A service may be more confined, or less, than this shell.
+fn frames(probe: &Result<(), String>) -> Finding {
+    match probe {
+        Ok(()) => Finding::ok("io", "frames can be sent from here"),
+        Err(reason) => Finding::fault(
+            "io",
+            format!("frames, as configured, cannot be sent from here: {reason}"),
+            "give the service CAP_NET_RAW and AF_PACKET (deploy/README.md, \"Media as frames\"), or set engine.io to auto",
+        ),
+    }
 }
 
 pub fn memlock(pid: Option<u32>) -> Finding {
@@ -239,6 +254,14 @@ mod tests {
         assert_eq!(data_directory(&scratch.0, Some(&data))[0].level, Level::Warning);
         assert_eq!(data_directory(&key, None)[0].level, Level::Fault, "a file is no directory");
         assert_eq!(data_directory(&scratch.0.join("none"), None)[0].level, Level::Ok);
+    }
+
+    #[test]
+    fn frames_that_are_wanted_and_cannot_be_sent_are_a_fault() {
+        let found = frames(&Err("Operation not permitted (os error 1)".to_owned()));
+        assert_eq!(found.level, Level::Fault);
+        assert!(found.says.contains("not permitted") && found.fix.unwrap().contains("CAP_NET_RAW"));
+        assert_eq!(frames(&Ok(())).level, Level::Ok);
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub fn card_of(node: &Value) -> Painted {
     let engine = match node["engine"].as_str() {
         Some("uring") => "io_uring".to_owned(),
         Some("socket") => "plain sockets".to_owned(),
+        Some("frames") => "frames".to_owned(),
         Some(other) => other.to_owned(),
         None => "none just now: it is being started again".to_owned(),
     };
