@@ -195,6 +195,7 @@ impl<I: Io> Frames<I> {
             return;
         }
         self.looked_at = now;
+        self.ways.look();
         if self.routes.changed() {
             self.ways.forget();
             // A device that is gone leaves its place to another. The others stay open: a ring is 4 MB to make.
