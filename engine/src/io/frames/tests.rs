@@ -299,6 +299,7 @@ fn the_buffer_stays_the_same_until_it_is_sent() {
         assert_eq!(cable.io.buffer().unwrap().as_ptr(), first);
         cable.io.submit();
         assert_eq!(cable.io.buffer().unwrap().as_ptr(), first);
+        assert_eq!(cable.io.lent, Lent::Below, "though the ring has room");
         cable.send(0, 100, 100);
         let second = cable.io.buffer().unwrap().as_ptr();
         assert!(second != first && cable.io.lent == Lent::Ring(0));
