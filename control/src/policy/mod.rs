@@ -310,6 +310,12 @@ mod tests {
         assert!(a < b);
         assert_ne!(a.0[7..], older.0[7..]);
         assert_ne!(PublicId::of(ResourceId::new(first, [8; 9])), a);
+        let (mut age, mut names) = (first, Vec::new());
+        for _ in 0..50 {
+            age = Age::after(age, 1_700_000_000_000);
+            names.push(PublicId::of(ResourceId::new(age, [9; 9])));
+        }
+        assert!(names.is_sorted());
     }
 
     #[test]
