@@ -9,6 +9,9 @@
 
 use io_uring::{IoUring, opcode, types};
 use spillway_bench::{median, thread_cpu_time};
+use spillway_engine::io::Path;
+use spillway_engine::io::frames::headers::Headers;
+use spillway_engine::io::frames::ring::{Kick, Ring};
 use spillway_proto::session::record::MasterKey;
 use spillway_proto::session::srtp::{Profile, Sealer};
 use std::io;
@@ -240,6 +243,42 @@ fn by_uring(name: &'static str, net: &Rc<Net>, work: Work, zero_copy: bool) -> i
     }))
 }
 
+/// Runs as frames, sealed where the kernel reads them: the engine's own ring and headers, as many a call as there.
+fn by_frames(name: &'static str, net: &Rc<Net>, device: &str, work: Work, sizes: &'static [usize], runs: &'static [usize]) -> io::Result<Row> {
+    let device = std::ffi::CString::new(device)?;
+    // JUSTIFICATION: std has no names of devices.
+    // SAFETY: the name ends with a zero and lives through the call.
+    let index = unsafe { libc::if_nametoindex(device.as_ptr()) };
+    let mut ring = Ring::open(index)?;
+    let (net, plain) = (Rc::clone(net), vec![0x5A; PACKET + TAG]);
+    let port = net.socket.local_addr()?.port();
+    let local = if net.addresses[0].ip().is_loopback() { Ipv4Addr::LOCALHOST } else { Ipv4Addr::new(10, 78, 0, 1) };
+    let path = |remote: &SocketAddrV4| Path { local: SocketAddrV4::new(local, port).into(), remote: (*remote).into() };
+    let headers: Vec<Headers> = net.addresses.iter().map(|remote| Headers::new(&path(remote), [0; 6]).expect("one family")).collect();
+    Ok(row(name, move |first| {
+        for (session, headers) in headers.iter().enumerate() {
+            let mut packet = 0;
+            for count in runs {
+                assert_eq!(ring.room(), Ok(true));
+                let buffer = ring.payload().expect("room");
+                let (mut length, mut segment) = (0, 0);
+                for &size in &sizes[packet..packet + count] {
+                    let sealed = work.write(session, first + packet as u64, size, &plain, &mut buffer[length..]);
+                    segment = segment.max(sealed);
+                    length += sealed;
+                    packet += 1;
+                }
+                assert!(ring.push(headers, [0; 6], length, segment, packet as u16));
+                if ring.pushed() == 16 {
+                    assert_eq!(ring.kick(), Kick::Done);
+                }
+            }
+        }
+        assert_eq!(ring.kick(), Kick::Done);
+        headers.len() * sizes.len()
+    }))
+}
+
 /// The packages of the first design: webrtc-srtp, and a future per packet.
 fn by_tokio_uring(name: &'static str, net: &Rc<Net>) -> Row {
     let net = Rc::clone(net);
@@ -313,6 +352,19 @@ fn main() {
     let rings = [("copy, io_uring with GSO of 9", Work::Copy, false), ("copy, the same with zero copy", Work::Copy, true), ("AES-256-GCM, io_uring with GSO of 9", gcm(Profile::AeadAes256Gcm), false)];
     for (name, work, zero_copy) in rings {
         match by_uring(name, &net, work, zero_copy) {
+            Ok(row) => rows.push(row),
+            Err(error) => eprintln!("{name}: {error}"),
+        }
+    }
+    let device = if test { "lo" } else { "null0" };
+    let framed: [(_, _, &'static [usize], &'static [usize]); 4] = [
+        ("copy, a frame for each packet", Work::Copy, &FRAME, ONE_BY_ONE),
+        ("copy, frames cut into 9", Work::Copy, &FRAME, &[9]),
+        ("AES-256-GCM, frames cut into 9", gcm(Profile::AeadAes256Gcm), &FRAME, &[9]),
+        ("AES-256-GCM, W1's frame and sound, as frames", gcm(Profile::AeadAes256Gcm), &W1_AND_SOUND, &[6, 2, 1]),
+    ];
+    for (name, work, sizes, runs) in framed {
+        match by_frames(name, &net, device, work, sizes, runs) {
             Ok(row) => rows.push(row),
             Err(error) => eprintln!("{name}: {error}"),
         }
