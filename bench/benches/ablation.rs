@@ -82,6 +82,17 @@ impl Work {
             Work::Seal(sealers) => sealers[session].seal_into(&header, &[], &plain[..size - HEADER], index, out).expect("room"),
         }
     }
+
+    /// The packets of one send behind each other, from this index on: how long they are together, and the longest.
+    fn write_run(&self, session: usize, first: u64, sizes: &[usize], plain: &[u8], out: &mut [u8]) -> (usize, usize) {
+        let (mut length, mut segment) = (0, 0);
+        for (index, &size) in (first..).zip(sizes) {
+            let sealed = self.write(session, index, size, plain, &mut out[length..]);
+            segment = segment.max(sealed);
+            length += sealed;
+        }
+        (length, segment)
+    }
 }
 
 /// The destinations, and one unconnected socket as a shard has it.
@@ -157,13 +168,8 @@ fn by_sendmsg(name: &'static str, net: &Rc<Net>, work: Work, sizes: &'static [us
         for (session, to) in net.to.iter().enumerate() {
             let mut packet = 0;
             for count in runs {
-                let (mut length, mut segment) = (0, 0);
-                for &size in &sizes[packet..packet + count] {
-                    let sealed = work.write(session, first + packet as u64, size, &plain, &mut buffer[length..]);
-                    segment = segment.max(sealed);
-                    length += sealed;
-                    packet += 1;
-                }
+                let (length, segment) = work.write_run(session, first + packet as u64, &sizes[packet..packet + count], &plain, &mut buffer);
+                packet += count;
                 let head = message.aim(to, &buffer[..length], segment);
                 // JUSTIFICATION: std cannot cut a send.
                 // SAFETY: what the message points to lives until the call returns.
@@ -261,13 +267,8 @@ fn by_frames(name: &'static str, net: &Rc<Net>, device: &str, work: Work, sizes:
             for count in runs {
                 assert_eq!(ring.room(), Ok(true));
                 let buffer = ring.payload().expect("room");
-                let (mut length, mut segment) = (0, 0);
-                for &size in &sizes[packet..packet + count] {
-                    let sealed = work.write(session, first + packet as u64, size, &plain, &mut buffer[length..]);
-                    segment = segment.max(sealed);
-                    length += sealed;
-                    packet += 1;
-                }
+                let (length, segment) = work.write_run(session, first + packet as u64, &sizes[packet..packet + count], &plain, buffer);
+                packet += count;
                 assert!(ring.push(headers, [0; 6], length, segment, packet as u16));
                 if ring.pushed() == 16 {
                     assert_eq!(ring.kick(), Kick::Done);
