@@ -369,7 +369,12 @@ struct Source {
 }
 
 impl Source {
+    /// Nothing before there are keys: an index counts what was sent. A receiver takes the first index it meets for one below 2^16 (RFC 3711
+    /// section 3.3.1), and opens nothing of a source that counted further meanwhile.
     fn send_frame(&mut self, publisher: &Remote) {
+        if !publisher.client.is_connected() {
+            return;
+        }
         for packet in 0..3 {
             let mut payload = [0; 60];
             payload[NUMBER].copy_from_slice(&self.video_index.to_be_bytes());
