@@ -9,6 +9,7 @@ use crate::io::bound::Sockets;
 use crate::io::frames::{self as framing, Frames};
 use crate::io::probe::{Probe, probe};
 use crate::io::socket::Socket;
+use crate::io::steering::{self, Steering};
 use crate::io::uring::Uring;
 use crate::io::Io;
 use crate::shard::directory::Directory;
@@ -135,12 +136,15 @@ fn start() -> Result<(), StartError> {
         shard_wake: handover.shard_wake.iter().map(|&fd| File::from(duplicate(fd))).collect(),
         control_wake: File::from(adopt(handover.control_wake)),
         reel_files: handover.reels.iter().map(|&fd| ReelFile::new(File::from(adopt(fd)))).collect(),
+        steering: Steering::default(),
         stop: AtomicBool::new(false),
     });
     shared.reel_files.iter().for_each(ReelFile::empty);
 
     let (started, starting) = mpsc::channel();
     let mut threads = Vec::new();
+    // With one shard there are no strays.
+    let groups = sockets.first().filter(|_| shards > 1).map(steering::groups);
     for (index, (strays, sockets)) in Strays::mesh(shards).into_iter().zip(sockets).enumerate() {
         let table = Table::new(Arc::clone(&records), Arc::clone(&owners), index)?;
         let core = handover.cores.get(index).copied();
@@ -163,6 +167,12 @@ fn start() -> Result<(), StartError> {
         let thread = std::thread::Builder::new().name(format!("shard-{index}")).spawn(body);
         threads.push(thread.map_err(|error| StartError::Shard { shard: index, reason: error.to_string() })?);
     }
+    if let Some(groups) = groups {
+        let shared = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("steering".to_owned()).spawn(move || shared.steering.run(&groups));
+        // Without it strays cross the mesh.
+        threads.extend(thread);
+    }
     for _ in 0..shards {
         let (shard, outcome) = starting.recv().map_err(|_| StartError::Incomplete("a shard ended at its start"))?;
         outcome.map_err(|reason| StartError::Shard { shard, reason })?;
@@ -182,6 +192,7 @@ fn start() -> Result<(), StartError> {
     link.clear_engine_ready();
     shared.stop.store(true, Ordering::SeqCst);
     shared.wake_all();
+    shared.steering.stop();
     for thread in threads {
         let _ = thread.join();
     }

@@ -39,6 +39,10 @@ impl Bound {
     pub fn address(&self) -> SocketAddr {
         self.address
     }
+    /// A second descriptor of the same socket.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.descriptor.try_clone()
+    }
     /// Whether a datagram from `local` may leave here.
     fn carries(&self, local: &SocketAddr) -> bool {
         let family = match self.address {

@@ -7,6 +7,8 @@
 //! - `uring`: one io_uring per shard, for sends and to wait in; recvmmsg.
 //! - `frames`: media past the kernel's UDP; one of the two above for the rest.
 //! - `sim`: memory and virtual time, for tests.
+//!
+//! Beside them `steering`: which shard's socket the kernel gives a publisher's datagrams to.
 
 use std::net::SocketAddr;
 
@@ -21,6 +23,7 @@ mod inbox;
 pub mod probe;
 pub mod sim;
 pub mod socket;
+pub mod steering;
 #[cfg(test)]
 mod suite;
 pub mod uring;

@@ -60,11 +60,26 @@ impl Core {
                 _ => self.shared.directory.find(&pair_of(&path)),
             };
             match slot {
-                Some(slot) => self.handle_own(class, slot, &path, datagram),
+                Some(slot) => {
+                    self.handle_own(class, slot, &path, datagram);
+                    if class == Class::Rtp {
+                        self.steer(slot, &path);
+                    }
+                }
                 None => self.tally.add(CounterId::DatagramsUnknown, 1),
             }
         }
         true
+    }
+
+    /// A publisher's media came to another shard: from now on the kernel gives it to this one.
+    fn steer(&mut self, slot: u32, path: &Path) {
+        let Some(session) = self.sessions.get_mut(slot as usize).and_then(Option::as_mut) else { return };
+        // Where we send to is a pair that passed its check: whoever writes other addresses into datagrams moves nothing.
+        if session.side == Side::Publisher && session.path == Some(*path) && session.steered != Some(path.remote) {
+            session.steered = Some(path.remote);
+            self.shared.steering.steer(slot, path.remote, self.index);
+        }
     }
 
     fn handle_own(&mut self, class: Class, slot: u32, path: &Path, datagram: &mut [u8]) {

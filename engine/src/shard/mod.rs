@@ -50,6 +50,7 @@ mod threats_media;
 #[cfg(any(test, feature = "simulation"))]
 pub mod world;
 
+use crate::io::steering::Steering;
 use crate::io::{self, Io, Path, Sent};
 use crate::shm::{Mapping, punch_hole};
 pub use session::HandshakeMaker;
@@ -110,6 +111,8 @@ pub struct Shared {
     pub control_wake: File,
     /// By stream.
     pub reel_files: Vec<ReelFile>,
+    /// Whose datagrams come to another shard than their own.
+    pub steering: Steering,
     pub stop: AtomicBool,
 }
 

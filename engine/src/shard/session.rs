@@ -24,6 +24,7 @@ use spillway_proto::stream::resend::{Budget, Resends};
 use spillway_proto::stream::start::Start;
 use spillway_proto::time::Time;
 use spillway_proto::wire::rtcp;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Makes the state machine of one handshake; a simulator puts a stub here.
@@ -53,6 +54,8 @@ pub struct Session {
     pub sealer: Option<Sealer>,
     /// Where we send: the selected pair.
     pub path: Option<Path>,
+    /// The remote of which the kernel was told that it belongs to this shard (`io/steering`).
+    pub steered: Option<SocketAddr>,
     pub feeds: Vec<Feed>,
     /// What its replays were sent is paid for until then (`Pacer`).
     pub replay_paid_until: Time,
@@ -128,6 +131,7 @@ impl Session {
             opener: None,
             sealer: None,
             path: None,
+            steered: None,
             feeds: Vec::with_capacity(2),
             replay_paid_until: Time::ZERO,
             answers: Budget::default(),
@@ -287,6 +291,9 @@ impl Core {
             for pair in &record.pair[..pairs] {
                 self.shared.directory.remove(pair, slot);
             }
+        }
+        if session.steered.is_some() {
+            self.shared.steering.forget(slot);
         }
         self.table.remove_session(slot);
         self.timers.remove(slot);

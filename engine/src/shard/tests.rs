@@ -1,7 +1,8 @@
 //! What a shard owes: over `Sim`, in virtual time, with real handshakes and real sealing.
 
 use crate::alloc_count::allocations_in;
-use super::world::{Seen, Source, World, number_of};
+use super::world::{SERVER, Seen, Source, World, number_of};
+use crate::io::Path;
 use spillway_proto::id::{Codec, Side, TrackId};
 use spillway_proto::link::command::{Answer, Command, DumpEntry, SessionState, Status};
 use spillway_proto::link::counters::CounterId;
@@ -96,6 +97,32 @@ fn strays_cross_the_mesh_and_nothing_is_lost() {
     assert_contiguous(&seen);
     assert!(world.counter(CounterId::StrayDatagrams) > 480);
     assert_eq!(world.counter(CounterId::MeshDropped), 0);
+}
+
+/// Goal: a publisher whose media comes to another shard is named to the kernel, with its own shard, as long as it lives; nobody else is. Method: all
+/// datagrams of a publisher and a viewer are strays, and somebody repeats the publisher's.
+#[test]
+fn a_publisher_whose_media_strays_is_steered_to_its_shard() {
+    let (mut world, mut source, track) = publishing(2);
+    let viewer = world.add(1, Side::Viewer);
+    world.feed(1, viewer, track);
+    source.play(&mut world, 5, 2);
+    assert_eq!(world.steered(), [], "nothing strays");
+    world.remotes[source.remote].lands_on = 1;
+    world.remotes[viewer].lands_on = 0;
+    source.play(&mut world, 5, 2);
+    let address = world.remotes[source.remote].address;
+    assert_eq!(world.steered(), [(address, 0)]);
+    // Somebody repeats its packets from elsewhere.
+    let stranger = Path { local: SERVER.parse().unwrap(), remote: "203.0.113.9:9".parse().unwrap() };
+    for datagram in source.frame(&world, 2) {
+        world.deliver(1, stranger, datagram);
+    }
+    world.run(Duration::from_millis(100));
+    assert_eq!(world.steered(), [(address, 0)], "who passed no check is nobody");
+    let session = world.remotes[source.remote].session;
+    world.done(0, &Command::RemoveSession { session });
+    assert_eq!(world.steered(), []);
 }
 
 /// What the sockets held while the process stood still comes at once: 0.5 s of 10 Mbit/s, on the wrong shard.

@@ -8,6 +8,7 @@ use super::pool::Pool;
 use super::table::{Owners, Table, take_ownership};
 use super::{HandshakeMaker, ReelFile, Shard, Shared};
 use crate::io::sim::{SentDatagram, Sim};
+use crate::io::steering::Steering;
 use crate::io::{Io, Path};
 use crate::shm::Mapping;
 use spillway_proto::id::{Codec, FeedId, SessionId, Side, StreamId, TrackId};
@@ -156,6 +157,7 @@ impl World {
             shard_wake: (0..shards).map(|_| eventfd()).collect(),
             control_wake: eventfd(),
             reel_files: (0..streams).map(|_| ReelFile::new(memfd(STREAM_FILE_BYTES))).collect(),
+            steering: Steering::default(),
             stop: AtomicBool::new(false),
         });
         let engine = Strays::mesh(shards)
@@ -399,6 +401,12 @@ impl World {
     }
 
     // ---- for whoever has a network, clients and a control of his own ----
+
+    /// Who was named to the kernel, with the shard.
+    #[cfg(test)]
+    pub fn steered(&self) -> Vec<(SocketAddr, usize)> {
+        self.shards[0].core.shared.steering.named()
+    }
 
     pub fn epoch(&self) -> u64 {
         self.epoch

@@ -125,6 +125,7 @@ const UNSAFE_FILES: &[&str] = &[
     "engine/src/io/probe.rs",
     "engine/src/io/inbox.rs",
     "engine/src/io/socket.rs",
+    "engine/src/io/steering.rs",
     "engine/src/io/suite.rs",
     "engine/src/io/uring.rs",
     "engine/src/shard/fanout.rs",
