@@ -102,6 +102,9 @@ pub trait Io {
         self.send(path, length, length)
     }
 
+    /// Something is sent on `path` soon: what that takes may be fetched into the processor's cache.
+    fn look_ahead(&self, _path: &Path) {}
+
     /// Everything queued goes to the kernel, what is complete is collected. Once per tick.
     fn submit(&mut self);
 

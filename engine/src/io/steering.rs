@@ -395,8 +395,16 @@ mod tests {
         let groups = [handle(&shards[0])];
         // A predecessor's, whose sessions are gone.
         attach(&groups[0], &[Steered { slot: 3, remote: remotes[1].local_addr().unwrap(), shard: 1 - hashed[1] }]);
+        /// Also where an assertion fails: the scope waits for its threads.
+        struct Stop<'a>(&'a Steering);
+        impl Drop for Stop<'_> {
+            fn drop(&mut self) {
+                self.0.stop();
+            }
+        }
         std::thread::scope(|scope| {
-            let thread = scope.spawn(|| steering.run(&groups));
+            let _stop = Stop(&steering);
+            scope.spawn(|| steering.run(&groups));
             let comes_to = |remote: usize, shard: usize| {
                 let deadline = std::time::Instant::now() + Duration::from_secs(10);
                 while lands(&remotes[remote]) != shard {
@@ -414,8 +422,6 @@ mod tests {
             comes_to(0, hashed[0]);
             steering.forget(7);
             comes_to(1, hashed[1]);
-            steering.stop();
-            thread.join().unwrap();
         });
     }
 }

@@ -370,7 +370,7 @@ impl Core {
         self.queue_marked();
         for _ in 0..self.fanout.rounds.ready() {
             let Some(slot) = self.fanout.rounds.pop() else { break };
-            self.look_ahead();
+            self.look_ahead(io);
             let Some(mut session) = self.sessions[slot as usize].take() else { continue };
             let served = self.serve(io, &mut session);
             let track = session.feeds.first().map(|feed| feed.track);
@@ -394,7 +394,7 @@ impl Core {
 
     /// Fetches what the next turns need: nobody looked at those sessions for a frame, and each stands behind three pointers,
     /// which are followed one turn after the other.
-    fn look_ahead(&mut self) {
+    fn look_ahead(&mut self, io: &impl Io) {
         let rounds = &self.fanout.rounds;
         let session = |turns: usize| self.sessions.get(rounds.peek(turns)? as usize)?.as_deref();
         if let Some(session) = session(2) {
@@ -404,6 +404,9 @@ impl Core {
             prefetch(session.feeds.as_slice());
         }
         let Some(session) = session(0) else { return };
+        if let Some(path) = &session.path {
+            io.look_ahead(path);
+        }
         if let Some(key) = session.sealer.as_ref().and_then(Sealer::media_key) {
             prefetch_behind(key, KEY_BYTES);
         }

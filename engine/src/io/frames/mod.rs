@@ -290,6 +290,10 @@ impl<I: Io> Io for Frames<I> {
         sent
     }
 
+    fn look_ahead(&self, path: &Path) {
+        self.ways.fetch(path);
+    }
+
     fn submit(&mut self) {
         self.kick();
         self.below.submit();

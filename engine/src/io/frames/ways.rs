@@ -3,10 +3,10 @@
 use super::headers::Headers;
 use super::routes::HopId;
 use super::super::Path;
+use crate::shm::prefetch;
 use spillway_proto::limits::SESSIONS_MAX;
 use spillway_proto::time::Time;
-use std::collections::HashMap;
-use std::hash::{BuildHasher, Hasher};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Paths that are asked for between two looks at the kernel's news: an answer takes some 50 us, and thousands are to be asked for
@@ -26,23 +26,35 @@ pub struct Way {
     pub payload_max: usize,
 }
 
+/// Three whole lines of the cache.
+#[repr(align(64))]
 struct Known {
+    path: Path,
     /// Of the table, when it was asked for.
     generation: u32,
     used_at: Time,
     way: Option<Way>,
 }
 
+const _: () = assert!(size_of::<Known>() == 192);
+
+/// Those known stand side by side, and are found by an index that is small enough to stay in the cache: what is fetched beforehand is one of them.
 pub struct Ways {
-    known: HashMap<Path, Known, Mix>,
+    known: Vec<Known>,
+    /// One more than the number of a known one, from its hash on; 0: nothing. A power of two, at most half full.
+    index: Vec<u32>,
+    seed: u64,
     generation: u32,
     /// What may still be asked for.
     asks: u32,
 }
 
+/// Places of the smallest index.
+const INDEX_MIN: usize = 64;
+
 impl Ways {
     pub fn new(seed: u64) -> Ways {
-        Ways { known: HashMap::with_hasher(Mix(seed)), generation: 0, asks: ASKS }
+        Ways { known: Vec::new(), index: vec![0; INDEX_MIN], seed, generation: 0, asks: ASKS }
     }
 
     /// So many more may be asked for again.
@@ -52,17 +64,30 @@ impl Ways {
 
     /// The way of `path`, which `ask` finds where it is not known; None: the kernel sends, or sends still.
     pub fn get(&mut self, path: &Path, now: Time, ask: impl FnOnce() -> Option<Way>) -> Option<&Way> {
-        if !self.known.get(path).is_some_and(|known| known.generation == self.generation) {
-            self.asks = self.asks.checked_sub(1)?;
-            if self.known.len() == self.known.capacity() || self.known.len() >= SESSIONS_MAX {
-                self.clean(now);
+        let at = match self.find(path) {
+            Some(at) if self.known.get(at)?.generation == self.generation => at,
+            found => {
+                self.asks = self.asks.checked_sub(1)?;
+                let known = Known { path: *path, generation: self.generation, used_at: now, way: ask() };
+                match found.and_then(|at| self.known.get_mut(at)) {
+                    Some(old) => *old = known,
+                    None => self.add(known, now),
+                }
+                self.find(path)?
             }
-            let known = Known { generation: self.generation, used_at: now, way: ask() };
-            self.known.insert(*path, known);
-        }
-        let known = self.known.get_mut(path)?;
+        };
+        let known = self.known.get_mut(at)?;
         known.used_at = now;
         known.way.as_ref()
+    }
+
+    /// Has the processor fetch what `get` of this path will look at.
+    pub fn fetch(&self, path: &Path) {
+        // Whoever stands there first, as a rule the one.
+        let place = self.place(path);
+        if let Some(known) = self.index.get(place).and_then(|number| self.known.get((*number as usize).wrapping_sub(1))) {
+            prefetch(known);
+        }
     }
 
     /// Nothing that was found holds any longer.
@@ -70,14 +95,50 @@ impl Ways {
         self.generation = self.generation.wrapping_add(1);
     }
 
+    fn place(&self, path: &Path) -> usize {
+        hash(self.seed, path) as usize & (self.index.len() - 1)
+    }
+
+    fn find(&self, path: &Path) -> Option<usize> {
+        let mut place = self.place(path);
+        loop {
+            let at = (*self.index.get(place)? as usize).checked_sub(1)?;
+            if self.known.get(at)?.path == *path {
+                return Some(at);
+            }
+            place = (place + 1) & (self.index.len() - 1);
+        }
+    }
+
+    fn add(&mut self, known: Known, now: Time) {
+        if 2 * (self.known.len() + 1) > self.index.len() || self.known.len() >= SESSIONS_MAX {
+            self.clean(now);
+        }
+        self.known.push(known);
+        self.note(self.known.len() - 1);
+    }
+
+    /// The index says where it stands.
+    fn note(&mut self, at: usize) {
+        let Some(known) = self.known.get(at) else { return };
+        let mut place = self.place(&known.path);
+        while self.index[place] != 0 {
+            place = (place + 1) & (self.index.len() - 1);
+        }
+        self.index[place] = at as u32 + 1;
+    }
+
     /// Viewers who left leave their ways behind: those go before the table grows.
     fn clean(&mut self, now: Time) {
-        self.known.retain(|_, known| now.since(known.used_at) < KEPT_UNUSED);
+        self.known.retain(|known| now.since(known.used_at) < KEPT_UNUSED);
         if self.known.len() >= SESSIONS_MAX {
             self.known.clear();
         }
         // As many again as there are before the next look through all of them.
-        self.known.reserve(self.known.len());
+        let places = (4 * self.known.len()).next_power_of_two().max(INDEX_MIN);
+        self.index.clear();
+        self.index.resize(places, 0);
+        (0..self.known.len()).for_each(|at| self.note(at));
     }
 
     #[cfg(test)]
@@ -90,46 +151,21 @@ impl Ways {
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// A seeded hash for addresses: cheap, and nobody outside knows the seed.
-#[derive(Clone, Copy)]
-struct Mix(u64);
-
-impl BuildHasher for Mix {
-    type Hasher = Mix;
-    fn build_hasher(&self) -> Mix {
-        *self
-    }
+fn hash(seed: u64, path: &Path) -> u64 {
+    let ends = [&path.remote, &path.local];
+    ends.into_iter().fold(seed, |mixed, end| match end.ip() {
+        IpAddr::V4(ip) => mix(mixed, u64::from(ip.to_bits()) << 16 | u64::from(end.port())),
+        IpAddr::V6(ip) => {
+            let bits = ip.to_bits();
+            mix(mix(mixed, bits as u64), (bits >> 64) as u64 ^ u64::from(end.port()) << 48)
+        }
+    })
 }
 
-impl Hasher for Mix {
-    fn write(&mut self, bytes: &[u8]) {
-        let (words, rest) = bytes.as_chunks::<8>();
-        words.iter().for_each(|word| self.write_u64(u64::from_ne_bytes(*word)));
-        if !rest.is_empty() {
-            let mut last = [0; 8];
-            last[..rest.len()].copy_from_slice(rest);
-            self.write_u64(u64::from_ne_bytes(last));
-        }
-    }
-    fn write_u16(&mut self, word: u16) {
-        self.write_u64(u64::from(word));
-    }
-    fn write_u32(&mut self, word: u32) {
-        self.write_u64(u64::from(word));
-    }
-    fn write_u64(&mut self, word: u64) {
-        // The upper half of a product depends on all of both factors.
-        let product = u128::from(self.0 ^ word) * u128::from(GOLDEN);
-        self.0 = (product >> 64) as u64 ^ product as u64;
-    }
-    fn write_usize(&mut self, word: usize) {
-        self.write_u64(word as u64);
-    }
-    fn write_isize(&mut self, word: isize) {
-        self.write_u64(word as u64);
-    }
-    fn finish(&self) -> u64 {
-        self.0
-    }
+fn mix(mixed: u64, word: u64) -> u64 {
+    // The upper half of a product depends on all of both factors.
+    let product = u128::from(mixed ^ word) * u128::from(GOLDEN);
+    (product >> 64) as u64 ^ product as u64
 }
 
 #[cfg(test)]
@@ -195,7 +231,7 @@ mod tests {
     fn paths_spread() {
         let mut seen = std::collections::HashSet::new();
         for port in 0..4_096 {
-            seen.insert(Mix(99).hash_one(path(port)) >> 52);
+            seen.insert(hash(99, &path(port)) % 4_096);
         }
         assert!(seen.len() > 2_400, "{}", seen.len());
     }
