@@ -54,6 +54,7 @@ pub const MEASURES: &[Measure] = &[
     row("rooms-100x30", "%", |runs| share(runs, "/server/cpu_ns_per_packet")),
     row("rooms-1000x3", "%", |runs| share(runs, "/server/cpu_ns_per_packet")),
     row("audio-core", "packets/s", |runs| Ok(1e9 / number(runs, 0, "/server/cpu_ns_per_packet")?)),
+    row("audio-null", "packets/s", |runs| Ok(1e9 / number(runs, 0, "/server/cpu_ns_per_packet")?)),
     failures("joins-2000", "failures", |runs| number(runs, 0, "/join_failures")),
     failures("burst-p99", "%", |runs| burst_p99(runs)),
     failures("burst-took", "s", |runs| number(runs, 0, "/burst/took_s")),
@@ -191,6 +192,7 @@ mod tests {
         let rooms = [4_000.0, 3_000.0].map(|ns| json!({"server": {"cpu_ns_per_packet": ns}}));
         assert_eq!(value("rooms-100x30", &rooms), Ok(75.0), "a packet costs 4,000 ns in rooms and 3,000 in one");
         assert_eq!(value("audio-core", &rooms), Ok(250_000.0));
+        assert_eq!(value("audio-null", &rooms[1..]).map(f64::floor), Ok(333_333.0));
         let memory = [100, 500, 1_000].map(|viewers| json!({"viewers_joined": viewers, "server": {"memory_bytes": 50_000_000 + viewers * 24_000}}));
         assert!((value("memory-viewer", &memory).unwrap() - 24.0).abs() < 1e-6);
         let crowd = |offered: u64, packets: u64, cpu_ratio: f64| json!({"viewers_offered": offered, "delivered_packets": packets, "duration_s": 10.0, "server": {"cpu_ratio": cpu_ratio}});
