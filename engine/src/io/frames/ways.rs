@@ -65,6 +65,13 @@ impl Ways {
         known.way.as_ref()
     }
 
+    /// The kernel sends there, until everything is forgotten.
+    pub fn leave(&mut self, path: &Path) {
+        if let Some(known) = self.known.get_mut(path) {
+            known.way = None;
+        }
+    }
+
     /// Nothing that was found holds any longer.
     pub fn forget(&mut self) {
         self.generation = self.generation.wrapping_add(1);
