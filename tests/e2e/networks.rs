@@ -114,6 +114,63 @@ fn media_reaches_another_network_as_frames() {
     server.within(|| drop((publisher, node)));
 }
 
+/// Goal: frames go where the kernel's datagrams would, over what hosts are built of: a bridge that has the server's address, behind it a gateway that is
+/// replaced (another link-layer address under the same IP address) while a viewer watches; and a macvlan. Not here: VLANs and bonds, which not every
+/// kernel has; `io/frames/tests.rs` has what a VLAN needs.
+#[test]
+fn frames_find_their_way_over_a_bridge_a_macvlan_and_a_gateway_that_is_replaced() {
+    const SECONDS: u64 = 8;
+    let _machine = Machine::shared();
+    let (server, gateway, far, near) = (Network::new(), Network::new(), Network::new(), Network::new());
+    server.connect("port", "10.91.9.1/24", &gateway, "eth0", "10.91.4.254/24");
+    server.ip(&["address", "flush", "dev", "port"]);
+    server.ip(&["link", "add", "br0", "type", "bridge"]);
+    server.ip(&["link", "set", "port", "master", "br0"]);
+    server.ip(&["address", "add", "10.91.4.1/24", "dev", "br0"]);
+    server.ip(&["link", "set", "br0", "up"]);
+    server.ip(&["route", "add", "default", "via", "10.91.4.254"]);
+    gateway.connect("eth1", "10.91.5.254/24", &far, "eth0", "10.91.5.2/24");
+    far.ip(&["route", "add", "default", "via", "10.91.5.254"]);
+    gateway.within(|| {
+        // The second: it tells its neighbours when it changes.
+        for setting in ["ip_forward", "conf/eth0/arp_notify"] {
+            std::fs::write(format!("/proc/sys/net/ipv4/{setting}"), "1").expect("a setting of this network");
+        }
+    });
+    server.connect("lower", "10.91.9.2/24", &near, "eth0", "10.91.6.2/24");
+    server.ip(&["address", "flush", "dev", "lower"]);
+    server.ip(&["link", "add", "link", "lower", "name", "mac0", "type", "macvlan", "mode", "bridge"]);
+    server.ip(&["address", "add", "10.91.6.1/24", "dev", "mac0"]);
+    server.ip(&["link", "set", "mac0", "up"]);
+
+    let (publisher, node, port) = server.within(|| {
+        let node = Node::start_with(&Start { http: "0.0.0.0:0", media: &["0.0.0.0:0"], more: &["--shards", "1", "--io", "frames"], ..Start::default() });
+        let publisher = node.publish("demo", "h264");
+        let port = node.http.base().rsplit(':').next().unwrap_or_default().to_owned();
+        (publisher, node, port)
+    });
+    let counters = node.counters();
+    let counted = |id: CounterId| counters.sum(id);
+    let token = node.token("demo", "view");
+    let admin = node.token("demo", "admin");
+    let before = (counted(CounterId::PacketsSent), counted(CounterId::PacketsFramed));
+    let far_viewer = play_from(&far, &format!("http://10.91.4.1:{port}"), &token, SECONDS);
+    let near_viewer = play_from(&near, &format!("http://10.91.6.1:{port}"), &token, SECONDS);
+    until("both get frames", seconds(10), || {
+        let (live, framed) = (server.within(|| node.http.try_live("demo", &admin)), counted(CounterId::PacketsFramed) - before.1);
+        if framed > 400 && live.as_ref().is_some_and(|live| live["viewers"] == 2) { Ok(()) } else { Err(format!("{framed} {live:?}")) }
+    });
+    gateway.ip(&["link", "set", "eth0", "address", "02:00:5e:00:01:09"]);
+    assert_whole(&near_viewer.json(), SECONDS);
+    let played = far_viewer.json();
+    // What was on its way to the old gateway comes again.
+    assert_eq!((&played["lost"], &played["duplicates"]), (&0.into(), &0.into()), "{played}");
+    assert!(played["frames"].as_u64() >= Some((SECONDS - 1) * 30), "{played}");
+    let (sent, framed) = (counted(CounterId::PacketsSent) - before.0, counted(CounterId::PacketsFramed) - before.1);
+    assert!(sent > 1_000 && framed * 10 > sent * 9, "{framed} of {sent} packets went as frames");
+    server.within(|| drop((publisher, node)));
+}
+
 /// A clip of 10 Mbit/s, H264 and Opus: noise, which no encoder makes small.
 fn heavy_clip(scratch: &Scratch) -> String {
     let path = scratch.0.join("heavy.mkv").display().to_string();

@@ -3,7 +3,7 @@
 use super::super::Path;
 use std::net::IpAddr;
 
-const ETHERNET: usize = 14;
+pub const ETHERNET: usize = 14;
 const UDP: usize = 8;
 /// The longest: Ethernet, IPv6, UDP.
 pub const HEADERS_MAX: usize = ETHERNET + 40 + UDP;

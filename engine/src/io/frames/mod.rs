@@ -17,7 +17,7 @@ mod ways;
 
 use super::{Datagram, Io, Path, Sent, Tally};
 use headers::Headers;
-use ring::{Kick, Ring};
+use ring::{Kick, Prober, Ring};
 use routes::Routes;
 use spillway_proto::time::Time;
 use std::io;
@@ -34,6 +34,10 @@ const SEGMENTS_MAX: usize = 64;
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// After a device could not be opened, or went away.
 const OPEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How often devices are looked at whether frames fit them still.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// What every network takes of IPv6 (RFC 8200 section 5). Nobody makes fragments on the way, and what a way takes is learned by the kernel alone.
+const IPV6_MTU: u32 = 1_280;
 /// How long a park lasts at most while frames wait for room.
 const ROOM_RETRY: Duration = Duration::from_millis(1);
 /// Devices of one shard; through more of them the kernel sends.
@@ -44,6 +48,9 @@ pub struct Frames<I: Io> {
     routes: Routes,
     ways: Ways,
     devices: Vec<Device>,
+    prober: Prober,
+    /// Devices may become others while they are in use: a VLAN whose device below puts no tags in any more.
+    probe_at: Time,
     lent: Lent,
     /// The device that was used last: most shards have one.
     last: usize,
@@ -79,6 +86,8 @@ impl<I: Io> Frames<I> {
             routes: Routes::open()?,
             ways: Ways::new(seed),
             devices: Vec::with_capacity(DEVICES_MAX),
+            prober: Prober::open()?,
+            probe_at: below.now() + PROBE_EVERY,
             lent: Lent::Nothing,
             allowed_now: allowed.load(Ordering::Relaxed),
             told_blocked: false,
@@ -97,15 +106,17 @@ impl<I: Io> Frames<I> {
         if !self.allowed_now || self.lent == Lent::Nothing || count > SEGMENTS_MAX {
             return None;
         }
-        let (ways, routes, devices, now) = (&mut self.ways, &mut self.routes, &mut self.devices, self.looked_at);
-        let way = *ways.get(path, now, || make_way(routes, devices, path, now))?;
+        let (ways, routes, devices, prober, now) = (&mut self.ways, &mut self.routes, &mut self.devices, &self.prober, self.looked_at);
+        let way = *ways.get(path, now, || make_way(routes, devices, prober, path, now))?;
         if segment > way.payload_max {
+            // And so does the kernel all that follows: shorter ones would overtake it.
+            ways.leave(path);
             return None;
         }
         let hop = routes.address(way.hop)?;
         let device = devices.get_mut(way.device).filter(|device| device.index == way.device_index)?;
         if device.ring.is_none() && now >= device.open_again_at {
-            device.open(now);
+            device.open(prober, routes, now);
         }
         let ring = device.ring.as_mut()?;
         if self.lent != Lent::Ring(way.device) {
@@ -204,13 +215,26 @@ impl<I: Io> Frames<I> {
             }
             self.take_back();
         }
+        if now >= self.probe_at {
+            self.probe_at = now + PROBE_EVERY;
+            let (routes, prober) = (&self.routes, &self.prober);
+            for device in self.devices.iter_mut().filter(|device| device.ring.is_some() && !device.is_plain(prober, routes)) {
+                self.tally.dropped += device.close(now);
+            }
+            self.take_back();
+        }
     }
 }
 
 impl Device {
-    fn open(&mut self, now: Time) {
+    /// Through one that frames do not fit the kernel sends; it may become another.
+    fn open(&mut self, prober: &Prober, routes: &Routes, now: Time) {
         self.open_again_at = now + OPEN_AGAIN_AFTER;
-        self.ring = Ring::open(self.index).ok();
+        self.ring = if self.is_plain(prober, routes) { Ring::open(self.index).ok() } else { None };
+    }
+
+    fn is_plain(&self, prober: &Prober, routes: &Routes) -> bool {
+        routes.mtu(self.index).is_some_and(|mtu| prober.is_plain(self.index, mtu))
     }
 
     /// Runs that go with it.
@@ -221,14 +245,14 @@ impl Device {
 }
 
 /// How frames of a path are made; None where the kernel sends.
-fn make_way(routes: &mut Routes, devices: &mut Vec<Device>, path: &Path, now: Time) -> Option<Way> {
+fn make_way(routes: &mut Routes, devices: &mut Vec<Device>, prober: &Prober, path: &Path, now: Time) -> Option<Way> {
     let found = routes.find(path)?;
     let headers = Headers::new(path, found.source)?;
     let device = match devices.iter().position(|device| device.index == found.device) {
         Some(device) => device,
         None => {
             let mut device = Device { index: found.device, ring: None, open_again_at: now };
-            device.open(now);
+            device.open(prober, routes, now);
             // A device that went takes a place that another may have.
             match devices.iter().position(|device| device.ring.is_none()) {
                 Some(place) if devices.len() == DEVICES_MAX => {
@@ -243,7 +267,8 @@ fn make_way(routes: &mut Routes, devices: &mut Vec<Device>, path: &Path, now: Ti
             }
         }
     };
-    let payload_max = (found.mtu as usize).saturating_sub(headers.length_in_mtu());
+    let mtu = if path.remote.is_ipv6() { found.mtu.min(IPV6_MTU) } else { found.mtu };
+    let payload_max = (mtu as usize).saturating_sub(headers.length_in_mtu());
     Some(Way { headers, hop: found.hop, device, device_index: found.device, payload_max })
 }
 

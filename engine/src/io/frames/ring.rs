@@ -8,7 +8,7 @@
 //! | tpacket2_hdr, 32 bytes | room | virtio_net_hdr, 10 | headers, 42 or 62 | payload, from byte 128 |
 
 use super::super::inbox::errno;
-use super::headers::{CHECKSUM_OFFSET, HEADERS_MAX, Headers};
+use super::headers::{CHECKSUM_OFFSET, ETHERNET, HEADERS_MAX, Headers};
 use crate::shm::Mapping;
 use spillway_proto::limits::SEND_SIZE_MAX;
 use std::io;
@@ -254,6 +254,33 @@ fn socket() -> io::Result<OwnedFd> {
             fd if fd >= 0 => Ok(OwnedFd::from_raw_fd(fd)),
             _ => Err(io::Error::last_os_error()),
         }
+    }
+}
+
+/// Asks what of a device stands nowhere: whether its header is Ethernet's 14 bytes. The kernel takes as many bytes as the device's for the
+/// header, and looks for IP behind them. A VLAN whose device below puts no tags in has 18, some USB adapters 22: every run would be dropped.
+pub struct Prober(OwnedFd);
+
+impl Prober {
+    pub fn open() -> io::Result<Prober> {
+        socket().map(Prober)
+    }
+
+    /// A frame may be as long as the MTU, the device's header and a tag. That is looked at before the frame itself is read, which stands
+    /// nowhere: so nothing is ever sent.
+    pub fn is_plain(&self, device: u32, mtu: u32) -> bool {
+        const TAG: usize = 4;
+        let longest = mtu as usize + ETHERNET + TAG;
+        self.refusal(device, longest) == libc::EFAULT && self.refusal(device, longest + 1) == libc::EMSGSIZE
+    }
+
+    fn refusal(&self, device: u32, bytes: usize) -> i32 {
+        let address = address(device);
+        let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        // JUSTIFICATION: std sends what is there.
+        // SAFETY: the kernel reads one live address; where a frame would be nothing is mapped, which it says, and reads nothing.
+        let result = unsafe { libc::sendto(self.0.as_raw_fd(), std::ptr::null(), bytes, libc::MSG_DONTWAIT, (&raw const address).cast(), length) };
+        if result < 0 { errno() } else { 0 }
     }
 }
 

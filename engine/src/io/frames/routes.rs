@@ -206,6 +206,11 @@ impl Routes {
         is_changed
     }
 
+    /// A device's own, as far as is known.
+    pub fn mtu(&self, device: u32) -> Option<u32> {
+        self.links.get(&device).map(|link| link.mtu)
+    }
+
     /// Whether the kernel has such a device still, as far as is known.
     pub fn is_there(&self, device: u32) -> bool {
         !self.links_known || self.links.len() >= DEVICES_MAX || self.links.contains_key(&device)

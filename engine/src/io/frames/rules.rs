@@ -11,7 +11,8 @@ use super::netlink::{Attributes, Message, Request, Socket, abi, attributes, find
 ///
 /// - netfilter: hooks at output and postrouting of IPv4 and IPv6 (connection tracking has such hooks, too, as soon as any rule
 ///   wants it). A kernel that cannot list its hooks (before 5.14, or built without NETFILTER_NETLINK_HOOK) is asked for its
-///   nf_tables chains and for the tables of legacy iptables instead; then BPF programs at hooks, IPVS and security modules go unseen.
+///   nf_tables chains, for the tables of legacy iptables and for connections that are tracked instead; then BPF programs at hooks, IPVS and
+///   security modules go unseen.
 /// - IPsec: outgoing policies, and a default that blocks.
 /// - BPF programs at the egress of this process's cgroups (systemd's IPAddressDeny= and IPAccounting= are such).
 ///
@@ -83,6 +84,7 @@ fn hook_words(message: &Message<'_>) -> String {
 /// For kernels that cannot list their hooks.
 fn without_hooks(socket: &mut Socket) -> Result<Vec<String>, String> {
     let mut found = legacy_tables();
+    found.extend(tracked_connections());
     let mut request = Request::new(abi::NFTABLES_GETCHAIN, libc::NLM_F_DUMP, &[0; 4]);
     match socket.ask(&mut request, |message| found.extend(chain_words(message))) {
         Err(error) if !is_unknown(&error) => Err(refused("nf_tables' chains", &error)),
@@ -94,9 +96,14 @@ fn chain_words(message: &Message<'_>) -> Option<String> {
     let get = |kind| find(attributes(message.body, 4), kind);
     let hook = Attributes(get(abi::CHAIN_HOOK)?);
     let number = u32::from_be(u32_at(find(hook, abi::CHAIN_HOOKNUM)?, 0)?);
-    let place = match (*message.body.first()?, number) {
-        (abi::NFPROTO_INET | abi::NFPROTO_IPV4 | abi::NFPROTO_IPV6, abi::LOCAL_OUT) => "output",
-        (abi::NFPROTO_INET | abi::NFPROTO_IPV4 | abi::NFPROTO_IPV6, abi::POST_ROUTING) => "postrouting",
+    if !matches!(*message.body.first()?, abi::NFPROTO_INET | abi::NFPROTO_IPV4 | abi::NFPROTO_IPV6) {
+        return None;
+    }
+    let place = match number {
+        abi::LOCAL_OUT => "output",
+        abi::POST_ROUTING => "postrouting",
+        // Wherever it stands: answers get the address and the port back that were asked, on the way out.
+        _ if text(get(abi::CHAIN_TYPE)?) == b"nat" => "NAT",
         _ => return None,
     };
     let name = |kind| get(kind).map(words).unwrap_or_default();
@@ -111,6 +118,18 @@ fn legacy_tables() -> Vec<String> {
         found.extend(tables.lines().map(|table| format!("netfilter output: table {table} ({family})")));
     }
     found
+}
+
+/// As soon as one is, a rule wants it: it sees answers on the way out. The file: a line of titles, then one for each core that begins with how many
+/// there are in this network, in hexadecimal.
+fn tracked_connections() -> Option<String> {
+    let counts = std::fs::read_to_string("/proc/thread-self/net/stat/nf_conntrack").ok()?;
+    tracked(&counts).map(|count| format!("netfilter output: {count} tracked connections"))
+}
+
+fn tracked(counts: &str) -> Option<u32> {
+    let count = counts.lines().nth(1)?.split_whitespace().next()?;
+    u32::from_str_radix(count, 16).ok().filter(|count| *count > 0)
 }
 
 fn ipsec() -> Result<Vec<String>, String> {
@@ -190,6 +209,10 @@ pub(crate) mod tests {
 
     /// A base chain of nf_tables at a hook, as `nft` would make it: a batch of three in one datagram. It lets all pass, or none.
     pub(crate) fn chain(family: u8, table: &str, hook: u32, device: Option<&str>, passes: bool) {
+        chain_of("filter", family, table, hook, device, passes);
+    }
+
+    fn chain_of(kind: &str, family: u8, table: &str, hook: u32, device: Option<&str>, passes: bool) {
         fn nested(kind: u16, value: &[u8]) -> Vec<u8> {
             let mut bytes = [((4 + value.len()) as u16).to_ne_bytes(), kind.to_ne_bytes()].concat();
             bytes.extend(value);
@@ -210,7 +233,7 @@ pub(crate) mod tests {
                 .attribute(3, &zero_ended("leaving"))
                 .attribute(4 | 0x8000, &hooked)
                 .attribute(5, &u32::from(passes).to_be_bytes())
-                .attribute(7, &zero_ended("filter")),
+                .attribute(7, &zero_ended(kind)),
             Request::new(17, 0, &[0, 0, 0, 10]),
         ];
         let mut socket = Socket::open(libc::NETLINK_NETFILTER).unwrap();
@@ -264,6 +287,20 @@ pub(crate) mod tests {
             let is_named = |words: &String| words.contains(expected) && words.contains("chain house/leaving (nf_tables)");
             assert!(if expected.is_empty() { found.is_empty() } else { !found.is_empty() && found.iter().all(is_named) }, "{family} {hook}: {found:?}");
         }
+    }
+
+    /// Goal: where hooks cannot be listed, what turns answers back to the address that was asked is seen, too. Method: NAT at prerouting.
+    #[test]
+    fn nat_of_what_comes_in_is_in_the_way_of_answers() {
+        const PRE_ROUTING: u32 = 0;
+        within(CABLE, || {
+            chain_of("nat", abi::NFPROTO_IPV4, "house", PRE_ROUTING, None, true);
+            let mut socket = Socket::open(libc::NETLINK_NETFILTER).unwrap();
+            assert_eq!(without_hooks(&mut socket).unwrap(), ["netfilter NAT: chain house/leaving (nf_tables)"]);
+        });
+        assert_eq!(tracked("entries  clashres found\n0000001b  00000000 00000000\n0000001b  00000000 00000000\n"), Some(27));
+        assert_eq!(tracked("entries  clashres found\n00000000  00000000 00000000\n"), None);
+        assert_eq!(tracked(""), None);
     }
 
     #[test]

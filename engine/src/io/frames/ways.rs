@@ -81,6 +81,13 @@ impl Ways {
         known.way.as_ref()
     }
 
+    /// The kernel sends there, until everything is forgotten.
+    pub fn leave(&mut self, path: &Path) {
+        if let Some(known) = self.find(path).and_then(|at| self.known.get_mut(at)) {
+            known.way = None;
+        }
+    }
+
     /// Has the processor fetch what `get` of this path will look at.
     pub fn fetch(&self, path: &Path) {
         // Whoever stands there first, as a rule the one.
