@@ -120,6 +120,13 @@ fn a_publisher_whose_media_strays_is_steered_to_its_shard() {
     }
     world.run(Duration::from_millis(100));
     assert_eq!(world.steered(), [(address, 0)], "who passed no check is nobody");
+    // A viewer that sends something like media.
+    let viewers = Path { local: SERVER.parse().unwrap(), remote: world.remotes[viewer].address };
+    for datagram in source.frame(&world, 2) {
+        world.deliver(0, viewers, datagram);
+    }
+    world.run(Duration::from_millis(100));
+    assert_eq!(world.steered(), [(address, 0)]);
     let session = world.remotes[source.remote].session;
     world.done(0, &Command::RemoveSession { session });
     assert_eq!(world.steered(), []);
