@@ -16,7 +16,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// The kernel's numbers. They are user-space ABI and never change. Each was printed from the headers of Linux 6.1
 /// (linux-libc-dev) and compared. Those of links, routes, neighbours, traffic control, nf_tables and XFRM were seen at work by the tests
-/// of this folder on 6.18; from headers only are NFNL_HOOK_GET and HOOK_* (that kernel is built without it), NEWDST, the two of VRFs.
+/// of this folder on 6.18; NFNL_HOOK_GET and HOOK_* by hand on Debian's 6.12 (that kernel is built without it); from headers only are NEWDST, the two of VRFs.
 pub mod abi {
     pub const NEWLINK: u16 = 16;
     pub const DELLINK: u16 = 17;
@@ -196,6 +196,11 @@ pub struct Message<'a> {
 }
 
 impl Message<'_> {
+    /// Whether this answers what was asked from `port` under that number. Lists of netfilter's hooks come without the port (seen on Linux 6.12).
+    fn answers(&self, port: u32, sequence: u32) -> bool {
+        (self.port == port || self.port == 0) && self.sequence == sequence
+    }
+
     /// What an NLMSG_ERROR says: 0 is a yes. Also what ends a dump.
     fn error(&self) -> Option<i32> {
         u32_at(self.body, 0).map(|number| number as i32)
@@ -438,7 +443,7 @@ impl Socket {
         for _ in 0..ANSWER_DATAGRAMS_MAX {
             let (port, sequence) = (self.port, request.sequence);
             let Some(datagram) = self.receive(0)? else { continue };
-            for message in Messages(datagram).filter(|message| message.port == port && message.sequence == sequence) {
+            for message in Messages(datagram).filter(|message| message.answers(port, sequence)) {
                 if i32::from(message.flags) & libc::NLM_F_DUMP_INTR != 0 {
                     return Err(io::ErrorKind::Interrupted.into());
                 }
@@ -664,6 +669,13 @@ mod tests {
         assert_eq!((messages[0].kind, messages[0].sequence, messages[0].port), (abi::GETROUTE, 77, 0));
         let read: Vec<(u16, &[u8])> = attributes(messages[0].body, 12).collect();
         assert_eq!(read, [(7, &[1, 2, 3][..]), (8, &[4]), (9, &[])]);
+    }
+
+    #[test]
+    fn an_answer_may_lack_the_port_but_not_the_number() {
+        let message = |port, sequence| Message { kind: abi::NFNL_HOOK_GET, flags: 2, sequence, port, body: &[] };
+        assert!(message(215, 7).answers(215, 7) && message(0, 7).answers(215, 7));
+        assert!(!message(214, 7).answers(215, 7) && !message(215, 6).answers(215, 7) && !message(0, 0).answers(215, 7));
     }
 
     #[test]

@@ -47,7 +47,7 @@ fn netfilter() -> Result<Vec<String>, String> {
         (abi::NFPROTO_IPV6, abi::POST_ROUTING, "IPv6 postrouting"),
     ] {
         match hooks(&mut socket, family, hook) {
-            Ok(hooks) => found.extend(hooks.iter().map(|hook| format!("netfilter {place}: {hook}"))),
+            Ok(hooks) => found.extend(hooks.iter().filter(|hook| !is_idle(hook)).map(|hook| format!("netfilter {place}: {hook}"))),
             Err(error) if is_unknown(&error) => return without_hooks(&mut socket),
             Err(error) => return Err(refused("netfilter's hooks", &error)),
         }
@@ -66,6 +66,12 @@ fn hooks(socket: &mut Socket, family: u8, hook: u32) -> io::Result<Vec<String>> 
     let mut found = Vec::new();
     socket.ask(&mut request, |message| found.push(hook_words(message)))?;
     Ok(found)
+}
+
+/// AppArmor's own, which is there wherever AppArmor is (Debian, Ubuntu): it looks only at packets that a rule at output marked (SECMARK), and that rule
+/// is in the way by itself.
+fn is_idle(hook: &str) -> bool {
+    matches!(hook, "apparmor_ip_postroute" | "apparmor_ipv4_postroute" | "apparmor_ipv6_postroute")
 }
 
 /// `chain filter/output`, or `ipv4_conntrack_local (nf_conntrack)`.
@@ -314,6 +320,8 @@ pub(crate) mod tests {
         let request = Request::new(0, 0, &[0; 4]).attribute(abi::HOOK_FUNCTION, b"ipv4_conntrack_local\0").attribute(abi::HOOK_MODULE, b"nf_conntrack\0");
         assert_eq!(words(&request), ["ipv4_conntrack_local (nf_conntrack)"]);
         assert_eq!(words(&Request::new(0, 0, &[0; 4])), ["a hook without a name"]);
+        let request = Request::new(0, 0, &[0; 4]).attribute(abi::HOOK_FUNCTION, b"apparmor_ip_postroute\0");
+        assert!(is_idle(&words(&request)[0]) && !is_idle("selinux_ip_postroute") && !is_idle("chain house/leaving (nf_tables)"));
     }
 
     #[test]
