@@ -110,7 +110,7 @@ pub fn groups(sockets: &Sockets) -> Vec<OwnedFd> {
 fn attach(group: &OwnedFd, mut steered: &[Steered]) {
     while !steered.is_empty() {
         match hand_over(group, &program(steered)) {
-            // net.core.optmem_max, which is small on older kernels: those who came first, then.
+            // net.core.optmem_max, which is small on older kernels: half as many, then.
             Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => steered = &steered[..steered.len() / 2],
             _ => return,
         }
