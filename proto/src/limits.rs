@@ -38,7 +38,8 @@ pub const SEAL_OVERHEAD_MAX: usize = 20;
 pub const DESCRIPTOR_BYTES_MAX: usize = 255;
 
 // ---- tick ----
-pub const COMMANDS_PER_TICK_MAX: usize = 64;
+/// A command that makes a session costs 20 us.
+pub const COMMANDS_PER_TICK_MAX: usize = 16;
 /// Datagrams a tick takes from the sockets before it turns to fan-out.
 pub const DATAGRAMS_PER_TICK_MAX: usize = 512;
 /// Packets of one feed per round: one round of a keyframe never delays the next session longer than this.

@@ -11,7 +11,7 @@ pub mod lock;
 pub mod media;
 pub mod node_json;
 mod notify;
-mod placement;
+pub mod placement;
 mod port_holder;
 mod restarts;
 pub mod sys;

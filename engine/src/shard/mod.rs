@@ -94,6 +94,12 @@ const HANDSHAKES_WAITING_PER_SESSION_MAX: u8 = 16;
 /// One resend of our last flight per this span: what asks for it is not authenticated. Retransmissions of an
 /// honest remote are further apart.
 const FLIGHT_RESEND_INTERVAL: Duration = Duration::from_millis(50);
+/// Connectivity checks that a tick answers: one costs 25 us, with its answer's send and a handshake that begins.
+const CHECKS_PER_TICK_MAX: usize = 8;
+/// Those that wait for the next ticks; what finds no room comes again.
+const CHECKS_WAITING_MAX: usize = 1_024;
+/// Of one session: who repeats a check each 50 ms needs no more.
+const CHECKS_WAITING_PER_SESSION_MAX: u8 = 4;
 /// Small datagrams of ours (STUN answers, RTCP, handshakes) that one tick may produce before it sends.
 const OUTBOX_BYTES: usize = 256 * 1_024;
 
@@ -185,6 +191,9 @@ pub struct Core {
     handshakes: VecDeque<(SessionId, Vec<u8>)>,
     /// Their share of the time that media has had since the last step.
     handshakes_credit: Duration,
+    /// Checks that wait for a later tick, and how many this one may answer yet.
+    checks: VecDeque<demux::Check>,
+    checks_left: usize,
     make_handshake: HandshakeMaker,
     outbox: Outbox,
     tally: Tally,
@@ -233,6 +242,8 @@ impl<I: Io> Shard<I> {
             events,
             handshakes: VecDeque::with_capacity(HANDSHAKES_WAITING_MAX),
             handshakes_credit: Duration::ZERO,
+            checks: VecDeque::with_capacity(CHECKS_WAITING_MAX),
+            checks_left: 0,
             make_handshake,
             outbox: Outbox::new(),
             tally: Tally::new(),
@@ -259,6 +270,7 @@ impl<I: Io> Shard<I> {
     pub fn tick(&mut self) -> bool {
         let core = &mut self.core;
         core.now = self.io.now();
+        core.checks_left = CHECKS_PER_TICK_MAX;
         core.shared.epochs.enter(core.index);
         let commanded = core.execute_commands(&mut self.commands, COMMANDS_PER_TICK_MAX);
         let received = self.io.receive(DATAGRAMS_PER_TICK_MAX, |datagram| {
@@ -274,13 +286,14 @@ impl<I: Io> Shard<I> {
         // At once: a handshake's step takes as long as a packet to a hundred viewers.
         self.io.submit();
         let sending = self.io.now().since(sending);
+        let checked = core.answer_checks();
         let stepped = core.step_handshakes(left == Left::More, || self.io.now());
         core.run_timers();
         self.send_outbox();
         self.io.submit();
         self.count_tick(sending);
         self.core.flush_counters();
-        commanded || strayed || stepped || left == Left::More || received > 0
+        commanded || strayed || checked || stepped || left == Left::More || received > 0
     }
 
     /// What the backend did in this tick, how long it took, and for how long it sent media.

@@ -48,6 +48,8 @@ pub struct Session {
     pub handshake_began: Time,
     /// Its datagrams in the queue of handshake steps.
     pub handshakes_waiting: u8,
+    /// Its checks that wait for a later tick.
+    pub checks_waiting: u8,
     /// From then on our last flight may go out again.
     pub flight_resend_at: Time,
     pub opener: Option<Opener>,
@@ -127,6 +129,7 @@ impl Session {
             handshake_at: Time::NEVER,
             handshake_began: Time::NEVER,
             handshakes_waiting: 0,
+            checks_waiting: 0,
             flight_resend_at: Time::ZERO,
             opener: None,
             sealer: None,

@@ -7,7 +7,7 @@ use super::world::{PWD, SERVER, Source, World};
 use crate::io::Path;
 use spillway_proto::id::{Codec, SessionId, Side, TrackId};
 use spillway_proto::limits::PAIRS_PER_SESSION_MAX;
-use spillway_proto::link::command::Fingerprint;
+use spillway_proto::link::command::{Command, Fingerprint};
 use spillway_proto::link::counters::CounterId;
 use spillway_proto::link::event::{CloseReason, Event};
 use spillway_proto::session::client::Client;
@@ -171,6 +171,43 @@ fn threat_02_stun_floods_get_no_answer_and_leave_no_state() {
     let before = world.remotes[viewer].of(ssrc).len();
     source.play(&mut world, 30, 2);
     assert_eq!(world.remotes[viewer].of(ssrc).len(), before + 60);
+}
+
+/// Eight checks are answered in a tick; of the others four of each session wait, and who does not know a session's name waits for nothing.
+#[test]
+fn threat_02_neither_strangers_nor_a_viewer_fill_the_queue_of_checks() {
+    let (mut world, _, _) = publishing(1);
+    let [flooder, honest] = [0, 1].map(|_| world.add(0, Side::Viewer));
+    let [flooders, honests] = [flooder, honest].map(|remote| world.remotes[remote].session);
+    world.remotes[flooder].silent = true;
+    let refused = world.counter(CounterId::StunRefused);
+    for number in 0..20 {
+        world.deliver(0, path_from(bad(1)), check(flooders, number));
+    }
+    for number in 20..2_020 {
+        world.deliver(0, path_from(bad(number)), named_check(honests, b"zzzzzzzzz", PWD, number));
+        if number % 400 == 0 {
+            world.tick(0);
+        }
+    }
+    world.deliver(0, path_from(world.remotes[honest].address), check(honests, 3_000));
+    world.tick(0);
+    let core = world.shards[0].parts().1;
+    assert!(core.checks.len() <= 5, "{}", core.checks.len());
+    world.run(Duration::from_millis(200));
+    assert!(world.remotes[honest].connected);
+    assert_eq!(world.counter(CounterId::StunRefused) - refused, 8 + 2_000);
+    // A session that is gone leaves nothing for the next one in its slot.
+    let answered = world.counter(CounterId::StunAnswered);
+    for number in 0..12 {
+        world.deliver(0, path_from(bad(1)), check(flooders, number));
+    }
+    world.tick(0);
+    assert_eq!(world.shards[0].parts().1.checks.len(), 4);
+    world.done(0, &Command::RemoveSession { session: flooders });
+    while world.tick(0) {}
+    assert!(world.shards[0].parts().1.checks.is_empty());
+    assert_eq!(world.counter(CounterId::StunAnswered) - answered, 8, "not one of a session that is gone");
 }
 
 #[test]

@@ -105,6 +105,15 @@ pub enum IceOutcome {
     },
 }
 
+/// Whether a check names this session; whether it may, says its MESSAGE-INTEGRITY.
+pub fn is_named(record: &SessionRecord, request: &BindingRequest) -> bool {
+    decode_ufrag(request.local_ufrag()).is_some_and(|name| {
+        record.generation != 0
+            && name.generation_low == record.generation & GENERATION_MASK
+            && name.random == record.ufrag_random
+    })
+}
+
 /// One check that arrived on `pair`. `remote` is the pair's remote as the socket saw it.
 pub fn handle_request(
     record: &mut SessionRecord,
@@ -114,12 +123,7 @@ pub fn handle_request(
     now: Time,
     out: &mut [u8],
 ) -> IceOutcome {
-    let named = decode_ufrag(request.local_ufrag()).is_some_and(|name| {
-        record.generation != 0
-            && name.generation_low == record.generation & GENERATION_MASK
-            && name.random == record.ufrag_random
-    });
-    if !named {
+    if !is_named(record, request) {
         return IceOutcome::Refused(Refusal::WrongUfrag);
     }
     if !request.verify(&record.pwd) {

@@ -6,6 +6,7 @@ use crate::cli::show::bytes;
 use crate::data_dir::DataDir;
 use crate::supervisor::media::BUFFER_BYTES;
 use crate::supervisor::node_json::NodeJson;
+use crate::supervisor::placement::place;
 use crate::supervisor::{probe_io, sys};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -23,6 +24,9 @@ const FILES_GOOD: u64 = 16_384;
 const FILES_MIN: u64 = 1_024;
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_IPC_LOCK: u32 = 14;
+const CAP_SYS_NICE: u32 = 23;
+/// What shards ask for (`engine/src/start.rs`).
+const SHARD_AHEAD: u64 = 10;
 
 fn proc_of(pid: Option<u32>, name: &str) -> String {
     let pid = pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
@@ -180,6 +184,27 @@ pub fn memlock(pid: Option<u32>) -> Finding {
     }
 }
 
+/// Whether shards may be ahead of what else runs on their cores, which matters most where control does. RLIMIT_NICE counts from 20 downwards: 30 is a
+/// nice of -10.
+pub fn priority(pid: Option<u32>, shards: Option<usize>) -> Finding {
+    let limits = proc_of(pid, "limits");
+    let may = has_capability(pid, CAP_SYS_NICE) || limit_in(&limits, "Max nice priority").is_none_or(|limit| limit >= 20 + SHARD_AHEAD);
+    let shares = sys::cores().is_ok_and(|cores| place(&cores, shards).control.is_empty());
+    priority_of(may, shares)
+}
+
+fn priority_of(may: bool, shares: bool) -> Finding {
+    match (may, shares) {
+        (true, _) => Finding::ok("priority", "shards are ahead of what else runs on their cores"),
+        (false, false) => Finding::ok("priority", "shards are as urgent as what else runs on their cores; control has its own"),
+        (false, true) => Finding::warning(
+            "priority",
+            "shards are as urgent as control, which has no core of its own: packets are some milliseconds late while many join",
+            "run with fewer --shards, as root, or with LimitNICE=-15 in the systemd unit",
+        ),
+    }
+}
+
 pub fn files(pid: Option<u32>) -> Finding {
     let limits = proc_of(pid, "limits");
     const FIX: &str = "ulimit -Hn 65536, or LimitNOFILE=65536 in the systemd unit";
@@ -262,6 +287,15 @@ mod tests {
         assert_eq!(found.level, Level::Fault);
         assert!(found.says.contains("not permitted") && found.fix.unwrap().contains("CAP_NET_RAW"));
         assert_eq!(frames(&Ok(())).level, Level::Ok);
+    }
+
+    #[test]
+    fn shards_that_may_not_go_first_are_told_of_where_control_shares_their_cores() {
+        assert_eq!(limit_in("Max nice priority         0                    30                   \n", "Max nice priority"), Some(30));
+        assert_eq!([(true, true), (true, false), (false, false)].map(|(may, shares)| priority_of(may, shares).level), [Level::Ok; 3]);
+        let found = priority_of(false, true);
+        assert_eq!(found.level, Level::Warning);
+        assert!(found.fix.unwrap().contains("LimitNICE"));
     }
 
     #[test]

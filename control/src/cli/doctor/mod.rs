@@ -134,6 +134,7 @@ fn examine(args: &ServeArgs) -> Vec<Finding> {
     let io = settings.as_ref().map_or("auto", |settings: &Settings| settings.io.as_str());
     findings.extend(machine::engine(io, running.as_ref().map(|running| &running.facts)));
     findings.push(machine::memlock(pid));
+    findings.push(machine::priority(pid, settings.as_ref().and_then(|settings| settings.shards).map(|shards| shards as usize)));
     findings.push(machine::files(pid));
     findings.push(machine::clock());
     match (&running, settings) {

@@ -213,19 +213,40 @@ pub(crate) mod tests {
         link set v1 up
         link set v0 up";
 
+    fn nested(kind: u16, value: &[u8]) -> Vec<u8> {
+        let mut bytes = [((4 + value.len()) as u16).to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn zero_ended(name: &str) -> Vec<u8> {
+        [name.as_bytes(), &[0]].concat()
+    }
+
+    /// All that leaves by whatever device gets an address of the machine's: `masquerade` without an interface.
+    pub(crate) fn masquerade() {
+        chain_of("nat", abi::NFPROTO_IPV4, "house", abi::POST_ROUTING, None, true);
+        const APPEND: libc::c_int = 0x800;
+        let expression = nested(1 | 0x8000, &nested(1, &zero_ended("masq")));
+        let requests = [
+            Request::new(16, 0, &[0, 0, 0, 10]),
+            Request::new(10 << 8 | 6, libc::NLM_F_CREATE | APPEND, &[abi::NFPROTO_IPV4, 0, 0, 0])
+                .attribute(1, &zero_ended("house"))
+                .attribute(2, &zero_ended("leaving"))
+                .attribute(4 | 0x8000, &expression),
+            Request::new(17, 0, &[0, 0, 0, 10]),
+        ];
+        let mut socket = Socket::open(libc::NETLINK_NETFILTER).unwrap();
+        socket.tell_all(&requests).unwrap();
+    }
+
     /// A base chain of nf_tables at a hook, as `nft` would make it: a batch of three in one datagram. It lets all pass, or none.
     pub(crate) fn chain(family: u8, table: &str, hook: u32, device: Option<&str>, passes: bool) {
         chain_of("filter", family, table, hook, device, passes);
     }
 
     fn chain_of(kind: &str, family: u8, table: &str, hook: u32, device: Option<&str>, passes: bool) {
-        fn nested(kind: u16, value: &[u8]) -> Vec<u8> {
-            let mut bytes = [((4 + value.len()) as u16).to_ne_bytes(), kind.to_ne_bytes()].concat();
-            bytes.extend(value);
-            bytes.resize(bytes.len().next_multiple_of(4), 0);
-            bytes
-        }
-        let zero_ended = |name: &str| [name.as_bytes(), &[0]].concat();
         let mut hooked = [nested(1, &hook.to_be_bytes()), nested(2, &0_u32.to_be_bytes())].concat();
         if let Some(device) = device {
             hooked.extend(nested(3, &zero_ended(device)));
