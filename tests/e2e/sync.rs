@@ -16,7 +16,8 @@ const APART_MS_MAX: i128 = 40;
 /// The flash lasts three pictures, the beep five packets: only their beginnings count.
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// How far apart each flash and its beep are, in milliseconds: of those that came after `since`.
+/// How far apart each flash and its beep are, in milliseconds: of the flashes that came after `since`, but for those of the last second, whose beeps may be
+/// on their way.
 fn apart(told: &Told, seen: &Seen, since: Instant) -> Vec<i128> {
     let begins = |kind: Kind| -> BTreeSet<u64> {
         let of_kind = told.frames.iter().filter(move |frame| frame.kind == kind);
@@ -26,13 +27,14 @@ fn apart(told: &Told, seen: &Seen, since: Instant) -> Vec<i128> {
             of_kind.filter(|frame| (frame.clip_ns + SECOND_NS / 500) % SECOND_NS >= SECOND_NS / 250).map(|frame| frame.hash).collect();
         begins.map(|frame| frame.hash).filter(|hash| !others.contains(hash)).collect()
     };
-    let times = |kind: Kind| -> Vec<i128> {
+    let until = Instant::now() - Duration::from_secs(1);
+    let times = |kind: Kind, came: &dyn Fn(Instant) -> bool| -> Vec<i128> {
         let (source, clock_rate) = if kind == Kind::Audio { (&seen.audio, 48_000) } else { (&seen.video, 90_000) };
         let begins = begins(kind);
-        let packets = source.packets.values().filter(|packet| packet.at >= since && begins.contains(&packet.hash));
+        let packets = source.packets.values().filter(|packet| came(packet.at) && begins.contains(&packet.hash));
         packets.filter_map(|packet| Some(seen.nanos_of(source, packet.timestamp, clock_rate)? / 1_000_000)).collect()
     };
-    let (flashes, beeps) = (times(Kind::Video), times(Kind::Audio));
+    let (flashes, beeps) = (times(Kind::Video, &|at| (since..until).contains(&at)), times(Kind::Audio, &|_| true));
     flashes.iter().filter_map(|flash| beeps.iter().map(|beep| beep - flash).min_by_key(|apart| apart.abs())).collect()
 }
 

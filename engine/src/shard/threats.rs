@@ -197,17 +197,30 @@ fn threat_02_neither_strangers_nor_a_viewer_fill_the_queue_of_checks() {
     world.run(Duration::from_millis(200));
     assert!(world.remotes[honest].connected);
     assert_eq!(world.counter(CounterId::StunRefused) - refused, 8 + 2_000);
-    // A session that is gone leaves nothing for the next one in its slot.
-    let answered = world.counter(CounterId::StunAnswered);
-    for number in 0..12 {
-        world.deliver(0, path_from(bad(1)), check(flooders, number));
+}
+
+#[test]
+fn checks_that_wait_are_not_the_next_sessions_in_the_slot() {
+    let (mut world, _, _) = publishing(1);
+    let viewers: Vec<usize> = (0..5).map(|_| world.add(0, Side::Viewer)).collect();
+    let sessions: Vec<SessionId> = viewers.iter().map(|&remote| world.remotes[remote].session).collect();
+    viewers.iter().for_each(|&remote| world.remotes[remote].silent = true);
+    // Eight at once, then four of each.
+    for number in 0..24 {
+        let of = (number as usize / 4).saturating_sub(1);
+        world.deliver(0, path_from(bad(of as u32)), check(sessions[of], number));
     }
     world.tick(0);
-    assert_eq!(world.shards[0].parts().1.checks.len(), 4);
-    world.done(0, &Command::RemoveSession { session: flooders });
-    while world.tick(0) {}
+    assert_eq!(world.shards[0].parts().1.checks.len(), 16);
+    let refused = world.counter(CounterId::StunRefused);
+    world.done(0, &Command::RemoveSession { session: sessions[4] });
+    assert_eq!(world.shards[0].parts().1.checks.len(), 8);
+    let next = world.add(0, Side::Viewer);
+    assert_eq!(world.remotes[next].session.index, sessions[4].index);
     assert!(world.shards[0].parts().1.checks.is_empty());
-    assert_eq!(world.counter(CounterId::StunAnswered) - answered, 8, "not one of a session that is gone");
+    assert_eq!(world.counter(CounterId::StunRefused), refused);
+    world.run(Duration::from_millis(200));
+    assert!(world.remotes[next].connected);
 }
 
 #[test]
