@@ -56,7 +56,7 @@ counter_table! {
     StrayDatagrams = 5, "stray_datagrams", Counter, "datagrams", "Datagrams that reached another shard than their owner";
     MeshDropped = 6, "mesh_dropped", Counter, "datagrams", "Datagrams dropped between two shards because the mesh was full";
     StunAnswered = 7, "stun_answered", Counter, "messages", "STUN checks answered";
-    StunRefused = 8, "stun_refused", Counter, "messages", "STUN checks with a wrong name, password or form";
+    StunRefused = 8, "stun_refused", Counter, "messages", "STUN checks with a wrong name, password or form, or that found no place in the queue";
     DtlsHandshakes = 9, "dtls_handshakes", Counter, "handshakes", "DTLS handshakes completed";
     DtlsFailed = 10, "dtls_failed", Counter, "handshakes", "DTLS handshakes that failed";
     DtlsRefused = 11, "dtls_refused", Counter, "datagrams", "DTLS datagrams from a pair no STUN check has verified";
