@@ -16,6 +16,7 @@ use crate::shard::directory::Directory;
 use crate::shard::mesh::{Epochs, Inbox, Strays};
 use crate::shard::pool::Pool;
 use crate::shard::table::{Owners, RecordsError, Table, take_ownership};
+use crate::shard::handshaker::{Handshaker, Lending, handshaker};
 use crate::shard::{HandshakeMaker, ReelFile, Shard, Shared};
 use crate::shm::{MapError, Mapping};
 use spillway_proto::limits::SHARDS_MAX;
@@ -31,6 +32,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 #[derive(Debug, thiserror::Error)]
@@ -154,19 +156,23 @@ fn start() -> Result<(), StartError> {
     shared.reel_files.iter().for_each(ReelFile::empty);
 
     let (started, starting) = mpsc::channel();
-    let mut threads = Vec::new();
+    let (mut threads, mut handshakers) = (Vec::new(), Vec::new());
     // With one shard there are no strays.
     let groups = sockets.first().filter(|_| shards > 1).map(steering::groups);
     for (index, (strays, sockets)) in Strays::mesh(shards).into_iter().zip(sockets).enumerate() {
         let table = Table::new(Arc::clone(&records), Arc::clone(&owners), index)?;
         let core = handover.cores.get(index).copied();
-        let (shared, identity, started) = (Arc::clone(&shared), Arc::clone(&identity), started.clone());
+        let failed = |error: io::Error| StartError::Shard { shard: index, reason: error.to_string() };
+        let (lending, handshaker) = handshaker(handshakes(Arc::clone(&identity)));
+        let beside = shake_hands(index, Arc::clone(&shared), handshaker).map_err(failed)?;
+        let lending = lending.to(beside.thread().clone());
+        handshakers.push(beside);
+        let (shared, started) = (Arc::clone(&shared), started.clone());
         let (segments, frames) = (found.gso_segments, frames.clone());
         let body = move || {
             pin(core);
             go_first();
-            let maker = handshakes(identity);
-            let place = Place { index, shared, table, strays, maker, started: &started };
+            let place = Place { index, shared, table, strays, lending, started: &started };
             if below == IoKind::Uring {
                 match Uring::new(sockets, segments) {
                     Ok(io) => begin(io, frames, place),
@@ -177,7 +183,7 @@ fn start() -> Result<(), StartError> {
             }
         };
         let thread = std::thread::Builder::new().name(format!("shard-{index}")).spawn(body);
-        threads.push(thread.map_err(|error| StartError::Shard { shard: index, reason: error.to_string() })?);
+        threads.push(thread.map_err(failed)?);
     }
     if let Some(groups) = groups {
         let shared = Arc::clone(&shared);
@@ -205,7 +211,8 @@ fn start() -> Result<(), StartError> {
     shared.stop.store(true, Ordering::SeqCst);
     shared.wake_all();
     shared.steering.stop();
-    for thread in threads {
+    handshakers.iter().for_each(|handshaker| handshaker.thread().unpark());
+    for thread in threads.into_iter().chain(handshakers) {
         let _ = thread.join();
     }
     Ok(())
@@ -217,7 +224,7 @@ struct Place<'a> {
     shared: Arc<Shared>,
     table: Table,
     strays: Strays,
-    maker: HandshakeMaker,
+    lending: Lending,
     started: &'a mpsc::Sender<(usize, Result<(), String>)>,
 }
 
@@ -236,14 +243,27 @@ fn begin<I: Io>(io: I, frames: Option<Arc<AtomicBool>>, place: Place<'_>) {
 }
 
 fn serve<I: Io>(io: I, place: Place<'_>) {
-    let Place { index, shared, table, strays, maker, started } = place;
+    let Place { index, shared, table, strays, lending, started } = place;
     let seed = clock::wall().0 ^ u64::from(std::process::id()) << 32;
-    let mut shard = Shard::new(io, index, shared, table, strays, maker, seed);
+    let mut shard = Shard::new(io, index, shared, table, strays, lending, seed);
     let _ = started.send((index, Ok(())));
     // A shard that panicked has lost its invariants: the process ends, the supervisor starts another.
-    if catch_unwind(AssertUnwindSafe(|| shard.run())).is_err() {
+    or_abort(index, || shard.run());
+}
+
+/// The thread beside a shard. On the cores of all: the kernel puts it where there is time, and shards are ahead of it there.
+fn shake_hands(shard: usize, shared: Arc<Shared>, mut handshaker: Handshaker) -> io::Result<JoinHandle<()>> {
+    let body = move || {
+        stay_behind();
+        or_abort(shard, || handshaker.run(|| shared.stop.load(Ordering::SeqCst), || shared.wake(shard)));
+    };
+    std::thread::Builder::new().name(format!("handshakes-{shard}")).spawn(body)
+}
+
+fn or_abort(shard: usize, work: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(work)).is_err() {
         // `eprintln!` would panic where nobody takes it, and the process go on without this shard.
-        let _ = writeln!(io::stderr(), "shard {index} failed on a bug of ours; the engine ends and is started anew");
+        let _ = writeln!(io::stderr(), "shard {shard} failed on a bug of ours; the engine ends and is started anew");
         std::process::abort();
     }
 }
@@ -344,13 +364,13 @@ struct SchedulerAttributes {
 
 const SCHEDULER_ATTRIBUTES_BYTES: u32 = size_of::<SchedulerAttributes>() as u32;
 
-/// How the calling thread is scheduled; None where that may not be asked.
+/// How the calling thread is scheduled; None where that may not be asked, or is not among the ordinary ones.
 fn scheduling() -> Option<SchedulerAttributes> {
     let mut found = SchedulerAttributes::default();
     // JUSTIFICATION: neither std nor libc has this call.
     // SAFETY: the kernel writes at most as many bytes as it is told; 0 names the calling thread.
     let result = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut found, SCHEDULER_ATTRIBUTES_BYTES, 0) };
-    (result == 0).then_some(found)
+    (result == 0 && found.policy == libc::SCHED_OTHER as u32).then_some(found)
 }
 
 /// How far a shard is ahead of others on its core, in steps of nice: where that may be asked for (CAP_SYS_NICE, or RLIMIT_NICE). Beside a shard that is
@@ -360,16 +380,31 @@ const AHEAD: i32 = 10;
 const NICE_LEAST: i32 = -20;
 
 fn go_first() {
-    let Some(found) = scheduling().filter(|found| found.policy == libc::SCHED_OTHER as u32) else { return };
-    for ahead in [AHEAD, 0] {
-        let nice = (found.nice - ahead).max(NICE_LEAST);
-        let wanted = SchedulerAttributes { size: SCHEDULER_ATTRIBUTES_BYTES, runtime: SLICE_NS, nice, ..found };
-        // JUSTIFICATION: as above.
-        // SAFETY: the kernel reads `size` bytes. Refused, the thread runs as before.
-        if unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const wanted, 0) } == 0 {
-            return;
-        }
+    let Some(found) = scheduling() else { return };
+    let ahead = SchedulerAttributes { runtime: SLICE_NS, nice: (found.nice - AHEAD).max(NICE_LEAST), ..found };
+    if !reschedule(ahead) {
+        reschedule(SchedulerAttributes { runtime: SLICE_NS, ..found });
     }
+}
+
+/// How far the thread beside a shard is behind it where shards may not go ahead: a quarter of a core that is never idle is its own then.
+const BEHIND: i32 = 5;
+
+/// Shards are ahead of the calling thread one way or the other.
+fn stay_behind() {
+    let Some(found) = scheduling() else { return };
+    // Asked for, and given back.
+    let shards_are_ahead = reschedule(SchedulerAttributes { nice: (found.nice - AHEAD).max(NICE_LEAST), ..found });
+    let behind = if shards_are_ahead { 0 } else { BEHIND };
+    reschedule(SchedulerAttributes { nice: found.nice + behind, ..found });
+}
+
+/// Refused, the calling thread runs as before.
+fn reschedule(wanted: SchedulerAttributes) -> bool {
+    let wanted = SchedulerAttributes { size: SCHEDULER_ATTRIBUTES_BYTES, ..wanted };
+    // JUSTIFICATION: as above.
+    // SAFETY: the kernel reads `size` bytes.
+    unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const wanted, 0) == 0 }
 }
 
 /// SIGTERM ends the engine; the terminal's SIGINT is the supervisor's business.
@@ -449,10 +484,10 @@ mod tests {
     }
 
     /// Goal: a shard is woken at once, and is ahead of the others on its core where it may be; where it may not, it keeps its place and the
-    /// short slice. Method: the kernel is asked, as root and as a thread that gave its privileges away.
+    /// short slice, and the thread of its handshakes goes back. Method: the kernel is asked, as root and as a thread that gave its privileges away.
     #[test]
     fn a_shards_slice_is_short_and_it_is_ahead_where_it_may_be() {
-        let went = |confined: bool| {
+        let went = |confined: bool, go: fn()| {
             std::thread::spawn(move || {
                 if confined {
                     // JUSTIFICATION: std has neither limits nor users of a thread.
@@ -465,18 +500,20 @@ mod tests {
                     }
                 }
                 let before = scheduling().expect("sched_getattr");
-                go_first();
+                go();
                 (before, scheduling().expect("sched_getattr"))
             })
             .join()
             .unwrap()
         };
         for (confined, ahead) in [(false, AHEAD), (true, 0)] {
-            let (before, after) = went(confined);
+            let (before, after) = went(confined, go_first);
             assert_eq!((after.policy, after.flags), (before.policy, before.flags));
             assert_eq!(after.nice, (before.nice - ahead).max(NICE_LEAST), "confined: {confined}");
             // Kernels before 6.12 have one slice for everybody, and say 0.
             assert!(after.runtime == SLICE_NS || before.runtime == 0, "{} ns, before {} ns", after.runtime, before.runtime);
+            let (before, after) = went(confined, stay_behind);
+            assert_eq!((after.nice, after.runtime), (before.nice + if confined { BEHIND } else { 0 }, before.runtime), "confined: {confined}");
         }
     }
 }

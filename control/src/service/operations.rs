@@ -488,10 +488,7 @@ impl Service {
         let tracks = streams.iter().flat_map(|stream| stream.tracks.iter().map(|track| track.id));
         let mut meters = lock(&self.meters);
         let sent = self.link.counter_sum(CounterId::BytesSent);
-        let worked = |shard| {
-            let count = |id| self.link.counter(shard, id);
-            count(CounterId::BusyNs).saturating_sub(count(CounterId::HandshakeNs))
-        };
+        let worked = |shard| self.link.counter(shard, CounterId::BusyNs);
         let busy = meters.measure_shards(Instant::now(), (0..self.link.shards()).map(worked).collect());
         meters.measure(Instant::now(), tracks, |track| self.totals(track), sent);
         let of_stream = |stream: &StreamView| stream.tracks.iter().map(|track| meters.rates(track.id).bitrate_bps).sum();

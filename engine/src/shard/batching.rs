@@ -1,7 +1,6 @@
 //! Goal: a busy shard makes few and long sends of the same packets, and loses, doubles and delays nothing by it.
 //! Method: `Sim` in virtual time with real sealing; ticks take no time there, so that being busy is said, not made.
 
-use super::Core;
 use super::hold::HOLD_MAX;
 use super::world::{Source, World};
 use crate::io::sim::SentDatagram;
@@ -10,8 +9,6 @@ use spillway_proto::link::command::{Command, FeedFacts};
 use spillway_proto::link::counters::CounterId;
 use spillway_proto::wire::rtcp;
 use spillway_proto::wire::rtp::write_header;
-use spillway_proto::time::Time;
-use std::cell::Cell;
 use std::time::Duration;
 
 /// A stream with picture and sound, and a viewer who is live in both.
@@ -323,63 +320,6 @@ fn a_shard_that_is_busy_with_handshakes_is_not_busy() {
     let ms = Duration::from_millis;
     let (storm, media, robbed) = (run(ms(1), ms(0)), run(ms(9), ms(0)), run(ms(9), ms(8)));
     assert!((0.05..0.15).contains(&storm) && media > 0.8 && (0.15..0.25).contains(&robbed), "{storm} {media} {robbed}");
-}
-
-/// A shard with twelve clients' first messages, one of them taken.
-fn storm() -> World {
-    let mut world = World::new(1);
-    for _ in 0..12 {
-        world.add(0, Side::Viewer);
-    }
-    world.step();
-    for remote in 0..12 {
-        let now = world.now;
-        world.remotes[remote].client.handle_timeout(now).unwrap();
-        while let Some(datagram) = world.remotes[remote].client.poll_datagram() {
-            world.push(remote, datagram);
-        }
-    }
-    world.tick(0);
-    assert_eq!(world.shards[0].core.handshakes.len(), 11, "a tick without media takes one");
-    world
-}
-
-/// Media took so long in this tick, and each look at the clock finds another 300 us gone.
-fn clock_after(core: &Core, media: Duration) -> impl Fn() -> Time + use<> {
-    let (looks, begun) = (Cell::new(0), core.now + media);
-    move || {
-        looks.set(looks.get() + 1);
-        begun + Duration::from_micros(300) * (looks.get() - 1)
-    }
-}
-
-/// Many joins meet long ticks: one step a tick would let them wait for seconds, as many as there are would stall media.
-#[test]
-fn handshakes_get_a_share_of_a_long_tick() {
-    let mut world = storm();
-    let (_, core) = world.shards[0].parts();
-    // An eighth of 8 ms is spent with the fourth.
-    let clock = clock_after(core, Duration::from_millis(8));
-    assert!(core.step_handshakes(false, clock));
-    assert_eq!(core.handshakes.len(), 7);
-}
-
-/// While media waits, they have no step for each tick either: ticks are short then.
-#[test]
-fn handshakes_wait_for_their_share_while_media_waits() {
-    let mut world = storm();
-    let (_, core) = world.shards[0].parts();
-    let mut left = Vec::new();
-    for _ in 0..9 {
-        // 75 us are earned by each; a step takes 200, as a rule.
-        let clock = clock_after(core, Duration::from_micros(600));
-        assert!(core.step_handshakes(true, clock));
-        left.push(core.handshakes.len());
-    }
-    assert_eq!(left, [11, 11, 10, 10, 10, 9, 9, 9, 8]);
-    let clock = clock_after(core, Duration::from_micros(600));
-    assert!(core.step_handshakes(false, clock));
-    assert_eq!(core.handshakes.len(), 7, "where no media waits each tick takes one");
 }
 
 /// A room of so many, and a small one on the same shard.

@@ -4,8 +4,8 @@
 //! holds only pairs that passed MESSAGE-INTEGRITY. A datagram of a stranger gets no answer and leaves no
 //! state: it is counted and dropped.
 
-use super::{CHECKS_WAITING_MAX, CHECKS_WAITING_PER_SESSION_MAX, Core, FLIGHT_RESEND_INTERVAL};
-use super::{HANDSHAKE_STEP, HANDSHAKES_TIME_PART, HANDSHAKES_WAITING_MAX, HANDSHAKES_WAITING_PER_SESSION_MAX};
+use super::session::Held;
+use super::{CHECKS_WAITING_MAX, CHECKS_WAITING_PER_SESSION_MAX, Core, FLIGHT_RESEND_INTERVAL, HEARD_MAX, HEARD_PER_SESSION_MAX};
 use crate::io::Path;
 use spillway_proto::id::{SessionId, Side};
 use spillway_proto::limits::FEEDS_PER_SESSION_MAX;
@@ -17,11 +17,9 @@ use spillway_proto::session::dtls::{AfterHandshake, classify_late};
 use spillway_proto::session::ice::{self, IceOutcome, Refusal};
 use spillway_proto::session::record::Pair;
 use spillway_proto::session::srtp::{OpenError, Window};
-use spillway_proto::time::Time;
 use spillway_proto::wire::demux::{Class, classify};
 use spillway_proto::wire::rtcp::{self, Rtcp};
 use spillway_proto::wire::stun;
-use std::time::Duration;
 
 /// A connectivity check that waits; a place of its own, as viewers' consent comes all the time.
 pub struct Check {
@@ -196,28 +194,27 @@ impl Core {
         }
     }
 
-    /// Only from a pair that passed MESSAGE-INTEGRITY; the step itself waits for its turn.
-    fn handle_dtls(&mut self, slot: u32, path: &Path, datagram: &[u8]) {
+    /// Only from a pair that passed MESSAGE-INTEGRITY; the handshake itself is driven beside the shard.
+    pub fn handle_dtls(&mut self, slot: u32, path: &Path, datagram: &[u8]) {
         let knows = self.table.session(slot).is_some_and(|record| ice::knows(record, pair_of(path)));
-        let full = self.handshakes.len() >= HANDSHAKES_WAITING_MAX;
-        let session = self.session_mut(slot).filter(|session| knows && (session.handshake.is_some() || session.sealer.is_some()));
-        let Some(session) = session else {
+        let full = self.heard_waiting >= HEARD_MAX;
+        let Some(session) = self.session_mut(slot).filter(|session| knows && (session.is_shaking_hands() || session.sealer.is_some())) else {
             self.tally.add(CounterId::DtlsRefused, 1);
             return;
         };
         if session.sealer.is_some() && classify_late(datagram) == AfterHandshake::Resend {
             self.resend_last_flight(slot, path);
-        } else if session.handshake.is_none() {
+        } else if matches!(session.handshake, Held::None) {
             if session.farewell.is_some_and(|farewell| farewell.is_said_by(datagram)) {
                 return self.close_session(slot, CloseReason::RemoteClosed);
             }
             self.tally.add(CounterId::DtlsRefused, 1);
-        } else if full || session.handshakes_waiting >= HANDSHAKES_WAITING_PER_SESSION_MAX {
+        } else if full || session.heard.len() >= HEARD_PER_SESSION_MAX {
             self.tally.add(CounterId::DtlsRefused, 1);
         } else {
-            session.handshakes_waiting += 1;
-            let id = session.id;
-            self.handshakes.push_back((id, datagram.to_vec()));
+            session.heard.push(datagram.to_vec());
+            self.heard_waiting += 1;
+            self.go_on_with_handshake(slot);
         }
     }
 
@@ -233,35 +230,6 @@ impl Core {
             out.get_mut(..bytes.len())?.copy_from_slice(bytes);
             Some(bytes.len())
         });
-    }
-
-    /// The handshake steps whose turn it is: one, and more while they take little beside this tick's media; while media waits, not even
-    /// one before it has its share of the time. True if more wait.
-    pub fn step_handshakes(&mut self, media_waits: bool, clock: impl Fn() -> Time) -> bool {
-        if self.handshakes.is_empty() {
-            return false;
-        }
-        let began = clock();
-        let time_max = self.handshakes_credit + began.since(self.now) / HANDSHAKES_TIME_PART;
-        if media_waits && time_max < HANDSHAKE_STEP {
-            self.handshakes_credit = time_max;
-            return true;
-        }
-        self.handshakes_credit = Duration::ZERO;
-        let mut end = began;
-        while let Some((id, datagram)) = self.handshakes.pop_front() {
-            // A session that is gone leaves its datagrams; its slot may be another's by now.
-            if let Some(session) = self.session_mut(id.index).filter(|session| session.id == id) {
-                session.handshakes_waiting -= 1;
-                self.drive_handshake(id.index, Some(&datagram));
-                end = clock();
-                if end.since(began) >= time_max {
-                    break;
-                }
-            }
-        }
-        self.tally.add(CounterId::HandshakeNs, end.since(began).as_nanos() as u64);
-        !self.handshakes.is_empty()
     }
 
     fn handle_rtp(&mut self, slot: u32, path: &Path, datagram: &mut [u8]) {

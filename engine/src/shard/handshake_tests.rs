@@ -2,10 +2,11 @@
 //! takes no remote but the one the offer promised.
 //! Method: `Sim` in virtual time, real handshakes; our own client as the DTLS server.
 
+use super::session::Held;
 use super::world::{Source, World};
 use spillway_proto::id::{Codec, Side, TrackId};
 use spillway_proto::limits::HANDSHAKE_EXPIRY;
-use spillway_proto::link::command::{DtlsRole, Fingerprint};
+use spillway_proto::link::command::{Command, DtlsRole, Fingerprint};
 use spillway_proto::link::counters::CounterId;
 use spillway_proto::link::event::{CloseReason, Event};
 use spillway_proto::session::dtls::Identity;
@@ -49,7 +50,7 @@ fn the_handshake_goes_when_it_is_over_and_goodbyes_are_believed_without_it() {
     for remote in [publisher, viewer, other] {
         let slot = world.remotes[remote].session.index;
         let session = world.shards[0].parts().1.session_mut(slot).unwrap();
-        assert!(session.handshake.is_none() && session.farewell.is_some(), "{remote}");
+        assert!(matches!(session.handshake, Held::None) && session.farewell.is_some(), "{remote}");
     }
     // Another's goodbye from this one's address, and its own with a bit of it changed.
     let goodbye = |world: &mut World, remote: usize| {
@@ -144,4 +145,94 @@ fn a_server_with_another_certificate_gets_no_keys() {
     assert_eq!(closed(&world, publisher), Some(CloseReason::FingerprintMismatch));
     assert_eq!((world.counter(CounterId::DtlsHandshakes), world.counter(CounterId::DtlsFailed)), (0, 1));
     assert!(!world.remotes[publisher].connected);
+}
+
+/// What this remote says now.
+fn said(world: &mut World, remote: usize) -> Vec<Vec<u8>> {
+    let now = world.now;
+    world.remotes[remote].client.handle_timeout(now).unwrap();
+    std::iter::from_fn(|| world.remotes[remote].client.poll_datagram()).collect()
+}
+
+/// A step takes up to a millisecond: packets go out meanwhile, and the shard sleeps where there are none.
+#[test]
+fn media_does_not_wait_for_handshakes() {
+    let mut world = World::new(1);
+    let publisher = world.add(0, Side::Publisher);
+    let track = world.track(0, publisher, TrackId::NONE, Codec::Vp8, 77);
+    let viewer = world.add(0, Side::Viewer);
+    let (_, ssrc) = world.feed(0, viewer, track);
+    world.connect();
+    world.handshakers_rest = true;
+    let newcomers: Vec<usize> = (0..40).map(|_| world.add(0, Side::Viewer)).collect();
+    Source::new(publisher, 77).play(&mut world, 40, 4);
+    assert_eq!((world.remotes[viewer].of(ssrc).len(), world.lent(0)), (160, 40));
+    assert!(!world.shards[0].tick());
+    let parks = |world: &mut World| {
+        let before = world.counter(CounterId::Parks);
+        world.shards[0].park();
+        world.shards[0].core.flush_counters();
+        world.counter(CounterId::Parks) - before
+    };
+    assert_eq!(parks(&mut world), 1);
+    // One that is back while the shard lies down keeps it awake.
+    world.handshakers_rest = false;
+    assert!(world.shake_hands(0));
+    assert_eq!(parks(&mut world), 0);
+    world.run(Duration::from_millis(500));
+    assert!(newcomers.iter().all(|&remote| world.remotes[remote].connected));
+}
+
+/// Its handshake comes back to nobody, though another session has its slot by then; and one that never comes back keeps no session.
+#[test]
+fn a_session_may_go_while_its_handshake_is_lent_out() {
+    let mut world = World::new(1);
+    let gone = world.add(0, Side::Viewer);
+    world.handshakers_rest = true;
+    world.run(Duration::from_millis(100));
+    let session = world.remotes[gone].session;
+    for _ in 0..5 {
+        world.push(gone, vec![22; 60]);
+    }
+    world.shards[0].tick();
+    assert_eq!((world.lent(0), world.shards[0].parts().1.heard_waiting > 0), (1, true));
+    world.done(0, &Command::RemoveSession { session });
+    world.remotes[gone].silent = true;
+    let next = world.add(0, Side::Viewer);
+    assert_eq!(world.remotes[next].session.index, session.index);
+    world.run(Duration::from_millis(5));
+    world.handshakers_rest = false;
+    world.connect();
+    assert_eq!(world.counter(CounterId::DtlsFailed), 0);
+    assert_eq!((world.lent(0), world.shards[0].parts().1.heard_waiting), (0, 0));
+    let never = world.add(0, Side::Viewer);
+    world.handshakers_rest = true;
+    world.run(HANDSHAKE_EXPIRY + Duration::from_secs(1));
+    assert_eq!(closed(&world, never), Some(CloseReason::HandshakeFailed));
+    assert_eq!(closed(&world, next), None);
+}
+
+/// What comes behind a handshake's end is not lost with it.
+#[test]
+fn who_says_goodbye_with_its_last_flight_has_gone() {
+    let mut world = World::new(1);
+    let viewer = world.add_as(0, Side::Viewer, DtlsRole::Client);
+    while !world.remotes[viewer].connected {
+        world.run(Duration::from_millis(1));
+    }
+    let now = world.now;
+    world.remotes[viewer].client.close(now);
+    let last = said(&mut world, viewer);
+    assert!(last.len() >= 2 && last.last().is_some_and(|datagram| datagram[0] == 21));
+    // All of it waits while the handshake is out for something else.
+    world.handshakers_rest = true;
+    for datagram in [vec![vec![22; 60]], last].concat() {
+        world.push(viewer, datagram);
+    }
+    world.shards[0].tick();
+    assert_eq!((world.lent(0), world.counter(CounterId::DtlsHandshakes)), (1, 0));
+    world.handshakers_rest = false;
+    world.run(Duration::from_millis(2));
+    assert_eq!(world.counter(CounterId::DtlsHandshakes), 1);
+    assert_eq!(closed(&world, viewer), Some(CloseReason::RemoteClosed));
 }

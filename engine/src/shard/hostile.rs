@@ -117,22 +117,19 @@ fn connected_sessions_cost_no_look_per_tick() {
 }
 
 #[test]
-fn a_tick_takes_one_handshake_step() {
+fn a_tick_takes_eight_handshakes_back() {
     let (mut world, _, _) = publishing(1);
-    for _ in 0..3 {
+    for _ in 0..20 {
         world.add(0, Side::Viewer);
     }
+    world.handshakers_rest = true;
     world.step();
-    for remote in 1..4 {
-        let now = world.now;
-        world.remotes[remote].client.handle_timeout(now).unwrap();
-        while let Some(datagram) = world.remotes[remote].client.poll_datagram() {
-            world.push(remote, datagram);
-        }
-    }
-    for left in [2, 1, 0] {
+    assert_eq!((world.lent(0), world.shards[0].tick()), (20, false), "while they are out the shard has nothing to do");
+    world.handshakers_rest = false;
+    assert!(world.shake_hands(0));
+    for left in [12, 4, 0] {
         assert_eq!(world.shards[0].tick(), left > 0, "the rest has its turn at once");
-        assert_eq!(world.shards[0].parts().1.handshakes.len(), left);
+        assert_eq!(world.lent(0), left);
     }
 }
 
@@ -189,8 +186,8 @@ fn one_viewer_does_not_fill_the_queue_of_handshakes() {
         world.push(viewer, forged(23));
     }
     world.shards[0].tick();
-    assert_eq!(world.shards[0].parts().1.handshakes.len(), 15, "16, less the step of this tick");
-    assert_eq!(world.counter(CounterId::DtlsRefused) - refused, 384);
+    assert_eq!((world.lent(0), world.shards[0].parts().1.heard_waiting), (1, 17), "one went out at once, sixteen wait");
+    assert_eq!(world.counter(CounterId::DtlsRefused) - refused, 383);
     // A session that is gone leaves nothing for the next one in its slot.
     let session = world.remotes[viewer].session;
     world.done(0, &Command::RemoveSession { session });

@@ -1,7 +1,7 @@
 //! A shard: one pinned thread with its sessions, tracks, timers, and one loop.
 //!
 //! `tick` is the whole loop on one screen. Nothing in it waits, takes a lock, logs or (without a handshake
-//! or a command) allocates. A shard owns what its table gives out; everything else it reads from reels or
+//! or a command) allocates. Handshakes are driven by a thread beside it (`handshaker`). A shard owns what its table gives out; everything else it reads from reels or
 //! hears over the mesh.
 
 mod commands;
@@ -9,6 +9,7 @@ mod demux;
 pub mod directory;
 mod estimate;
 mod fanout;
+pub mod handshaker;
 mod hold;
 mod late;
 pub mod mesh;
@@ -53,14 +54,14 @@ pub mod world;
 use crate::io::steering::Steering;
 use crate::io::{self, Io, Path, Sent};
 use crate::shm::{Mapping, punch_hole};
-pub use session::HandshakeMaker;
+pub use handshaker::HandshakeMaker;
 
 use directory::Directory;
 use fanout::{Fanout, Left};
+use handshaker::Lending;
 use mesh::{Epochs, Inbox, Strays};
 use pool::Pool;
 use session::Session;
-use spillway_proto::id::SessionId;
 use spillway_proto::limits::{COMMANDS_PER_TICK_MAX, DATAGRAM_SIZE_MAX, DATAGRAMS_PER_TICK_MAX, SESSIONS_MAX};
 use spillway_proto::link::counters::{COUNTERS_MAX, CounterId};
 use spillway_proto::link::event::{CloseReason, Event};
@@ -81,16 +82,12 @@ use table::{Owners, Table};
 use timers::Timers;
 use track::Tracks;
 
-/// Handshake datagrams waiting for their turn: a handshake step costs 60-150 us and cannot be split, so that
-/// a tick takes one, and more only for a share of the time it spends on media (decision 12).
-const HANDSHAKES_WAITING_MAX: usize = 1_024;
-/// Handshakes may take this part of the time that media took in the same tick. One step a tick alone starves them where
-/// ticks are long: at 600 viewers of 310 packets/s they waited 400 ms.
-const HANDSHAKES_TIME_PART: u32 = 8;
-/// What a step takes, as a rule.
-const HANDSHAKE_STEP: Duration = Duration::from_micros(200);
+/// Handshakes whose step is over and that a tick takes back: what a viewer's end costs is the start of its feeds.
+const HANDSHAKES_PER_TICK_MAX: usize = 8;
+/// Handshakes' datagrams that a shard keeps, with those lent out; what finds no room comes again.
+const HEARD_MAX: usize = 1_024;
 /// Of one session: a flight has a handful of datagrams, and nobody fills the queue for the others.
-const HANDSHAKES_WAITING_PER_SESSION_MAX: u8 = 16;
+const HEARD_PER_SESSION_MAX: usize = 16;
 /// One resend of our last flight per this span: what asks for it is not authenticated. Retransmissions of an
 /// honest remote are further apart.
 const FLIGHT_RESEND_INTERVAL: Duration = Duration::from_millis(50);
@@ -188,13 +185,12 @@ pub struct Core {
     timers: Timers,
     strays: Strays,
     events: EventWriter,
-    handshakes: VecDeque<(SessionId, Vec<u8>)>,
-    /// Their share of the time that media has had since the last step.
-    handshakes_credit: Duration,
+    lending: Lending,
+    /// Handshakes' datagrams, with those lent out.
+    heard_waiting: usize,
     /// Checks that wait for a later tick, and how many this one may answer yet.
     checks: VecDeque<demux::Check>,
     checks_left: usize,
-    make_handshake: HandshakeMaker,
     outbox: Outbox,
     tally: Tally,
     /// Something was told to control in this tick.
@@ -220,7 +216,7 @@ impl<I: Io> Shard<I> {
         shared: Arc<Shared>,
         table: Table,
         strays: Strays,
-        make_handshake: HandshakeMaker,
+        lending: Lending,
         seed: u64,
     ) -> Shard<I> {
         let now = io.now();
@@ -240,11 +236,10 @@ impl<I: Io> Shard<I> {
             timers: Timers::new(now),
             strays,
             events,
-            handshakes: VecDeque::with_capacity(HANDSHAKES_WAITING_MAX),
-            handshakes_credit: Duration::ZERO,
+            lending,
+            heard_waiting: 0,
             checks: VecDeque::with_capacity(CHECKS_WAITING_MAX),
             checks_left: 0,
-            make_handshake,
             outbox: Outbox::new(),
             tally: Tally::new(),
             told_control: false,
@@ -283,11 +278,11 @@ impl<I: Io> Shard<I> {
         core.hear_mesh();
         let sending = self.io.now();
         let left = core.fan_out(&mut self.io);
-        // At once: a handshake's step takes as long as a packet to a hundred viewers.
+        // At once: what follows takes as long as a packet to a hundred viewers.
         self.io.submit();
         let sending = self.io.now().since(sending);
         let checked = core.answer_checks();
-        let stepped = core.step_handshakes(left == Left::More, || self.io.now());
+        let stepped = core.take_handshakes_back(HANDSHAKES_PER_TICK_MAX);
         core.run_timers();
         self.send_outbox();
         self.io.submit();
@@ -327,6 +322,7 @@ impl<I: Io> Shard<I> {
         park_begins(parked);
         let quiet = core.shared.inboxes[core.index].is_empty()
             && core.strays.is_empty()
+            && core.lending.is_empty()
             && self.commands.is_empty()
             && !core.shared.stop.load(Ordering::SeqCst);
         if quiet {

@@ -1,23 +1,22 @@
-//! What a shard keeps of a session beside its record: the running handshake, expanded keys, feeds.
+//! What a shard keeps of a session beside its record: the handshake while it is not lent out, expanded keys, feeds.
 //!
 //! Everything here can be made again from the record; nothing here is needed to know a session.
 
 use super::Core;
+use super::handshaker::{Connected, Done, Job, Step, Task};
 use super::quality::FeedQuality;
 use super::track::Source;
 use crate::io::Path;
 use spillway_proto::id::{SessionId, Side};
 use spillway_proto::limits::{
-    DATAGRAM_SIZE_MAX, FEEDS_PER_SESSION_MAX, HANDSHAKE_EXPIRY, PUBLISHER_BPS_MAX, PUBLISHER_BURST,
-    PUBLISHER_PACKETS_PER_SECOND_MAX,
+    FEEDS_PER_SESSION_MAX, HANDSHAKE_EXPIRY, PUBLISHER_BPS_MAX, PUBLISHER_BURST, PUBLISHER_PACKETS_PER_SECOND_MAX,
 };
 use spillway_proto::link::command::{DtlsRole, Fingerprint, SessionState};
 use spillway_proto::link::counters::CounterId;
 use spillway_proto::link::event::{CloseReason, Event};
 use spillway_proto::link::quality::SessionStats;
-use spillway_proto::session::dtls::{DtlsError, DtlsOutput, Handshake, SrtpKeys};
+use spillway_proto::session::dtls::{DtlsError, Handshake};
 use spillway_proto::session::farewell::Farewell;
-use spillway_proto::session::record::KeptDatagram;
 use spillway_proto::session::srtp::{Opener, Sealer};
 use spillway_proto::stream::arrivals::Arrivals;
 use spillway_proto::stream::resend::{Budget, Resends};
@@ -27,27 +26,31 @@ use spillway_proto::wire::rtcp;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Makes the state machine of one handshake; a simulator puts a stub here.
-pub type HandshakeMaker = Box<dyn FnMut(DtlsRole, Fingerprint, Time) -> Result<Box<dyn Handshake>, DtlsError>>;
-
-/// Datagrams one call into the handshake may produce; a flight of ours has four at most.
-const FLIGHT_MAX: usize = 16;
 /// Sources one BYE names (RFC 3550 section 6.6: a count of five bits).
 const BYE_SOURCES_MAX: usize = 31;
 /// Source of our receiver reports and requests; no media of ours has it.
 pub const REPORT_SSRC: u32 = 1;
 
+/// Where a session's handshake is.
+pub enum Held {
+    /// It has not begun, or is over.
+    None,
+    Here(Box<dyn Handshake>),
+    /// Beside the shard (`handshaker`).
+    Lent,
+}
+
 pub struct Session {
     pub id: SessionId,
     pub side: Side,
-    pub handshake: Option<Box<dyn Handshake>>,
+    pub handshake: Held,
     /// What is left of it once there are keys.
     pub farewell: Option<Farewell>,
     /// When the handshake wants to be called without a datagram.
     pub handshake_at: Time,
     pub handshake_began: Time,
-    /// Its datagrams in the queue of handshake steps.
-    pub handshakes_waiting: u8,
+    /// Its datagrams that came while it was lent out.
+    pub heard: Vec<Vec<u8>>,
     /// Its checks that wait for a later tick.
     pub checks_waiting: u8,
     /// From then on our last flight may go out again.
@@ -124,11 +127,11 @@ impl Session {
         Session {
             id,
             side,
-            handshake: None,
+            handshake: Held::None,
             farewell: None,
             handshake_at: Time::NEVER,
             handshake_began: Time::NEVER,
-            handshakes_waiting: 0,
+            heard: Vec::new(),
             checks_waiting: 0,
             flight_resend_at: Time::ZERO,
             opener: None,
@@ -146,10 +149,20 @@ impl Session {
         }
     }
 
-    /// When its handshake is to be called without a datagram: at its own wish, or to be ended. One that has heard no
+    /// When its handshake is to be looked at: at its own wish, for what came, or to be ended. One that has heard no
     /// whole message waits for nothing, and would stay.
     pub fn handshake_due(&self) -> Time {
-        self.handshake_at.min(self.handshake_began + HANDSHAKE_EXPIRY + Duration::from_nanos(1))
+        let end = self.handshake_began + HANDSHAKE_EXPIRY + Duration::from_nanos(1);
+        match self.handshake {
+            Held::Here(_) if !self.heard.is_empty() => Time::ZERO,
+            Held::Here(_) => self.handshake_at.min(end),
+            Held::None | Held::Lent => end,
+        }
+    }
+
+    /// Its handshake has begun and is not over.
+    pub fn is_shaking_hands(&self) -> bool {
+        self.sealer.is_none() && !matches!(self.handshake, Held::None)
     }
 
     pub fn has_room_for_feed(&self) -> bool {
@@ -158,50 +171,91 @@ impl Session {
 }
 
 impl Core {
-    /// Begins the handshake once the first pair passed its check.
+    /// Begins the handshake once the first pair passed its check. Where so many run that there is no room, with a later check.
     pub fn begin_handshake(&mut self, slot: u32) {
         let now = self.now;
+        if !self.lending.has_room() {
+            return;
+        }
         let Some(record) = self.table.session(slot) else { return };
         record.state = SessionState::Handshake as u8;
         let role = if record.dtls_role == DtlsRole::Client as u8 { DtlsRole::Client } else { DtlsRole::Server };
-        let fingerprint = Fingerprint(record.fingerprint);
-        let handshake = match (self.make_handshake)(role, fingerprint, now) {
-            Ok(handshake) => handshake,
-            Err(error) => {
-                self.note_error(&error);
-                return self.close_session(slot, CloseReason::HandshakeFailed);
-            }
-        };
-        if let Some(session) = self.session_mut(slot) {
-            session.handshake = Some(handshake);
-            session.handshake_began = now;
-        }
+        let task = Task::Begin { role, fingerprint: Fingerprint(record.fingerprint) };
+        let Some(session) = self.session_mut(slot) else { return };
+        session.handshake = Held::Lent;
+        session.handshake_began = now;
+        let job = Job { session: session.id, task, datagrams: Vec::new() };
         self.timers.add_handshake(slot);
-        self.drive_handshake(slot, None);
+        self.timers.look_at_handshakes(now, now + HANDSHAKE_EXPIRY);
+        self.lending.lend(job);
     }
 
-    /// One step of a handshake: a datagram in (or a timeout), whatever it wants to say out.
-    pub fn drive_handshake(&mut self, slot: u32, datagram: Option<&[u8]>) {
+    /// A datagram came for it, or its time: it goes out, if it is here and there is room.
+    pub fn go_on_with_handshake(&mut self, slot: u32) {
         let now = self.now;
-        let Some(mut session) = self.sessions.get_mut(slot as usize).and_then(Option::take) else { return };
-        let outcome = self.drive(&mut session, datagram);
-        let id = session.id;
-        match session.sealer {
-            // Now: a look at it later would wake the shard for nothing.
-            Some(_) => self.timers.end_handshake(slot),
-            None => self.timers.look_at_handshakes(now, session.handshake_due()),
+        let has_room = self.lending.has_room();
+        let Some(session) = self.session_mut(slot) else { return };
+        if session.sealer.is_none() && now.since(session.handshake_began) > HANDSHAKE_EXPIRY {
+            return self.close_session(slot, CloseReason::HandshakeFailed);
         }
-        let expired = session.sealer.is_none() && now.since(session.handshake_began) > HANDSHAKE_EXPIRY;
-        self.sessions[slot as usize] = Some(session);
+        if !matches!(session.handshake, Held::Here(_)) {
+            return;
+        }
+        if !has_room {
+            return self.timers.look_at_handshakes(now, now);
+        }
+        if let Held::Here(handshake) = std::mem::replace(&mut session.handshake, Held::Lent) {
+            let datagrams = std::mem::take(&mut session.heard);
+            let job = Job { session: session.id, task: Task::GoOn(handshake), datagrams };
+            self.lending.lend(job);
+        }
+    }
+
+    /// Handshakes that come back, so many at most: what became of them, and what they have to say. True: there are more.
+    pub fn take_handshakes_back(&mut self, max: usize) -> bool {
+        for _ in 0..max {
+            let Some(done) = self.lending.take_back() else { return false };
+            self.take_handshake_back(done);
+        }
+        !self.lending.is_empty()
+    }
+
+    fn take_handshake_back(&mut self, done: Done) {
+        let Done { session: id, handshake, said, outcome, heard, unheard, took } = done;
+        self.tally.add(CounterId::HandshakeNs, took.as_nanos() as u64);
+        self.heard_waiting -= heard;
+        let (now, slot) = (self.now, id.index);
+        // One that is gone leaves its handshake; its slot may be another's by now.
+        let Some(session) = self.session_mut(slot).filter(|session| session.id == id) else { return };
+        session.handshake = handshake.map_or(Held::None, Held::Here);
+        let path = session.path;
+        for datagram in said {
+            if let Some(path) = &path {
+                self.outbox.put(path, |out| {
+                    out.get_mut(..datagram.len())?.copy_from_slice(&datagram);
+                    Some(datagram.len())
+                });
+            }
+        }
         match outcome {
-            Ok(Step::Running) if expired => self.close_session(slot, CloseReason::HandshakeFailed),
-            Ok(Step::Running) => {}
-            Ok(Step::Connected(profile)) => {
-                self.tally.add(CounterId::DtlsHandshakes, 1);
-                self.connected += 1;
-                SessionStats::step(&self.quality(slot).connected_at, now);
-                self.tell(&Event::SessionConnected { session: id, profile });
-                self.start_feeds(slot);
+            Ok(Step::Wait(at)) => {
+                let Some(session) = self.session_mut(slot) else { return };
+                session.handshake_at = at;
+                let due = session.handshake_due();
+                // What came meanwhile goes out at once.
+                if due <= now {
+                    self.go_on_with_handshake(slot);
+                }
+                self.timers.look_at_handshakes(now, due);
+            }
+            Ok(Step::Connected(connected)) => {
+                self.connect(id, *connected);
+                // What came behind its end: its last flight again, or goodbye.
+                let meanwhile = self.session_mut(slot).map(|session| std::mem::take(&mut session.heard)).unwrap_or_default();
+                self.heard_waiting -= meanwhile.len();
+                for datagram in unheard.chain(meanwhile) {
+                    path.inspect(|path| self.handle_dtls(slot, path, &datagram));
+                }
             }
             Ok(Step::Closed) => self.close_session(slot, CloseReason::RemoteClosed),
             Err(DtlsError::FingerprintMismatch) => {
@@ -216,72 +270,34 @@ impl Core {
         }
     }
 
-    fn drive(&mut self, session: &mut Session, datagram: Option<&[u8]>) -> Result<Step, DtlsError> {
-        let now = self.now;
-        let Some(handshake) = session.handshake.as_mut() else { return Ok(Step::Running) };
-        if let Some(datagram) = datagram {
-            handshake.handle_datagram(now, datagram)?;
-        }
-        let mut step = Step::Running;
-        let mut connected = None;
-        let mut buffer = [0u8; DATAGRAM_SIZE_MAX];
-        for _ in 0..FLIGHT_MAX {
-            match handshake.poll(now, &mut buffer)? {
-                DtlsOutput::Datagram(length) => {
-                    if let Some(path) = &session.path {
-                        self.outbox.put(path, |out| {
-                            out.get_mut(..length)?.copy_from_slice(&buffer[..length]);
-                            Some(length)
-                        });
-                    }
-                }
-                DtlsOutput::Connected(keys) => {
-                    session.opener = Some(Opener::new(keys.profile, &keys.receive));
-                    session.sealer = Some(Sealer::new(keys.profile, &keys.send));
-                    session.media_at = now;
-                    connected = Some(keys);
-                    step = Step::Connected(keys.profile as u16);
-                }
-                DtlsOutput::Closed => {
-                    step = Step::Closed;
-                    break;
-                }
-                DtlsOutput::Wait(at) => {
-                    session.handshake_at = at;
-                    break;
-                }
-            }
-        }
-        if let Some(keys) = connected {
-            let close = handshake.sealed_close_notify(&mut buffer);
-            let close = keep(&buffer[..close]);
-            let flight = keep(handshake.last_flight());
-            // What it was good for stands in the record, and in 37 bytes: it goes, with its 10 KB.
-            session.farewell = handshake.farewell();
-            if session.farewell.is_some() {
-                session.handshake = None;
-            }
-            self.keep_keys(session.id, &keys, close, flight);
-        }
-        Ok(step)
-    }
-
-    /// What the session needs to go on in another process goes into its record.
-    fn keep_keys(&mut self, id: SessionId, keys: &SrtpKeys, close: KeptDatagram, flight: KeptDatagram) {
-        if let Some(record) = self.table.session(id.index) {
+    fn connect(&mut self, id: SessionId, left: Connected) {
+        let (now, slot) = (self.now, id.index);
+        let Some(session) = self.session_mut(slot) else { return };
+        (session.opener, session.sealer, session.farewell) = (Some(left.opener), Some(left.sealer), left.farewell);
+        session.media_at = now;
+        // Now: a look at it later would wake the shard for nothing.
+        self.timers.end_handshake(slot);
+        // What the session needs to go on in another process.
+        if let Some(record) = self.table.session(slot) {
             record.state = SessionState::Connected as u8;
-            record.profile = keys.profile as u16;
-            record.receive_key = keys.receive;
-            record.send_key = keys.send;
-            record.close_notify = close;
-            record.last_flight = flight;
+            record.profile = left.keys.profile as u16;
+            record.receive_key = left.keys.receive;
+            record.send_key = left.keys.send;
+            record.close_notify = left.close;
+            record.last_flight = left.last_flight;
         }
+        self.tally.add(CounterId::DtlsHandshakes, 1);
+        self.connected += 1;
+        SessionStats::step(&self.quality(slot).connected_at, now);
+        self.tell(&Event::SessionConnected { session: id, profile: left.keys.profile as u16 });
+        self.start_feeds(slot);
     }
 
     /// Ends a session: says goodbye, forgets keys and pairs, tells control why.
     pub fn close_session(&mut self, slot: u32, reason: CloseReason) {
         let Some(mut session) = self.sessions.get_mut(slot as usize).and_then(Option::take) else { return };
         self.say_goodbye(&mut session);
+        self.heard_waiting -= session.heard.len();
         for feed in &session.feeds {
             self.fanout.unsubscribe(&self.shared, self.index, feed.track, slot);
             self.table.remove_feed(feed.slot);
@@ -361,20 +377,4 @@ impl Core {
         let counters = self.shared.link.counters(self.index);
         counters.set(id, counters.get(id).saturating_add_signed(change));
     }
-}
-
-/// A datagram too long to be kept is not kept: its protocol repeats it, or does without.
-fn keep(datagram: &[u8]) -> KeptDatagram {
-    let mut kept = KeptDatagram { length: 0, bytes: [0; 508] };
-    if let Some(bytes) = kept.bytes.get_mut(..datagram.len()) {
-        bytes.copy_from_slice(datagram);
-        kept.length = datagram.len() as u32;
-    }
-    kept
-}
-
-enum Step {
-    Running,
-    Connected(u16),
-    Closed,
 }

@@ -3,6 +3,7 @@
 //! datagrams from addresses of the attackers' own.
 
 use super::demux::pair_of;
+use super::session::Held;
 use super::world::{PWD, SERVER, Source, World};
 use crate::io::Path;
 use spillway_proto::id::{Codec, SessionId, Side, TrackId};
@@ -299,7 +300,7 @@ fn threat_04_fragments_and_half_open_handshakes_are_bounded_and_expire() {
             world.push(remote, attack[round % attack.len()].clone());
         }
         world.run(MILLISECOND);
-        assert!(world.shards[0].parts().1.handshakes.len() <= 1_024);
+        assert!(world.shards[0].parts().1.heard_waiting <= 1_024);
     }
     // A legitimate viewer joins in the middle of it.
     let viewer = world.add(0, Side::Viewer);
@@ -318,7 +319,38 @@ fn threat_04_fragments_and_half_open_handshakes_are_bounded_and_expire() {
     assert_eq!(world.counter(CounterId::DtlsHandshakes), 2);
     let closed = world.heard.iter().filter(|event| matches!(event, Event::SessionClosed { .. })).count();
     assert_eq!(closed, attackers.len() + flood.len());
-    assert!(world.shards[0].parts().1.handshakes.is_empty());
+    assert_eq!((world.lent(0), world.shards[0].parts().1.heard_waiting), (0, 0));
+}
+
+/// More than a shard lends out at a time: the others begin with a later check, and what has begun goes on when there is room.
+#[test]
+fn handshakes_for_which_there_is_no_room_wait() {
+    let mut world = World::new(1);
+    let first = world.add(0, Side::Viewer);
+    world.step();
+    world.run(Duration::from_millis(1));
+    world.handshakers_rest = true;
+    let crowd: Vec<usize> = (0..1_100)
+        .map(|_| {
+            let remote = half_open(&mut world);
+            world.shards[0].tick();
+            remote
+        })
+        .collect();
+    assert_eq!((world.lent(0), world.counter(CounterId::StunAnswered) >= 1_100), (1_024, true));
+    world.run(Duration::from_millis(20));
+    assert!(!world.remotes[first].connected);
+    world.handshakers_rest = false;
+    world.run(Duration::from_millis(20));
+    assert!(world.remotes[first].connected);
+    for &remote in &crowd {
+        let session = world.remotes[remote].session;
+        world.deliver(0, path_from(world.remotes[remote].address), check(session, remote as u32));
+        world.step();
+    }
+    let sessions = world.shards[0].parts().1.sessions.iter().flatten();
+    let here = sessions.filter(|session| matches!(session.handshake, Held::Here(_)));
+    assert_eq!((here.count(), world.lent(0)), (1_100, 0), "all of them have begun");
 }
 
 #[test]

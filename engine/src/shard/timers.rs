@@ -4,7 +4,6 @@
 //! spread out. Nothing runs while a shard has no session and no track.
 
 use super::Core;
-use super::session::Session;
 use spillway_proto::id::Side;
 use spillway_proto::limits::{CONSENT_EXPIRY, REPORT_INTERVAL, UNCLAIMED_EXPIRY};
 use spillway_proto::link::command::SessionState;
@@ -180,10 +179,9 @@ impl Core {
             }
             let due = self.session_mut(slot).is_some_and(|session| session.handshake_due() <= now);
             if due {
-                self.drive_handshake(slot, None);
+                self.go_on_with_handshake(slot);
             }
-            let runs = |session: &mut Session| session.handshake.is_some() && session.sealer.is_none();
-            let over = !self.session_mut(slot).is_some_and(runs);
+            let over = !self.session_mut(slot).is_some_and(|session| session.is_shaking_hands());
             if over && self.timers.handshakes.get(at) == Some(&slot) {
                 self.timers.handshakes.swap_remove(at);
             }

@@ -6,6 +6,7 @@ use super::directory::Directory;
 use super::mesh::{Epochs, Inbox, Strays};
 use super::pool::Pool;
 use super::table::{Owners, Table, take_ownership};
+use super::handshaker::{Handshaker, handshaker};
 use super::{HandshakeMaker, ReelFile, Shard, Shared};
 use crate::io::sim::{SentDatagram, Sim};
 use crate::io::steering::Steering;
@@ -100,6 +101,10 @@ pub struct World {
     pub now: Time,
     anchor: Instant,
     pub shards: Vec<Shard<Sim>>,
+    /// In the place of the threads beside the shards.
+    handshakers: Vec<Handshaker>,
+    /// They do nothing.
+    pub handshakers_rest: bool,
     pub link: Link,
     commands: Vec<CommandWriter>,
     events: Vec<EventReader>,
@@ -160,19 +165,22 @@ impl World {
             steering: Steering::default(),
             stop: AtomicBool::new(false),
         });
-        let engine = Strays::mesh(shards)
+        let (engine, handshakers) = Strays::mesh(shards)
             .into_iter()
             .zip(makers)
             .enumerate()
             .map(|(index, (strays, maker))| {
                 let table = Table::new(Arc::clone(&records), Arc::clone(&owners), index).unwrap();
-                Shard::new(Sim::new(now), index, Arc::clone(&shared), table, strays, maker, seed)
+                let (lending, handshaker) = handshaker(maker);
+                (Shard::new(Sim::new(now), index, Arc::clone(&shared), table, strays, lending, seed), handshaker)
             })
-            .collect();
+            .unzip();
         World {
             now,
             anchor: Instant::now(),
             shards: engine,
+            handshakers,
+            handshakers_rest: false,
             link,
             commands: (0..shards).map(|shard| link.commands_writer(shard)).collect(),
             events: (0..shards).map(|shard| link.events_reader(shard)).collect(),
@@ -362,6 +370,7 @@ impl World {
         // What one shard leaves for another is there in the same step.
         for _ in 0..64 {
             let busy = self.shards.iter_mut().fold(false, |busy, shard| shard.tick() | busy);
+            let busy = (0..self.shards.len()).fold(busy, |busy, shard| self.shake_hands(shard) | busy);
             if !busy {
                 break;
             }
@@ -423,6 +432,21 @@ impl World {
         let behind = self.now.since(shard.io.now());
         shard.io.advance(behind);
         shard.tick()
+    }
+
+    /// Everything that the shard lent out is done. True if there was anything.
+    pub fn shake_hands(&mut self, shard: usize) -> bool {
+        let now = self.now;
+        let mut worked = false;
+        while !self.handshakers_rest && self.handshakers[shard].work(|| now) {
+            worked = true;
+        }
+        worked
+    }
+
+    /// Handshakes that the shard lent out.
+    pub fn lent(&self, shard: usize) -> usize {
+        self.shards[shard].core.lending.lent()
     }
 
     /// What the shard sent since the last call.

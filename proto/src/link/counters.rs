@@ -111,7 +111,7 @@ counter_table! {
     TracksDeaf = 61, "tracks_deaf", Gauge, "tracks", "Video tracks whose publisher answers no keyframe requests";
     TransportFeedbacksSent = 62, "transport_feedbacks_sent", Counter, "packets", "Packets that told a publisher when its packets arrived";
     PacketsRefusedFlood = 63, "packets_refused_flood", Counter, "packets", "Packets refused: their publisher sends more than a publisher may";
-    HandshakeNs = 64, "handshake_ns", Counter, "ns", "Time spent in steps of handshakes, a part of the busy time";
+    HandshakeNs = 64, "handshake_ns", Counter, "ns", "Time spent in steps of handshakes, beside the busy time";
     PacketsFramed = 65, "packets_framed", Counter, "packets", "Packets sent as frames, past the kernel's UDP";
 }
 

@@ -134,8 +134,9 @@ pub enum DtlsOutput {
     Wait(Time),
 }
 
-/// One side of a DTLS association, as the engine drives it. The simulator has a stub of its own.
-pub trait Handshake {
+/// One side of a DTLS association, as the engine drives it: from another thread than the one that began it, as a rule. The simulator
+/// has a stub of its own.
+pub trait Handshake: Send {
     /// Takes a datagram of the remote. Poll until `Wait` afterwards.
     fn handle_datagram(&mut self, now: Time, datagram: &[u8]) -> Result<(), DtlsError>;
     /// Gives what is to be done; call again until it says `Wait`, and at the time it then names.

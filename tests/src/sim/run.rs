@@ -50,6 +50,8 @@ const POST_MS: u64 = 20;
 const AUDIT_EVERY: Duration = Duration::from_millis(200);
 /// Passes of the shards within one step: a livelock ends the run.
 const ROUNDS_MAX: usize = 512;
+/// One turn in so many of the thread beside a shard comes later.
+const HANDSHAKES_LATE: u64 = 4;
 const SERVER_FINGERPRINT: Fingerprint = Fingerprint([0x5E; 32]);
 /// The source of a viewer's own reports.
 const VIEWER_SSRC: u32 = 7;
@@ -263,6 +265,9 @@ impl Run {
                     continue;
                 }
                 busy |= self.world.tick(shard);
+                if self.world.lent(shard) > 0 && self.rng.below(HANDSHAKES_LATE) > 0 {
+                    busy |= self.world.shake_hands(shard);
+                }
                 for sent in self.world.take_sent(shard) {
                     self.sniff(sent)?;
                 }
@@ -281,7 +286,7 @@ impl Run {
             let stalled_until = self.stalled_until[shard];
             let wake = if stalled_until > self.now {
                 stalled_until
-            } else if self.world.has_news(shard) {
+            } else if self.world.has_news(shard) || self.world.lent(shard) > 0 {
                 self.now + MS
             } else {
                 self.world.rest(shard).unwrap_or(Time::NEVER)
