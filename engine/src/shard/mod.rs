@@ -82,7 +82,7 @@ use table::{Owners, Table};
 use timers::Timers;
 use track::Tracks;
 
-/// Handshakes whose step is over and that a tick takes back: what a viewer's end costs is the start of its feeds.
+/// Handshakes that a tick takes back: with each one that is over, feeds begin.
 const HANDSHAKES_PER_TICK_MAX: usize = 8;
 /// Handshakes' datagrams that a shard keeps, with those lent out; what finds no room comes again.
 const HEARD_MAX: usize = 1_024;

@@ -241,12 +241,11 @@ impl Core {
             Ok(Step::Wait(at)) => {
                 let Some(session) = self.session_mut(slot) else { return };
                 session.handshake_at = at;
-                let due = session.handshake_due();
-                // What came meanwhile goes out at once.
-                if due <= now {
-                    self.go_on_with_handshake(slot);
+                match session.handshake_due() {
+                    // What came meanwhile goes out at once; a look at it later would wake the shard for nothing.
+                    due if due <= now => self.go_on_with_handshake(slot),
+                    due => self.timers.look_at_handshakes(now, due),
                 }
-                self.timers.look_at_handshakes(now, due);
             }
             Ok(Step::Connected(connected)) => {
                 self.connect(id, *connected);
