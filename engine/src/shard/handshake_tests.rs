@@ -236,3 +236,23 @@ fn who_says_goodbye_with_its_last_flight_has_gone() {
     assert_eq!(world.counter(CounterId::DtlsHandshakes), 1);
     assert_eq!(closed(&world, viewer), Some(CloseReason::RemoteClosed));
 }
+
+/// What came while a handshake was out sends it out again at once, and wakes nobody a millisecond later.
+#[test]
+fn a_handshake_that_goes_out_again_is_not_looked_at() {
+    let mut world = World::new(1);
+    let viewer = world.add_as(0, Side::Viewer, DtlsRole::Client);
+    world.remotes[viewer].handshakes_lost_max = usize::MAX;
+    world.run(Duration::from_millis(30));
+    for _ in 0..2 {
+        world.push(viewer, vec![22; 60]);
+    }
+    world.shards[0].tick();
+    assert!(world.shake_hands(0));
+    world.handshakers_rest = true;
+    world.shards[0].tick();
+    assert_eq!(world.lent(0), 1, "the second datagram sends it out again");
+    let looks = world.shards[0].parts().1.timers.handshakes_looked_at();
+    world.run(Duration::from_millis(10));
+    assert_eq!(world.shards[0].parts().1.timers.handshakes_looked_at(), looks);
+}
