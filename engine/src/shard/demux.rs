@@ -5,7 +5,8 @@
 //! state: it is counted and dropped.
 
 use super::session::Held;
-use super::{CHECKS_WAITING_MAX, CHECKS_WAITING_PER_SESSION_MAX, Core, FLIGHT_RESEND_INTERVAL, HEARD_MAX, HEARD_PER_SESSION_MAX};
+use super::{CHECKS_WAITING_MAX, CHECKS_WAITING_PER_SESSION_MAX, Core, EARLY_MAX, EARLY_PER_SESSION_MAX};
+use super::{FLIGHT_RESEND_INTERVAL, HEARD_MAX, HEARD_PER_SESSION_MAX};
 use crate::io::Path;
 use spillway_proto::id::{SessionId, Side};
 use spillway_proto::limits::FEEDS_PER_SESSION_MAX;
@@ -232,7 +233,7 @@ impl Core {
         });
     }
 
-    fn handle_rtp(&mut self, slot: u32, path: &Path, datagram: &mut [u8]) {
+    pub fn handle_rtp(&mut self, slot: u32, path: &Path, datagram: &mut [u8]) {
         if !self.table.session(slot).is_some_and(|record| ice::knows(record, pair_of(path))) {
             self.tally.add(CounterId::DatagramsUnknown, 1);
             return;
@@ -249,6 +250,13 @@ impl Core {
                     self.take_in(&mut session, &opened, window, datagram);
                 }
                 Err(error) => self.tally.add(refusal(&error), 1),
+            }
+        } else if session.side == Side::Publisher && session.is_shaking_hands() {
+            if self.early_waiting < EARLY_MAX && session.early.len() < EARLY_PER_SESSION_MAX {
+                session.early.push((*path, datagram.to_vec()));
+                self.early_waiting += 1;
+            } else {
+                self.tally.add(CounterId::PacketsRefusedFlood, 1);
             }
         }
         self.sessions[slot as usize] = Some(session);

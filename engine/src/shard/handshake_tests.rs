@@ -3,7 +3,7 @@
 //! Method: `Sim` in virtual time, real handshakes; our own client as the DTLS server.
 
 use super::session::Held;
-use super::world::{Source, World};
+use super::world::{Source, World, number_of};
 use spillway_proto::id::{Codec, Side, TrackId};
 use spillway_proto::limits::HANDSHAKE_EXPIRY;
 use spillway_proto::link::command::{Command, DtlsRole, Fingerprint};
@@ -255,4 +255,82 @@ fn a_handshake_that_goes_out_again_is_not_looked_at() {
     let looks = world.shards[0].parts().1.timers.handshakes_looked_at();
     world.run(Duration::from_millis(10));
     assert_eq!(world.shards[0].parts().1.timers.handshakes_looked_at(), looks);
+}
+
+/// Goal: who is the DTLS server sends media right behind its last flight, and the first picture is whole all the same. Method: both come while the
+/// handshake is out.
+#[test]
+fn media_that_comes_before_its_keys_is_kept_for_them() {
+    let mut world = World::new(1);
+    let publisher = world.add_as(0, Side::Publisher, DtlsRole::Client);
+    let track = world.track(0, publisher, TrackId::NONE, Codec::Vp8, 77);
+    let viewer = world.add(0, Side::Viewer);
+    let (_, ssrc) = world.feed(0, viewer, track);
+    while !world.remotes[publisher].connected {
+        world.run(Duration::from_millis(1));
+    }
+    world.handshakers_rest = true;
+    let last = said(&mut world, publisher);
+    for datagram in [last, Source::new(publisher, 77).frame(&world, 8)].concat() {
+        world.push(publisher, datagram);
+    }
+    world.run(Duration::from_millis(30));
+    assert_eq!(world.shards[0].parts().1.early_waiting, 8);
+    world.handshakers_rest = false;
+    world.connect();
+    let numbers: Vec<u64> = world.remotes[viewer].of(ssrc).iter().map(|seen| number_of(&seen.payload)).collect();
+    assert_eq!(numbers, (60_000..60_008).collect::<Vec<_>>());
+    assert_eq!(world.shards[0].parts().1.early_waiting, 0);
+}
+
+/// What has no keys yet is kept of publishers alone, and not without bound; it goes with its session.
+#[test]
+fn media_without_keys_fills_no_memory() {
+    let mut world = World::new(1);
+    let publishers: Vec<usize> = (0..20).map(|_| world.add(0, Side::Publisher)).collect();
+    let viewer = world.add(0, Side::Viewer);
+    world.handshakers_rest = true;
+    world.run(Duration::from_millis(100));
+    let mut flood = |world: &mut World, remote: usize| {
+        let refused = world.counter(CounterId::PacketsRefusedFlood);
+        (0..200).for_each(|_| world.push(remote, vec![0x80; 1_200]));
+        world.run(Duration::from_millis(5));
+        (world.shards[0].parts().1.early_waiting, world.counter(CounterId::PacketsRefusedFlood) - refused)
+    };
+    assert_eq!(flood(&mut world, viewer), (0, 0));
+    assert_eq!(flood(&mut world, publishers[0]), (128, 72));
+    let full = publishers[1..].iter().map(|&remote| flood(&mut world, remote)).last();
+    assert_eq!(full, Some((2_048, 200)));
+    let session = world.remotes[publishers[0]].session;
+    world.done(0, &Command::RemoveSession { session });
+    assert_eq!(world.shards[0].parts().1.early_waiting, 2_048 - 128);
+    world.handshakers_rest = false;
+    world.run(Duration::from_millis(300));
+    assert_eq!(world.shards[0].parts().1.early_waiting, 0);
+}
+
+/// Fan-out had its turn when handshakes come back: who is connected then does not wait for the next datagram of somebody else.
+#[test]
+fn who_connects_is_served_at_once() {
+    let mut world = World::new(1);
+    let publisher = world.add(0, Side::Publisher);
+    let track = world.track(0, publisher, TrackId::NONE, Codec::Vp8, 77);
+    world.connect();
+    Source::new(publisher, 77).play(&mut world, 1, 4);
+    let viewer = world.add(0, Side::Viewer);
+    world.feed(0, viewer, track);
+    let more = loop {
+        world.handshakers_rest = true;
+        world.run(Duration::from_millis(5));
+        world.handshakers_rest = false;
+        world.shake_hands(0);
+        let more = world.shards[0].tick();
+        if world.counter(CounterId::DtlsHandshakes) == 2 {
+            break more;
+        }
+    };
+    assert!(more, "the shard sleeps");
+    assert_ne!(world.shards[0].parts().1.fanout.waiting().0, 0);
+    world.shards[0].tick();
+    assert_eq!(world.shards[0].parts().1.fanout.waiting().0, 0);
 }

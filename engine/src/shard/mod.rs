@@ -88,6 +88,10 @@ const HANDSHAKES_PER_TICK_MAX: usize = 8;
 const HEARD_MAX: usize = 1_024;
 /// Of one session: a flight has a handful of datagrams, and nobody fills the queue for the others.
 const HEARD_PER_SESSION_MAX: usize = 16;
+/// Media that came before its keys: of all sessions, and of one. A publisher that is the DTLS server sends its first picture right behind its last
+/// flight, which takes a millisecond to be read.
+const EARLY_MAX: usize = 2_048;
+const EARLY_PER_SESSION_MAX: usize = 128;
 /// One resend of our last flight per this span: what asks for it is not authenticated. Retransmissions of an
 /// honest remote are further apart.
 const FLIGHT_RESEND_INTERVAL: Duration = Duration::from_millis(50);
@@ -188,6 +192,7 @@ pub struct Core {
     lending: Lending,
     /// Handshakes' datagrams, with those lent out.
     heard_waiting: usize,
+    early_waiting: usize,
     /// Checks that wait for a later tick, and how many this one may answer yet.
     checks: VecDeque<demux::Check>,
     checks_left: usize,
@@ -238,6 +243,7 @@ impl<I: Io> Shard<I> {
             events,
             lending,
             heard_waiting: 0,
+            early_waiting: 0,
             checks: VecDeque::with_capacity(CHECKS_WAITING_MAX),
             checks_left: 0,
             outbox: Outbox::new(),

@@ -51,6 +51,8 @@ pub struct Session {
     pub handshake_began: Time,
     /// Its datagrams that came while it was lent out.
     pub heard: Vec<Vec<u8>>,
+    /// A publisher's media that came before there were keys.
+    pub early: Vec<(Path, Vec<u8>)>,
     /// Its checks that wait for a later tick.
     pub checks_waiting: u8,
     /// From then on our last flight may go out again.
@@ -132,6 +134,7 @@ impl Session {
             handshake_at: Time::NEVER,
             handshake_began: Time::NEVER,
             heard: Vec::new(),
+            early: Vec::new(),
             checks_waiting: 0,
             flight_resend_at: Time::ZERO,
             opener: None,
@@ -211,13 +214,16 @@ impl Core {
         }
     }
 
-    /// Handshakes that come back, so many at most: what became of them, and what they have to say. True: there are more.
+    /// Handshakes that come back, so many at most: what became of them, and what they have to say. True: there are more, or there is
+    /// something for fan-out, which had its turn.
     pub fn take_handshakes_back(&mut self, max: usize) -> bool {
+        let mut connected = false;
         for _ in 0..max {
-            let Some(done) = self.lending.take_back() else { return false };
+            let Some(done) = self.lending.take_back() else { return connected };
+            connected |= matches!(done.outcome, Ok(Step::Connected(_)));
             self.take_handshake_back(done);
         }
-        !self.lending.is_empty()
+        connected || !self.lending.is_empty()
     }
 
     fn take_handshake_back(&mut self, done: Done) {
@@ -249,6 +255,7 @@ impl Core {
             }
             Ok(Step::Connected(connected)) => {
                 self.connect(id, *connected);
+                self.take_early_in(slot);
                 // What came behind its end: its last flight again, or goodbye.
                 let meanwhile = self.session_mut(slot).map(|session| std::mem::take(&mut session.heard)).unwrap_or_default();
                 self.heard_waiting -= meanwhile.len();
@@ -266,6 +273,15 @@ impl Core {
                 self.note_error(&error);
                 self.close_session(slot, CloseReason::HandshakeFailed);
             }
+        }
+    }
+
+    /// The media that was there before the keys.
+    fn take_early_in(&mut self, slot: u32) {
+        let early = self.session_mut(slot).map(|session| std::mem::take(&mut session.early)).unwrap_or_default();
+        self.early_waiting -= early.len();
+        for (path, mut datagram) in early {
+            self.handle_rtp(slot, &path, &mut datagram);
         }
     }
 
@@ -297,6 +313,7 @@ impl Core {
         let Some(mut session) = self.sessions.get_mut(slot as usize).and_then(Option::take) else { return };
         self.say_goodbye(&mut session);
         self.heard_waiting -= session.heard.len();
+        self.early_waiting -= session.early.len();
         for feed in &session.feeds {
             self.fanout.unsubscribe(&self.shared, self.index, feed.track, slot);
             self.table.remove_feed(feed.slot);
