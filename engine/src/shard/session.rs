@@ -219,7 +219,7 @@ impl Core {
     pub fn take_handshakes_back(&mut self, max: usize) -> bool {
         let mut connected = false;
         for _ in 0..max {
-            let Some(done) = self.lending.take_back() else { return connected };
+            let Some(done) = self.lending.take_back() else { break };
             connected |= matches!(done.outcome, Ok(Step::Connected(_)));
             self.take_handshake_back(done);
         }
