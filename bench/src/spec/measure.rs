@@ -55,6 +55,7 @@ pub const MEASURES: &[Measure] = &[
     row("rooms-1000x3", "%", |runs| share(runs, "/server/cpu_ns_per_packet")),
     row("audio-core", "packets/s", |runs| Ok(1e9 / number(runs, 0, "/server/cpu_ns_per_packet")?)),
     row("audio-null", "packets/s", |runs| Ok(1e9 / number(runs, 0, "/server/cpu_ns_per_packet")?)),
+    row("audio-null-bare", "%", |runs| Ok((number(runs, 0, "/server/cpu_ns_per_packet")? / number(runs, 0, "/server/bare_ns_per_packet")? - 1.0) * 1e2)),
     failures("joins-2000", "failures", |runs| number(runs, 0, "/join_failures")),
     failures("burst-p99", "%", |runs| burst_p99(runs)),
     failures("burst-took", "s", |runs| number(runs, 0, "/burst/took_s")),
@@ -193,6 +194,8 @@ mod tests {
         assert_eq!(value("rooms-100x30", &rooms), Ok(75.0), "a packet costs 4,000 ns in rooms and 3,000 in one");
         assert_eq!(value("audio-core", &rooms), Ok(250_000.0));
         assert_eq!(value("audio-null", &rooms[1..]).map(f64::floor), Ok(333_333.0));
+        let beside = [json!({"server": {"cpu_ns_per_packet": 3_000.0, "bare_ns_per_packet": 4_000.0}})];
+        assert_eq!(value("audio-null-bare", &beside), Ok(-25.0));
         let memory = [100, 500, 1_000].map(|viewers| json!({"viewers_joined": viewers, "server": {"memory_bytes": 50_000_000 + viewers * 24_000}}));
         assert!((value("memory-viewer", &memory).unwrap() - 24.0).abs() < 1e-6);
         let crowd = |offered: u64, packets: u64, cpu_ratio: f64| json!({"viewers_offered": offered, "delivered_packets": packets, "duration_s": 10.0, "server": {"cpu_ratio": cpu_ratio}});
