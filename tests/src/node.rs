@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 /// first: who wants it alone would keep everybody waiting while the last of the others ends.
 static MACHINE: Mutex<Held> = Mutex::new(Held { shares: 0, sharers_waiting: 0, alone: false });
 static FREED: Condvar = Condvar::new();
-/// Tests that share it mostly wait; one more than there are cores keeps the cores busy.
-const SHARES_BEYOND_CORES: usize = 1;
+/// Tests that share it mostly wait: with one more than there are cores, two cores were idle for seven tenths of the time.
+const SHARES_BEYOND_CORES: usize = 3;
 
 struct Held {
     shares: usize,
