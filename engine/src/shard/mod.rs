@@ -192,6 +192,7 @@ pub struct Core {
     lending: Lending,
     /// Handshakes' datagrams, with those lent out.
     heard_waiting: usize,
+    /// Media that waits for keys, of all sessions.
     early_waiting: usize,
     /// Checks that wait for a later tick, and how many this one may answer yet.
     checks: VecDeque<demux::Check>,
