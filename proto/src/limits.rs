@@ -103,6 +103,11 @@ pub const REPLAY_BPS_MAX: u64 = 16_000_000;
 pub const REPLAY_AGE_MAX: Duration = Duration::from_secs(4);
 /// Of one replay: half a second at `REPLAY_BPS_MAX`.
 pub const REPLAY_BYTES_MAX: u64 = 1_000_000;
+/// Of one of a publisher that hears no requests, while it takes no longer than `REPLAY_WIDE_TIME_MAX`: ten seconds of 4 Mbit/s are
+/// 5 MB and take 3.3 s. For who joins; and for who watches once in so long, which is no more than the others each `RESTART_INTERVAL`.
+pub const REPLAY_WIDE_BYTES_MAX: u64 = 6_000_000;
+pub const REPLAY_WIDE_TIME_MAX: Duration = Duration::from_secs(4);
+pub const REPLAY_WIDE_INTERVAL: Duration = Duration::from_secs(6);
 /// Replays of one shard together: 256 Mbit/s, so that live viewers keep the rest. Who joins beyond it sees the
 /// keyframe alone and waits for the next.
 pub const REPLAY_BYTES_PER_SECOND_MAX: u64 = 32_000_000;
@@ -261,7 +266,8 @@ const _: () = assert!(PACKET_SIZE_MAX + SEAL_OVERHEAD_MAX < DATAGRAM_SIZE_MAX);
 const _: () = assert!(SESSIONS_MAX <= 1 << 24, "a ufrag names the index in four characters of six bits");
 const _: () = assert!(TRACKS_PER_STREAM_MAX * PUBLISHERS_MAX == TRACKS_MAX);
 const _: () = assert!(PACKETS_PER_ROUND_MAX <= SEGMENTS_MAX);
-const _: () = assert!(REPLAY_BYTES_MAX <= REPLAY_BYTES_PER_SECOND_MAX && REPLAY_BYTES_MAX <= REEL_BYTES_MAX as u64);
+const _: () = assert!(REPLAY_BYTES_MAX <= REPLAY_WIDE_BYTES_MAX && REPLAY_WIDE_BYTES_MAX <= REEL_BYTES_MAX as u64);
+const _: () = assert!(REPLAY_WIDE_BYTES_MAX <= REPLAY_BYTES_PER_SECOND_MAX / 2);
 const _: () = assert!(KEYFRAME_SUSPECT_TIME.as_millis() < KEYFRAME_ANSWER_TIME.as_millis());
 const _: () = assert!(KEYFRAME_REQUEST_INTERVAL.as_millis() <= KEYFRAME_ANSWER_TIME.as_millis());
 const _: () = assert!(

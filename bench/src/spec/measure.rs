@@ -49,6 +49,8 @@ pub const MEASURES: &[Measure] = &[
     row("first-frame-connected", "ms", |runs| number(runs, 0, "/join_ms/first_frame/p99")),
     row("live-deaf-p50", "ms", |runs| number(runs, 0, "/join_ms/live/p50")),
     row("live-deaf-p99", "ms", |runs| number(runs, 0, "/join_ms/live/p99")),
+    row("live-deaf-wide-p50", "ms", |runs| number(runs, 0, "/join_ms/live/p50")),
+    row("live-deaf-wide-p99", "ms", |runs| number(runs, 0, "/join_ms/live/p99")),
     row("live-obedient", "ms", |runs| number(runs, 0, "/join_ms/live/p99")),
     failures("live-narrow", "ms", |runs| number(runs, 0, "/join_ms/live/p99")),
     row("rooms-100x30", "%", |runs| share(runs, "/server/cpu_ns_per_packet")),

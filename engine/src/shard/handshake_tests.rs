@@ -291,7 +291,7 @@ fn media_without_keys_fills_no_memory() {
     let viewer = world.add(0, Side::Viewer);
     world.handshakers_rest = true;
     world.run(Duration::from_millis(100));
-    let mut flood = |world: &mut World, remote: usize| {
+    let flood = |world: &mut World, remote: usize| {
         let refused = world.counter(CounterId::PacketsRefusedFlood);
         (0..200).for_each(|_| world.push(remote, vec![0x80; 1_200]));
         world.run(Duration::from_millis(5));

@@ -204,16 +204,46 @@ fn who_leaves_two_requests_unanswered_is_deaf_and_is_left_alone() {
 }
 
 #[test]
-fn a_deaf_publishers_long_picture_group_shows_its_keyframe_and_goes_on_at_the_next() {
-    // 2.4 Mbit/s: 1 MB is 3.3 s.
+fn a_deaf_publishers_long_picture_group_is_caught_up_with() {
+    // 2.4 Mbit/s, a keyframe 7.3 s ago: 2.2 MB, 1.3 s at what is left of 16 Mbit/s.
     let mut stage = deaf(10, 300);
-    stage.play(150);
+    stage.play(220);
+    let began = stage.world.now;
     let viewer = stage.join();
-    stage.play(90);
-    assert_eq!(stage.watch(viewer).len(), 1);
-    stage.play(90);
+    stage.play(42);
     let shown = stage.watch(viewer);
-    assert_eq!((shown[0].frame, shown[1].frame), (0, 300));
+    assert!(shown[0].frame == 0 && shown[0].at.since(began) < 100 * MS);
+    assert_eq!(shown.len() as u64, stage.pushed(), "all of it");
+    assert_live(&mut stage, viewer);
+    stage.assert_no_gap(viewer);
+    assert_eq!(stage.asked(), 0);
+    // Who watches has as much once in six seconds: the second time the keyframe alone.
+    stage.request(viewer);
+    stage.play(50);
+    assert_live(&mut stage, viewer);
+    let shows = |stage: &Stage, frame| stage.watch(viewer).iter().filter(|picture| picture.frame == frame).count();
+    assert_eq!(shows(&stage, 0), 2);
+    stage.play(440 - stage.pushed());
+    stage.request(viewer);
+    stage.play(40);
+    assert_eq!((shows(&stage, 300), shows(&stage, 445)), (2, 0));
+    stage.play(600 - stage.pushed());
+    assert_live(&mut stage, viewer);
+    stage.assert_no_gap(viewer);
+    assert_eq!((stage.world.counter(CounterId::ReplaysRestarted), stage.asked()), (2, 0));
+}
+
+#[test]
+fn a_deaf_publisher_too_wide_to_catch_up_with_shows_its_keyframe_and_goes_on_at_the_next() {
+    // 8.6 Mbit/s: 3.7 s of it are 4 MB, and would take 4.3 s.
+    let mut stage = deaf(36, 150);
+    stage.play(111);
+    let viewer = stage.join();
+    stage.play(36);
+    assert_eq!(stage.watch(viewer).len(), 1);
+    stage.play(10);
+    let shown = stage.watch(viewer);
+    assert_eq!((shown[0].frame, shown[1].frame), (0, 150));
     assert_live(&mut stage, viewer);
     stage.assert_no_gap(viewer);
     assert_eq!(stage.asked(), 0);
@@ -221,23 +251,23 @@ fn a_deaf_publishers_long_picture_group_shows_its_keyframe_and_goes_on_at_the_ne
 
 #[test]
 fn an_obedient_publisher_is_asked_once_and_the_viewer_is_live_at_its_answer() {
-    // More than a replay may hold, so that nothing but its answer helps.
-    let mut stage = Stage::obedient(10, 300);
+    // 11 Mbit/s: more than a replay may hold or catch up with, so that nothing but its answer helps.
+    let mut stage = Stage::obedient(47, 300);
     stage.play(1);
     let mut report = [0; 64];
     let length = rtcp::write_sr(&mut report, 77, NtpTime(1 << 40), 1_000, 0, 0, &[]).unwrap();
     let publisher = stage.source.remote;
     stage.send(publisher, &report[..length]);
-    stage.play(239);
+    stage.play(52);
     stage.obedient = false;
     let joined = stage.world.now;
     let viewer = stage.join();
     // Longer than reports are apart.
-    stage.play(40);
+    stage.play(33);
     let shown = stage.watch(viewer);
     assert_eq!(shown.len(), 1, "the keyframe alone");
     assert!(shown[0].frame == 0 && shown[0].at.since(joined) < 100 * MS);
-    assert_eq!(stage.world.remotes[viewer.0].of(viewer.1).len(), 10);
+    assert_eq!(stage.world.remotes[viewer.0].of(viewer.1).len(), 47);
     assert!(stage.world.remotes[viewer.0].reports.is_empty());
     // It answers late.
     stage.obedient = true;
@@ -250,9 +280,9 @@ fn an_obedient_publisher_is_asked_once_and_the_viewer_is_live_at_its_answer() {
     stage.assert_no_gap(viewer);
     // The old keyframe is shown as if it were of the moment of the join.
     let seen = stage.world.remotes[viewer.0].of(viewer.1);
-    let step = seen[10].timestamp.wrapping_sub(seen[0].timestamp);
-    assert!(step <= 3_000 * 42, "{step} ticks for the 41 pictures of the wait");
-    let live = seen[10].at;
+    let step = seen[47].timestamp.wrapping_sub(seen[0].timestamp);
+    assert!(step <= 3_000 * 35, "{step} ticks for the 34 pictures of the wait");
+    let live = seen[47].at;
     let reports = &stage.world.remotes[viewer.0].reports;
     assert!(!reports.is_empty() && reports.iter().all(|report| report.0 >= live), "none before the first live packet");
     assert_eq!(stage.world.counter(CounterId::StartsByKeyframe), 1);
@@ -380,12 +410,13 @@ fn a_path_that_does_not_carry_the_replay_gets_the_long_way_and_no_resends() {
     let resent = stage.world.counter(CounterId::RtxFromReel);
     assert!(resent > 0, "and come again");
     stage.nack(viewer, &lost);
-    stage.play(30);
+    stage.play(2);
     assert_eq!(stage.world.counter(CounterId::ReplaysAborted), 1);
+    let count = stage.world.remotes[viewer.0].of(viewer.1).len();
+    // Less than after what it would be taken for deaf.
+    stage.play(20);
     let after = stage.world.counter(CounterId::RtxFromReel);
     assert_eq!(after, resent, "what was replayed is forgotten");
-    let count = stage.world.remotes[viewer.0].of(viewer.1).len();
-    stage.play(15);
     assert_eq!(stage.world.remotes[viewer.0].of(viewer.1).len(), count, "the replay stopped");
     assert_eq!(stage.asked(), 1);
     stage.obedient = true;
@@ -485,8 +516,9 @@ fn a_picture_the_source_lost_packets_of_is_not_replayed_but_asked_for() {
 /// as the way is clear again it is asked again, for a wish that the mark has ended.
 #[test]
 fn who_was_only_out_of_reach_is_asked_again_while_somebody_waits() {
-    let mut stage = Stage { obedient: false, ..Stage::obedient(8, 100_000) };
-    stage.play(90);
+    let mut stage = Stage { obedient: false, ..Stage::obedient(40, 100_000) };
+    // 9.6 Mbit/s are too much for a slower replay, and the keyframe leaves the reel before the publisher seems deaf.
+    stage.play(20);
     let viewer = stage.join();
     stage.play(4);
     let sequences: Vec<u16> = stage.world.remotes[viewer.0].of(viewer.1).iter().map(|seen| seen.sequence).collect();

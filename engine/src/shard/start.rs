@@ -56,7 +56,7 @@ impl Core {
         } else if jumps || stage == Stage::Waiting {
             match &entry {
                 Some(entry) => {
-                    let way = self.replay_budget.join(now, entry);
+                    let way = self.replay_budget.join(now, entry, turn.feed.start.bound(now));
                     ask = way == Way::Long;
                     turn.enter(way, entry, false);
                     let id = if ask { CounterId::StartsByKeyframe } else { CounterId::StartsByReplay };
@@ -73,10 +73,10 @@ impl Core {
                     turn.enter(Way::Short, entry, true);
                 }
                 // A deaf publisher's next keyframe may be minutes away, if it was taken for deaf because requests were
-                // lost: its mark has ended whatever this feed wished for before.
+                // lost: its mark has ended whatever this feed wished for before. The keyframe may have left the reel by then.
                 _ => {
                     let is_due = turn.feed.start.take_ask(now);
-                    (ready, ask) = (false, is_due || entry.as_ref().is_some_and(|entry| entry.deaf));
+                    (ready, ask) = (false, is_due || entry.as_ref().is_none_or(|entry| entry.deaf));
                 }
             }
         } else if turn.feed.start.is_overdue(now) {

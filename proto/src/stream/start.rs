@@ -27,8 +27,8 @@
 use super::pacer::{Pace, Pacer};
 use crate::limits::{
     REPLAY_AGE_MAX, REPLAY_BPS_MAX, REPLAY_BYTES_MAX, REPLAY_BYTES_PER_SECOND_MAX, REPLAY_DRAIN_MAX, REPLAY_LOSS_PERCENT_MAX,
-    REPLAY_LOSSES_MAX, REPLAY_NEWS_MAX, REPLAY_SLOWER_PAUSE, REPLAY_SPEED, REPLAYS_PER_SECOND_MAX, REPLAYS_SLOWER_MAX,
-    RESTART_INTERVAL, RESTARTS_MAX,
+    REPLAY_LOSSES_MAX, REPLAY_NEWS_MAX, REPLAY_SLOWER_PAUSE, REPLAY_SPEED, REPLAY_WIDE_BYTES_MAX, REPLAY_WIDE_INTERVAL, REPLAY_WIDE_TIME_MAX,
+    REPLAYS_PER_SECOND_MAX, REPLAYS_SLOWER_MAX, RESTART_INTERVAL, RESTARTS_MAX,
 };
 use crate::session::record::LEAD_WHOLE;
 use crate::time::Time;
@@ -64,6 +64,14 @@ pub enum Way {
     Long,
 }
 
+/// How large a replay may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bound {
+    Small,
+    /// Where nobody can be asked: who has no picture would look at a still one until the next keyframe.
+    Wide,
+}
+
 /// What becomes of a viewer's keyframe request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Request {
@@ -85,27 +93,29 @@ pub struct ReplayBudget {
 
 impl ReplayBudget {
     /// How a feed begins that joins now.
-    pub fn join(&mut self, now: Time, entry: &Entry) -> Way {
+    pub fn join(&mut self, now: Time, entry: &Entry, bound: Bound) -> Way {
         // An audience that waited for the first keyframe: there is nothing to replay.
-        if now.since(entry.arrival) < JUST_NOW && entry.fits(now) {
+        if now.since(entry.arrival) < JUST_NOW && entry.fits(now, REPLAY_BPS_MAX, bound) {
             return Way::Short;
         }
-        let storm = !spend(&mut self.joins_until, now, SECOND / REPLAYS_PER_SECOND_MAX as u32);
-        if storm && !entry.deaf { Way::Long } else { self.way(now, entry) }
+        let storm = !spend(&mut self.joins_until, now, SECOND / REPLAYS_PER_SECOND_MAX as u32, SECOND);
+        if storm && !entry.deaf { Way::Long } else { self.way(now, entry, bound) }
     }
 
     /// The short way, if it is open and paid for.
-    pub fn way(&mut self, now: Time, entry: &Entry) -> Way {
+    pub fn way(&mut self, now: Time, entry: &Entry, bound: Bound) -> Way {
         let young = entry.deaf || now.since(entry.arrival) <= REPLAY_AGE_MAX;
         let cost = Duration::from_nanos(entry.bytes.saturating_mul(1_000_000_000) / REPLAY_BYTES_PER_SECOND_MAX);
-        let open = young && entry.fits(now) && spend(&mut self.bytes_until, now, cost);
+        // Wide ones leave half of it to all others.
+        let purse = if entry.bytes > REPLAY_BYTES_MAX { SECOND / 2 } else { SECOND };
+        let open = young && entry.fits(now, REPLAY_BPS_MAX, bound) && spend(&mut self.bytes_until, now, cost, purse);
         if open { Way::Short } else { Way::Long }
     }
 }
 
-/// Takes `cost` from a purse that holds a second's worth and fills by itself.
-fn spend(until: &mut Time, now: Time, cost: Duration) -> bool {
-    let open = until.since(now) < SECOND;
+/// Takes `cost` from a purse that holds so much and fills by itself.
+fn spend(until: &mut Time, now: Time, cost: Duration, purse: Duration) -> bool {
+    let open = until.since(now) < purse;
     if open {
         *until = (*until).max(now) + cost;
     }
@@ -113,8 +123,11 @@ fn spend(until: &mut Time, now: Time, cost: Duration) -> bool {
 }
 
 impl Entry {
-    fn fits(&self, now: Time) -> bool {
-        self.bytes <= REPLAY_BYTES_MAX && self.catch_up(now, REPLAY_BPS_MAX).is_some()
+    fn fits(&self, now: Time, rate_bps: u64, bound: Bound) -> bool {
+        self.catch_up(now, rate_bps).is_some_and(|takes| {
+            let wide = bound == Bound::Wide && self.deaf && self.bytes <= REPLAY_WIDE_BYTES_MAX && takes <= REPLAY_WIDE_TIME_MAX;
+            wide || self.bytes <= REPLAY_BYTES_MAX
+        })
     }
 
     /// How long a replay takes that begins now; None if the source is about as fast as the replay may be.
@@ -192,6 +205,7 @@ pub struct Start {
     sent: Option<u32>,
     /// The newest mapping is not the true timeline.
     bent: bool,
+    was_live: bool,
     restarts: u8,
     restarted_at: Option<Time>,
     give_up_at: Time,
@@ -219,6 +233,7 @@ impl Start {
         entry_timestamp: 0,
         sent: None,
         bent: false,
+        was_live: false,
         restarts: 0,
         restarted_at: None,
         give_up_at: Time::NEVER,
@@ -240,6 +255,11 @@ impl Start {
     }
     pub fn is_live(&self) -> bool {
         self.stage == Stage::Live
+    }
+    /// Of its next replay.
+    pub fn bound(&self, now: Time) -> Bound {
+        let is_due = self.restarted_at.is_none_or(|at| now.since(at) >= REPLAY_WIDE_INTERVAL);
+        if is_due || !self.was_live { Bound::Wide } else { Bound::Small }
     }
     pub fn sent(&self) -> Option<u32> {
         self.sent
@@ -288,7 +308,7 @@ impl Start {
     /// From here on at live pace.
     pub fn on_live(&mut self, bend: Bend) {
         self.stage = Stage::Live;
-        (self.restarts, self.gave_up, self.bent) = (0, 0, bend.lead > 0);
+        (self.restarts, self.gave_up, self.bent, self.was_live) = (0, 0, bend.lead > 0, true);
         (self.replay_end, self.to_ask) = (0, false);
     }
 
@@ -297,7 +317,7 @@ impl Start {
     pub fn on_head_reached(&mut self, now: Time, next: u64) {
         if matches!(self.stage, Stage::Replay(_)) {
             self.stage = Stage::Live;
-            (self.restarts, self.gave_up) = (0, 0);
+            (self.restarts, self.gave_up, self.was_live) = (0, 0, true);
             (self.replay_end, self.news_until) = (next, now + REPLAY_NEWS_MAX);
         }
     }
@@ -349,8 +369,8 @@ impl Start {
     /// half the rate, and so a few times, if that is still faster than the source.
     pub fn may_replay(&self, now: Time, entry: &Entry, budget: &mut ReplayBudget) -> bool {
         let may = self.gave_up <= REPLAYS_SLOWER_MAX && now >= self.again_at;
-        let helps = entry.deaf && entry.catch_up(now, self.rate_bps()).is_some();
-        self.stage == Stage::Hold && may && helps && budget.way(now, entry) == Way::Short
+        let helps = entry.deaf && entry.fits(now, self.rate_bps(), self.bound(now));
+        self.stage == Stage::Hold && may && helps && budget.way(now, entry, self.bound(now)) == Way::Short
     }
 
     fn rate_bps(&self) -> u64 {
@@ -390,13 +410,13 @@ impl Start {
         match self.stage {
             Stage::Waiting => Request::Ignored,
             Stage::Live if since(RESTART_INTERVAL) || now.since(entry.arrival) < JUST_NOW => Request::Ignored,
-            Stage::Live => match budget.way(now, entry) {
+            Stage::Live => match budget.way(now, entry, self.bound(now)) {
                 Way::Long if !entry.deaf => Request::Upstream,
                 way => Request::Again { way, ask: way == Way::Long },
             },
             _ if self.replayed == 0 || self.restarts >= RESTARTS_MAX || since(RESTART_GAP) => Request::Ignored,
             // What was granted is granted again.
-            Stage::Replay(_) if entry.fits(now) => Request::Again { way: Way::Short, ask: false },
+            Stage::Replay(_) if entry.fits(now, REPLAY_BPS_MAX, Bound::Wide) => Request::Again { way: Way::Short, ask: false },
             Stage::Replay(_) => Request::Again { way: Way::Long, ask: true },
             Stage::Hold if now < self.drained_at => Request::Ignored,
             Stage::Keyframe(_) | Stage::Hold => Request::Again { way: Way::Long, ask: false },

@@ -12,7 +12,7 @@ fn entry(bytes: u64, deaf: bool) -> Entry {
 }
 
 fn way(bytes: u64, deaf: bool, age_ms: u64) -> Way {
-    ReplayBudget::default().way(MS(10_000 + age_ms), &entry(bytes, deaf))
+    ReplayBudget::default().way(MS(10_000 + age_ms), &entry(bytes, deaf), Bound::Small)
 }
 
 #[test]
@@ -23,6 +23,67 @@ fn young_and_small_goes_the_short_way() {
     assert_eq!(way(1_000_000, true, 60_000), Way::Short, "there is no other way to a deaf publisher's picture");
     assert_eq!(way(1_000_001, true, 60_000), Way::Long);
     assert_eq!(way(1_000_000, false, 0), Way::Short, "it has just come");
+}
+
+#[test]
+fn where_nobody_can_be_asked_more_is_replayed() {
+    let wide = |bytes, deaf, age_ms: u64| ReplayBudget::default().join(MS(10_000 + age_ms), &entry(bytes, deaf), Bound::Wide);
+    // 4 Mbit/s with a keyframe each 10 s.
+    assert_eq!(wide(5_000_000, true, 10_000), Way::Short);
+    assert_eq!(wide(6_000_000, true, 12_000), Way::Short);
+    assert_eq!(wide(6_000_001, true, 30_000), Way::Long, "too large");
+    assert_eq!(wide(6_000_000, true, 11_990), Way::Long, "it would take 4 s and something");
+    assert_eq!(wide(1_000_000, true, 60_000), Way::Short, "however long, if it is small");
+    assert_eq!(wide(1_000_001, true, 60_000), Way::Long);
+    assert_eq!(wide(1_000_001, false, 3_000), Way::Long, "it can be asked");
+    assert_eq!(way(1_000_001, true, 10_000), Way::Long);
+    // Half of what a shard may replay is for all others.
+    let mut budget = ReplayBudget::default();
+    let now = MS(20_000);
+    let wide = (0..100).filter(|_| budget.join(now, &entry(4_000_000, true), Bound::Wide) == Way::Short).count();
+    let small = (0..100).filter(|_| budget.join(now, &entry(1_000_000, true), Bound::Small) == Way::Short).count();
+    assert_eq!((wide, small), (4, 16));
+}
+
+#[test]
+fn who_joins_may_have_much_and_who_watches_once_in_six_seconds() {
+    let wide = entry(5_000_000, true);
+    let now = MS(20_000);
+    let again = |way, ask| Request::Again { way, ask };
+    let budget = &mut ReplayBudget::default();
+    let mut joins = entered(Way::Short, &wide, now);
+    joins.on_sent(10, 90_000);
+    assert_eq!(joins.on_request(now, Some(&wide), budget), again(Way::Short, false), "as it was granted");
+    joins.give_up(now, Some(&wide));
+    // At half the rate it would take ten seconds.
+    assert!(!joins.may_replay(now + SECOND, &wide, budget));
+    assert!(joins.may_replay(now + SECOND, &entry(1_500_000, true), budget));
+
+    let budget = &mut ReplayBudget::default();
+    let mut holds = entered(Way::Long, &wide, now);
+    holds.on_keyframe_sent();
+    holds.enter_again(now, Way::Long, &wide, Bend::default(), 700);
+    holds.on_keyframe_sent();
+    assert!(holds.may_replay(now, &wide, budget), "it was never live, whatever it asked for");
+    holds.on_live(Bend::default());
+    assert_eq!([holds.bound(now + SECOND), holds.bound(now + SECOND * 6)], [Bound::Small, Bound::Wide], "by the next keyframe");
+
+    let mut watches = entered(Way::Short, &wide, now);
+    watches.on_head_reached(now, 600);
+    assert_eq!(watches.on_request(now, Some(&wide), budget), again(Way::Short, false));
+    watches.enter_again(now, Way::Short, &wide, Bend::default(), 700);
+    watches.on_sent(10, 90_000);
+    assert_eq!(watches.on_request(now + SECOND, Some(&wide), budget), again(Way::Short, false), "as it was granted");
+    watches.on_head_reached(now + SECOND, 800);
+    let budget = &mut ReplayBudget::default();
+    let sooner = MS(25_999);
+    assert_eq!(watches.on_request(sooner, Some(&Entry { arrival: MS(16_000), ..wide }), budget), again(Way::Long, true));
+    assert_eq!(watches.on_request(MS(26_000), Some(&Entry { arrival: MS(16_000), ..wide }), budget), again(Way::Short, false));
+    watches.enter_again(sooner, Way::Long, &wide, Bend::default(), 900);
+    watches.on_keyframe_sent();
+    assert!(!watches.may_replay(sooner + SECOND, &Entry { arrival: MS(16_000), ..wide }, budget));
+    watches.on_live(Bend::default());
+    assert_eq!(watches.bound(sooner + SECOND), Bound::Small);
 }
 
 #[test]
@@ -38,19 +99,19 @@ fn a_shards_replays_share_a_budget_and_a_storm_goes_the_long_way() {
     let mut budget = ReplayBudget::default();
     let grand = entry(1_000_000, false);
     let at = |budget: &mut ReplayBudget, ms: u64, n: usize| {
-        (0..n).filter(|_| budget.way(MS(ms), &grand) == Way::Short).count()
+        (0..n).filter(|_| budget.way(MS(ms), &grand, Bound::Small) == Way::Short).count()
     };
     assert_eq!(at(&mut budget, 11_000, 200), 32, "a second's worth");
     assert_eq!(at(&mut budget, 11_500, 200), 16, "and half of one");
     let (small, deaf) = (entry(10_000, false), entry(10_000, true));
     let mut budget = ReplayBudget::default();
-    let short = (0..1_000).filter(|_| budget.join(MS(11_000), &small) == Way::Short).count();
+    let short = (0..1_000).filter(|_| budget.join(MS(11_000), &small, Bound::Wide) == Way::Short).count();
     assert_eq!(short, 100);
-    assert_eq!(budget.join(MS(11_000), &deaf), Way::Short, "a storm is no reason to see nothing");
-    assert_eq!(budget.join(MS(11_011), &small), Way::Short);
+    assert_eq!(budget.join(MS(11_000), &deaf, Bound::Wide), Way::Short, "a storm is no reason to see nothing");
+    assert_eq!(budget.join(MS(11_011), &small, Bound::Wide), Way::Short);
     let mut budget = ReplayBudget::default();
-    assert!((0..1_000).all(|_| budget.join(MS(10_099), &grand) == Way::Short), "of this moment");
-    assert!((0..1_000).any(|_| budget.join(MS(10_100), &grand) == Way::Long));
+    assert!((0..1_000).all(|_| budget.join(MS(10_099), &grand, Bound::Wide) == Way::Short), "of this moment");
+    assert!((0..1_000).any(|_| budget.join(MS(10_100), &grand, Bound::Wide) == Way::Long));
 }
 
 fn mapping(offset: u32, bend: Bend) -> Mapping {
@@ -268,7 +329,7 @@ fn who_holds_goes_on_at_the_next_keyframe_or_replays_once_the_publisher_is_deaf(
     assert!(start.is_newer(&Entry { index: 900, timestamp: 99_000, ..first }));
     assert!(!start.may_replay(MS(19_000), &first, &mut budget));
     assert!(start.may_replay(MS(19_000), &Entry { deaf: true, ..first }, &mut budget));
-    assert!(!start.may_replay(MS(19_000), &Entry { deaf: true, bytes: 1_000_001, ..first }, &mut budget));
+    assert!(!start.may_replay(MS(19_000), &Entry { deaf: true, bytes: 6_000_001, ..first }, &mut budget));
 }
 
 #[test]
