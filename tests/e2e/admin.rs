@@ -40,7 +40,7 @@ fn press_surely(page: &Page<'_>, within: &str, label: &str) {
 
 #[test]
 fn the_admin_page_shows_what_the_api_says_and_does_what_its_buttons_say() {
-    let _machine = Machine::alone();
+    let _machine = Machine::busy();
     let node = Node::start();
     let token = node_token(&node);
     let _publisher = node.publish("demo", "vp8");
@@ -152,7 +152,7 @@ fn the_admin_page_shows_what_the_api_says_and_does_what_its_buttons_say() {
 
 #[test]
 fn a_rooms_admin_sees_its_room_and_the_first_page_lists_rooms_to_who_may_see_them() {
-    let _machine = Machine::alone();
+    let _machine = Machine::busy();
     let config = spillway_tests::node::Scratch::new();
     let file = config.0.join("spillway.toml");
     std::fs::write(&file, "[server]\nlist_rooms = \"off\"\n").expect("a file");

@@ -277,7 +277,7 @@ fn a_burst_is_counted_by_itself() {
 
 #[test]
 fn an_interrupted_lab_leaves_nothing_behind() {
-    let _machine = Machine::alone();
+    let _machine = Machine::busy();
     let saying = |lab: &mut Lab, word: &str| {
         lab.program.until(word, seconds(60), |lines| lines.iter().any(|line| line.contains(word)).then_some(()));
     };

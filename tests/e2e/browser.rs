@@ -122,7 +122,7 @@ fn has(list: &Value, name: &str) -> bool {
 
 #[test]
 fn chromium_agrees_to_repairs_and_to_tell_bandwidth_only_as_a_publisher() {
-    let _machine = Machine::alone();
+    let _machine = Machine::busy();
     let node = Node::start();
     let browser = Browser::start();
     let publisher = camera(&browser, &node, "demo", &node.token("demo", "publish"));

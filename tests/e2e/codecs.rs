@@ -169,7 +169,7 @@ fn described(codec: Codec, sets: &[Vec<u8>]) -> Vec<u8> {
 /// Chromium cannot decode H264 without its SPS and PPS: it asks for keyframes for ever.
 #[test]
 fn parameter_sets_that_stand_only_in_the_description_reach_a_browser() {
-    let _machine = Machine::alone();
+    let _machine = Machine::busy();
     let node = Node::start();
     let publisher = Publisher::start(&node, "demo", clip(), Conduct { sets_in_offer: true, ..Conduct::DEAF });
     publisher.until_age(Duration::from_millis(2_500));

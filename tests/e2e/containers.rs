@@ -107,7 +107,7 @@ fn picture_at(film: &Film, time: f64) -> f64 {
 
 #[test]
 fn closed_films_play_over_changes_of_size_and_seek() {
-    let _machine = Machine::alone();
+    let _machine = Machine::busy();
     let browser = Browser::start();
     let screen = Screen::new(&browser);
     for (name, encoder) in [("H264", H264), ("VP9", VP9), ("AV1", AV1), ("VP8", VP8)] {
@@ -137,7 +137,7 @@ fn closed_films_play_over_changes_of_size_and_seek() {
 
 #[test]
 fn a_gap_is_as_long_as_it_was_and_pictures_come_with_their_sound() {
-    let _machine = Machine::alone();
+    let _machine = Machine::busy();
     let browser = Browser::start();
     let screen = Screen::new(&browser);
     for encoder in [H264, VP8] {

@@ -27,7 +27,7 @@ fn publish(node: &Node, room: &str) -> Program {
 
 #[test]
 fn ffmpeg_publishes_and_stays_for_more_than_a_minute() {
-    // The minute costs nothing: others have the machine meanwhile. Only the browser wants it alone.
+    // The minute costs nothing: others have the machine meanwhile. Only the browser takes a place among them.
     let node = Node::start();
     let counters = node.counters();
     let publisher = publish(&node, "demo");
@@ -39,7 +39,7 @@ fn ffmpeg_publishes_and_stays_for_more_than_a_minute() {
     let viewer = node.begin(&["play", "demo", "--seconds", "65", "--json"]);
     let unchecked = Publisher::start(&node, "unchecked", clip(), Conduct { checks: false, ..Conduct::DEAF });
     {
-        let _machine = Machine::alone();
+        let _machine = Machine::busy();
         let browser = Browser::start();
         let page = browser.open(&format!("{}/watch/demo#token={}", node.http.base(), node.token("demo", "view")));
         decodes(&page, seconds(20));

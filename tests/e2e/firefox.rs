@@ -8,7 +8,7 @@ use spillway_tests::wait::seconds;
 
 #[test]
 fn firefox_shows_a_picture() {
-    let _machine = Machine::alone();
+    let _machine = Machine::busy();
     let node = Node::start_reachable();
     let _publisher = node.publish("demo", "vp8");
     let firefox = Firefox::start();

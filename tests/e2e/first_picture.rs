@@ -77,7 +77,7 @@ fn both_families_at_once() {
 
 #[test]
 fn a_picture_comes_at_once_and_not_with_the_next_keyframe() {
-    let _machine = Machine::alone();
+    let _machine = Machine::busy();
     let node = Node::start();
     let _publisher = node.publish("demo", "h264");
     // Keyframes leave when Unix time is a multiple of 2 s. Whoever comes just after one would wait for the next
@@ -94,7 +94,7 @@ fn a_picture_comes_at_once_and_not_with_the_next_keyframe() {
 
 #[test]
 fn datagrams_that_reach_the_wrong_shard_cross_and_none_is_lost() {
-    let _machine = Machine::alone();
+    let _machine = Machine::busy();
     let node = Node::start();
     let _publisher = node.publish("demo", "h264");
     let counters = node.counters();

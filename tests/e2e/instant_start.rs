@@ -212,7 +212,7 @@ fn an_obedient_publisher_is_asked_once_and_the_old_keyframe_shows_meanwhile() {
 
 #[test]
 fn a_storm_of_joins_asks_the_publisher_once_per_window() {
-    let _machine = Machine::alone();
+    let _machine = Machine::busy();
     let (node, scratch) = (Node::start(), Scratch::new());
     let publisher = Publisher::start(&node, "demo", half_a_minute_without_keyframes(&scratch), Conduct::OBEDIENT);
     publisher.until_age(seconds(6));

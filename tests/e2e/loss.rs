@@ -57,7 +57,7 @@ fn assert_healed(name: &str, (expected, missing): (u64, u64)) {
 
 #[test]
 fn five_percent_lost_both_ways_for_half_a_minute_heal_from_the_reel() {
-    let _machine = Machine::alone();
+    let _machine = Machine::busy();
     let node = Node::start();
     let publisher = Publisher::start(&node, "demo", clip(), Conduct::OBEDIENT);
     let way = Way::to_watch(&node, "demo");
@@ -110,7 +110,7 @@ fn published_over(node: &Node, room: &str, proxy: &Proxy, conduct: Conduct) -> (
 
 #[test]
 fn what_a_publisher_loses_is_asked_for_again() {
-    let _machine = Machine::alone();
+    let _machine = Machine::busy();
     let node = Node::start();
     let proxies: Vec<Proxy> = (11..=14).map(|seed| Proxy::start(node.media(), seed)).collect();
     let plain = Conduct { rtx: false, ..Conduct::OBEDIENT };

@@ -30,7 +30,7 @@ fn assert_whole(played: &Value, seconds: u64) {
 
 #[test]
 fn a_network_without_ipv4_is_served_and_a_browser_there_shows_the_picture() {
-    let _machine = Machine::alone();
+    let _machine = Machine::busy();
     let (server, viewer) = (Network::new(), Network::new());
     // Names as on real machines: addresses of `veth*` are not offered to anybody.
     server.connect("eth0", "fd00:5b:1::1/64", &viewer, "eth0", "fd00:5b:1::2/64");

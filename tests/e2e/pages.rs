@@ -8,7 +8,7 @@ use spillway_tests::wait::seconds;
 
 #[test]
 fn a_room_that_is_not_live_says_so_and_shows_its_picture_by_itself() {
-    let _machine = Machine::alone();
+    let _machine = Machine::busy();
     let node = Node::start();
     let browser = Browser::start();
     let page = browser.open(&format!("{}/watch/demo#token={}", node.http.base(), node.token("demo", "view")));
@@ -39,7 +39,7 @@ fn a_room_that_is_not_live_says_so_and_shows_its_picture_by_itself() {
 
 #[test]
 fn without_a_good_token_pages_ask_for_one() {
-    let _machine = Machine::alone();
+    let _machine = Machine::busy();
     let node = Node::start();
     let browser = Browser::start();
     let base = node.http.base();
@@ -59,7 +59,7 @@ fn without_a_good_token_pages_ask_for_one() {
 
 #[test]
 fn somebody_elses_room_is_called_busy() {
-    let _machine = Machine::alone();
+    let _machine = Machine::busy();
     let node = Node::start();
     let _publisher = node.publish("demo", "vp8");
     let browser = Browser::start();
@@ -72,7 +72,7 @@ fn somebody_elses_room_is_called_busy() {
 
 #[test]
 fn the_test_pattern_and_the_first_page_work_by_link() {
-    let _machine = Machine::alone();
+    let _machine = Machine::busy();
     let node = Node::start();
     let browser = Browser::start();
     let admin = node.token("demo", "admin");
@@ -91,7 +91,7 @@ fn the_test_pattern_and_the_first_page_work_by_link() {
 
 #[test]
 fn a_browser_without_a_network_interface_is_told_so() {
-    let _machine = Machine::alone();
+    let _machine = Machine::busy();
     let node = Node::start();
     let _publisher = node.publish("demo", "vp8");
     let browser = Browser::start();

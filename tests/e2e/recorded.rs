@@ -67,7 +67,7 @@ fn steps(times: &[f64]) -> (f64, f64) {
 
 #[test]
 fn chromiums_camera_and_ffmpeg_are_recorded_picture_by_picture() {
-    let _machine = Machine::alone();
+    let _machine = Machine::busy();
     let node = Node::start();
     for room in ["camera", "whip"] {
         ask(&node, "POST", "/v1/rooms", Some(&format!(r#"{{"id":"{room}","record":"auto"}}"#)));

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 #[test]
 fn control_is_killed_three_times_and_no_viewer_loses_a_packet() {
-    let _machine = Machine::alone();
+    let _machine = Machine::busy();
     let node = Node::start();
     let _publisher = node.publish("demo", "h264");
     let admin = node.token("demo", "admin");
@@ -60,7 +60,7 @@ fn kills() -> u64 {
 
 #[test]
 fn threat_15_control_is_killed_at_random_instants_under_load_and_no_viewer_loses_a_packet() {
-    let _machine = Machine::alone();
+    let _machine = Machine::busy();
     let node = Node::start();
     let _publisher = node.publish("demo", "h264");
     let (admin, view) = (node.token("demo", "admin"), node.token("demo", "view"));
@@ -176,7 +176,7 @@ fn after_the_engines_death_a_synthetic_publisher_and_new_viewers_are_back_within
 
 #[test]
 fn after_the_engines_death_pages_show_picture_again_within_10_s_without_a_click() {
-    let _machine = Machine::alone();
+    let _machine = Machine::busy();
     let node = Node::start();
     let browser = Browser::start();
     let publisher = camera(&browser, &node, "demo", &node.token("demo", "publish"));
@@ -196,7 +196,7 @@ fn after_the_engines_death_pages_show_picture_again_within_10_s_without_a_click(
 
 #[test]
 fn control_dies_and_pages_neither_reconnect_nor_stop() {
-    let _machine = Machine::alone();
+    let _machine = Machine::busy();
     let node = Node::start();
     let browser = Browser::start();
     let publisher = camera(&browser, &node, "demo", &node.token("demo", "publish"));
