@@ -233,6 +233,21 @@ fn a_deaf_publishers_long_picture_group_is_caught_up_with() {
     assert_eq!((stage.world.counter(CounterId::ReplaysRestarted), stage.asked()), (2, 0));
 }
 
+/// The reel lets go of what was before: whoever is not there yet goes on at the keyframe, live.
+#[test]
+fn a_replay_that_the_next_keyframe_overtakes_goes_on_there() {
+    let mut stage = deaf(10, 300);
+    stage.play(290);
+    let viewer = stage.join();
+    stage.play(12);
+    assert_live(&mut stage, viewer);
+    stage.assert_no_gap(viewer);
+    let frames: Vec<u64> = stage.watch(viewer).iter().map(|picture| picture.frame).collect();
+    let leap = frames.windows(2).find(|pair| pair[1] != pair[0] + 1).map(|pair| pair[1]);
+    assert!(frames[0] == 0 && leap == Some(300), "{frames:?}");
+    assert_eq!((stage.world.counter(CounterId::FeedsJumped), stage.asked()), (1, 0));
+}
+
 #[test]
 fn a_deaf_publisher_too_wide_to_catch_up_with_shows_its_keyframe_and_goes_on_at_the_next() {
     // 8.6 Mbit/s: 3.7 s of it are 4 MB, and would take 4.3 s.
