@@ -8,9 +8,11 @@ use serde_json::Value;
 use spillway_tests::browser::Browser;
 use spillway_tests::node::{Machine, Node, Scratch, Start, stderr, stdout};
 use spillway_tests::program::{Program, tool};
+use spillway_tests::publisher::{Conduct, Publisher, load};
 use spillway_tests::wait::{seconds, until};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 /// 15 pictures a second.
 const SOURCE: &str = "-re -f lavfi -i testsrc2=size=320x180:rate=15 -re -f lavfi -i sine=frequency=440:sample_rate=48000 \
@@ -85,9 +87,10 @@ fn chromiums_camera_and_ffmpeg_are_recorded_picture_by_picture() {
         let (pictures, sounds) = (times(&file, "v:0"), times(&file, "a:0"));
         assert_eq!(Some(pictures.len() as u64), done["files"][0]["frames"].as_u64(), "{done}");
         let (length, heard) = (pictures[pictures.len() - 1] - pictures[0], sounds[sounds.len() - 1] - sounds[0]);
-        assert!(length > 8.0 && (length - heard).abs() < 0.5, "{length} s of pictures, {heard} s of sound");
-        // Sound has no hole and no leap: 20 ms a packet, whatever the clocks do.
         let (least, most) = steps(&sounds);
+        let ends = format!("pictures {:?}, sound {:?}, from {least} to {most} s between packets of sound", (pictures[0], pictures[pictures.len() - 1]), (sounds[0], sounds[sounds.len() - 1]));
+        assert!(length > 8.0 && (length - heard).abs() < 0.5, "{room}: {length} s of pictures, {heard} s of sound: {ends}");
+        // Sound has no hole and no leap: 20 ms a packet, whatever the clocks do.
         assert!(least > 0.015 && most < 0.030, "{room}: from {least} to {most} s between packets of sound");
         if room == "whip" {
             let due = length * 15.0 + 1.0;
@@ -134,6 +137,32 @@ fn h265_is_recorded_picture_by_picture() {
         let step = if place == 0 { 1.0 / 30.0 } else { times[place] - times[place - 1] };
         assert!((step - 1.0 / 30.0).abs() < if is_seam { 0.050 } else { 0.002 }, "{step} s before picture {place}");
     }
+}
+
+/// A camera with rare keyframes: who begins to record has pictures of seconds ago, and the sound that belongs to them.
+#[test]
+fn a_recording_that_begins_later_has_the_sound_of_its_first_picture() {
+    let _machine = Machine::shared();
+    let node = Node::start();
+    let scratch = Scratch::new();
+    let clip = scratch.0.join("clip.mkv");
+    let made = Command::new("ffmpeg").args(["-v", "error", "-f", "lavfi", "-i", "testsrc2=size=320x180:rate=30", "-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000"])
+        .args(["-t", "30", "-pix_fmt", "yuv420p", "-c:v", "libx264", "-preset", "ultrafast", "-profile:v", "baseline", "-g", "900"])
+        .args(["-force_key_frames", "0,1", "-c:a", "libopus"]).arg(&clip).output().expect("ffmpeg runs");
+    assert!(made.status.success(), "{}", stderr(&made));
+    let publisher = Publisher::start(&node, "demo", load(&clip), Conduct::DEAF);
+    publisher.until_age(seconds(6));
+    let begun = Instant::now();
+    ask(&node, "POST", "/v1/rooms/demo/recordings", None);
+    let (done, file) = finished(&node, &recording(&node, "demo", "five seconds are written", |found| found["duration_ms"].as_u64() > Some(5_000)));
+    let passed = begun.elapsed().as_secs_f64();
+    let (pictures, sounds) = (times(&file, "v:0"), times(&file, "a:0"));
+    let ends = format!("pictures {:?}, sound {:?}", (pictures[0], pictures[pictures.len() - 1]), (sounds[0], sounds[sounds.len() - 1]));
+    assert!(pictures[pictures.len() - 1] > passed + 2.0, "it begins with a keyframe of long ago: {ends}, {passed} s");
+    assert!((pictures[0] - sounds[0]).abs() < 0.1, "sound begins where the picture does: {ends}");
+    let (least, most) = steps(&sounds);
+    assert!(least > 0.015 && most < 0.030, "from {least} to {most} s between packets of sound");
+    assert_eq!(done["warnings"].as_array().map(Vec::len), Some(0), "{done}");
 }
 
 #[test]

@@ -121,7 +121,7 @@ impl Track {
                 self.reel.set_keyframe(index);
             }
         }
-        self.reel.trim(arrival, pool);
+        self.reel.trim(arrival, None, pool);
     }
 }
 

@@ -465,9 +465,9 @@ fn a_deaf_publishers_picture_comes_slower_over_a_path_that_does_not_carry_the_re
 
 #[test]
 fn a_source_as_fast_as_a_replay_is_live_all_the_same() {
-    // 19 Mbit/s: a replay at 16 would never arrive. After 60 pictures the keyframe has left the reel; the answer
+    // 19 Mbit/s: a replay at 16 would never arrive. After 110 pictures the keyframe has left the reel; the answer
     // is too young to tell how fast its source is, and is given up for another.
-    for (age, requests) in [(60, 2), (30, 1), (6, 1)] {
+    for (age, requests) in [(110, 2), (30, 1), (6, 1)] {
         let mut stage = Stage::obedient(80, 900);
         stage.play(age);
         let viewer = stage.join();

@@ -35,7 +35,7 @@ impl Core {
         let Some(reader) = self.fanout.reader(feed.track) else { return false };
         let Some(record) = self.table.feed(feed.slot) else { return false };
         let track = reader.track;
-        let behind = record.cursor.load(Ordering::Relaxed) < reader.reel.tail();
+        let behind = record.cursor.load(Ordering::Relaxed) < reader.reel.recent();
         if feed.start.is_live() && !behind && !feed.start.is_bent() {
             return true;
         }

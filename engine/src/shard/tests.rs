@@ -482,6 +482,61 @@ fn a_detached_track_takes_its_feeds_along_on_every_shard() {
     assert_eq!(world.remotes[viewer].of(ssrc).len(), 6);
 }
 
+/// A recording that begins now begins with a picture of seconds ago, and its sound with it. No viewer gets old sound for that.
+#[test]
+fn sound_stands_as_far_back_as_the_picture_and_a_viewer_left_behind_goes_on_live() {
+    let (mut world, mut video, track) = publishing(1);
+    video.frames_per_keyframe = 150;
+    let sound_track = world.track(0, video.remote, TrackId::NONE, Codec::Opus, 88);
+    let viewer = world.add(0, Side::Viewer);
+    let (_, video_ssrc) = world.feed(0, viewer, track);
+    let (_, ssrc) = world.feed(0, viewer, sound_track);
+    let mut sound = Source { payload_type: 111, ..Source::new(video.remote, 88) };
+    let mut play = |world: &mut World, pictures: usize, blocked: bool| {
+        for _ in 0..pictures {
+            for datagram in video.frame(world, 4).into_iter().chain(sound.frame(world, 1)) {
+                world.push(video.remote, datagram);
+            }
+            if blocked {
+                let (io, _) = world.shards[0].parts();
+                io.block(usize::MAX);
+            }
+            world.run(Duration::from_millis(33));
+        }
+        let (io, _) = world.shards[0].parts();
+        io.block(0);
+    };
+    let kept = |world: &mut World, track: TrackId| {
+        let reader = world.shards[0].core.fanout.reader(track.index).unwrap();
+        // Where an index begins.
+        (reader.reel.tail().saturating_sub(128), reader.reel.head() - 128)
+    };
+    play(&mut world, 140, false);
+    // All since the only keyframe: pictures in four packets, sound in one.
+    assert_eq!((kept(&mut world, track), kept(&mut world, sound_track)), ((0, 560), (0, 140)));
+    play(&mut world, 20, true);
+    // The next keyframe is a third of a second old: the window counts, which is a second.
+    let (tail, head) = kept(&mut world, sound_track);
+    assert!(head == 160 && (128..=131).contains(&tail), "{tail}..{head}");
+    play(&mut world, 100, false);
+    let (tail, head) = kept(&mut world, sound_track);
+    assert!(head == 260 && (149..=151).contains(&tail), "{tail}..{head}");
+    // Its socket takes nothing for two seconds, of which all is there.
+    play(&mut world, 60, true);
+    play(&mut world, 20, false);
+    let numbers: Vec<u64> = world.remotes[viewer].of(ssrc).iter().map(|seen| number_of(&seen.payload) - 60_000).collect();
+    let leaps: Vec<_> = numbers.windows(2).filter(|pair| pair[1] != pair[0] + 1).collect();
+    // What it gets then is no older than the window.
+    assert!(leaps.len() == 1 && leaps[0][0] < 265 && leaps[0][1] >= 320 - 31, "{leaps:?}");
+    assert!(!world.remotes[viewer].of(video_ssrc).is_empty());
+    // Without pictures the window is all that sound has.
+    world.done(0, &Command::DetachTrack { track });
+    let mut alone = Source { payload_type: 111, index: sound.index, timestamp: sound.timestamp, ..Source::new(video.remote, 88) };
+    alone.play(&mut world, 2, 1);
+    let (tail, head) = kept(&mut world, sound_track);
+    assert!(head == 342 && (310..=313).contains(&tail), "{tail}..{head}");
+}
+
 #[test]
 fn a_viewer_left_behind_goes_on_at_the_newest_keyframe_without_a_hole() {
     let (mut world, mut source, track) = publishing(1);

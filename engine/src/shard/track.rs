@@ -117,6 +117,17 @@ impl Tracks {
         }
     }
 
+    /// Of sound: when the oldest picture came that viewers and recordings of its stream can begin with.
+    fn pictures_beside(&self, track: u32) -> Option<Time> {
+        let own = self.tracks.get(track as usize)?.as_deref()?;
+        if own.codec.kind() != Kind::Audio {
+            return None;
+        }
+        let first = own.stream.index as usize * TRACKS_PER_STREAM_MAX;
+        let beside = self.tracks.get(first..first + TRACKS_PER_STREAM_MAX)?;
+        beside.iter().flatten().filter(|track| track.codec.kind() == Kind::Video).filter_map(|track| track.reel.keyframe_at()).min()
+    }
+
     /// Tracks this shard feeds now.
     pub fn used(&self) -> usize {
         self.active.len()
@@ -161,6 +172,7 @@ impl Core {
         let is_resent = resent.is_some();
         let index = source.track;
         let now = self.now;
+        let pictures_at = self.tracks.pictures_beside(index);
         let Some(track) = self.tracks.tracks.get_mut(index as usize).and_then(Option::as_deref_mut) else { return };
         if track.session != session.id.index || (!is_resent && rtp.payload_type != source.facts.payload_type) {
             self.tally.add(CounterId::PacketsRefusedUnknownSsrc, 1);
@@ -220,7 +232,7 @@ impl Core {
         }
         track.requests.on_packet(now, rtp.payload.len(), accepted.of_entry);
         track.reel.set_deaf(track.requests.seems_deaf(now));
-        track.reel.trim(now, slabs);
+        track.reel.trim(now, pictures_at, slabs);
         self.tally.add(CounterId::PacketsReceived, 1);
         track.packet_at = now;
         session.media_at = now;

@@ -4,7 +4,8 @@
 //! stands in the file is described in `reel_memory`. Everything the writer knows besides can be made again from
 //! the slots (`ReelWriter::resume`).
 //!
-//! The reel keeps what came since the newest keyframe, at most `REEL_BYTES_MAX`, and at least `NACK_WINDOW`. Its
+//! The reel keeps what came since the newest keyframe, of sound since that of the stream's pictures, at most
+//! `REEL_BYTES_MAX`, and at least `NACK_WINDOW`. Its
 //! payloads stand in slabs from a bounded pool; a slab goes back when no packet of the reel is left in it, and is
 //! written again only after its quarantine. It never waits: without a slab it drops what is old, then refuses.
 
@@ -29,7 +30,6 @@ const PAYLOAD_ALIGN: usize = 16;
 const SR_ATTEMPTS: usize = 8;
 
 const _: () = assert!(DATAGRAM_SIZE_MAX <= SLAB_BYTES && DATAGRAM_SIZE_MAX <= u16::MAX as usize);
-const _: () = assert!(REEL_SLOTS * DATAGRAM_SIZE_MAX <= REEL_BYTES_MAX, "the slots bound the bytes, `trim` need not");
 
 /// Bits of a slot that say what its packet is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -124,6 +124,8 @@ pub struct ReelWriter {
     generation: u64,
     head: u64,
     tail: u64,
+    /// The oldest index that is kept for itself: below it only what stands beside pictures.
+    recent: u64,
     /// One more than the entry's index, 0: none.
     keyframe: u64,
     /// Payload bytes of all packets in the reel.
@@ -173,6 +175,7 @@ impl ReelWriter {
         header.epoch_from.store(0, Relaxed);
         header.head.store(0, Relaxed);
         header.tail.store(0, Relaxed);
+        header.recent.store(0, Relaxed);
         header.keyframe.store(0, Relaxed);
         header.bytes.store(0, Relaxed);
         header.deaf.store(0, Relaxed);
@@ -197,6 +200,7 @@ impl ReelWriter {
         let header = writer.memory.header();
         let head = header.head.load(Acquire).min(INDEX_MASK);
         let tail = header.tail.load(Acquire).min(head).max(head.saturating_sub(SLOTS));
+        let recent = header.recent.load(Acquire).clamp(tail, head);
         let keyframe = header.keyframe.load(Acquire).min(head);
         let mut end = head;
         let mut late = header.late_count.load(Acquire).min(INDEX_MASK);
@@ -210,9 +214,11 @@ impl ReelWriter {
             }
         }
         (writer.head, writer.tail, writer.keyframe, writer.late) = (end, tail, keyframe, late);
+        writer.recent = recent;
         let header = writer.memory.header();
         header.head.store(end, Release);
         header.tail.store(tail, Release);
+        header.recent.store(recent, Release);
         header.keyframe.store(keyframe, Release);
         header.late_count.store(late, Release);
         if header.sr_lock.load(Relaxed) % 2 == 1 {
@@ -227,6 +233,7 @@ impl ReelWriter {
             generation,
             head: 0,
             tail: 0,
+            recent: 0,
             keyframe: 0,
             bytes: 0,
             packets_in: vec![0; SLABS_PER_STREAM_MAX].into_boxed_slice(),
@@ -269,12 +276,15 @@ impl ReelWriter {
             self.refused += 1;
             return Err(ReelError::PoolDry);
         };
-        if index < self.tail {
-            // What was dropped for a slab reached beyond this late packet.
-            return Err(ReelError::TooLate { index });
-        }
         // The ring's end: what stands in this packet's slot, and all before it, goes.
         self.drop_before((index + 1).saturating_sub(SLOTS), slabs);
+        while self.bytes + payload.len() > REEL_BYTES_MAX {
+            self.drop_before(self.tail + 1, slabs);
+        }
+        if index < self.tail {
+            // What was dropped for a slab, or for the bytes, reached beyond this late packet.
+            return Err(ReelError::TooLate { index });
+        }
         self.memory.write_payload(slab, offset, payload);
         if !padding.is_empty() {
             self.memory.write_payload(slab, offset + payload.len(), padding);
@@ -326,15 +336,30 @@ impl ReelWriter {
         true
     }
 
-    /// Drops what need not be kept: all before the newest keyframe, but nothing younger than `NACK_WINDOW`.
-    pub fn trim(&mut self, now: Time, slabs: &mut impl Slabs) {
+    /// Drops what need not be kept: all before the newest keyframe, but nothing younger than `NACK_WINDOW`, nor than the
+    /// pictures that `beside` is the time of.
+    pub fn trim(&mut self, now: Time, beside: Option<Time>, slabs: &mut impl Slabs) {
         let entry = if self.keyframe > self.tail { self.keyframe - 1 } else { self.head };
-        self.drop_older(now, entry, slabs);
+        let oldest = now - NACK_WINDOW;
+        let kept = beside.filter(|beside| *beside < oldest);
+        self.drop_older(kept.unwrap_or(oldest), entry, slabs);
+        self.recent = self.recent.max(self.tail);
+        if kept.is_some() {
+            while self.recent < entry && self.find(self.recent).is_none_or(|found| found.arrival < oldest) {
+                self.recent += 1;
+            }
+        }
+        self.memory.header().recent.store(self.recent, Release);
     }
 
-    /// Drops packets before `limit` that are older than the window.
-    fn drop_older(&mut self, now: Time, limit: u64, slabs: &mut impl Slabs) {
-        let oldest = now - NACK_WINDOW;
+    /// When the picture came that a viewer can begin with, as long as it stands here.
+    pub fn keyframe_at(&self) -> Option<Time> {
+        let index = self.keyframe.checked_sub(1)?;
+        self.find(index).map(|found| found.arrival)
+    }
+
+    /// Drops packets before `limit` that came before `oldest`.
+    fn drop_older(&mut self, oldest: Time, limit: u64, slabs: &mut impl Slabs) {
         let mut index = self.tail;
         while index < limit {
             if let Some(found) = self.find(index) {
@@ -422,8 +447,8 @@ impl ReelWriter {
         // An empty payload needs an offset inside the slab too.
         if self.current.is_none() || self.write_offset + length.max(1) > SLAB_BYTES {
             let taken = slabs.take().or_else(|| {
-                self.trim(now, slabs);
-                self.drop_older(now, self.head, slabs);
+                self.trim(now, None, slabs);
+                self.drop_older(now - NACK_WINDOW, self.head, slabs);
                 slabs.take()
             });
             let slab = taken.filter(|slab| (*slab as usize) < SLABS_PER_STREAM_MAX)?;
@@ -500,6 +525,11 @@ impl ReelReader {
     /// The oldest index that may be read.
     pub fn tail(&self) -> u64 {
         self.memory.header().tail.load(Acquire)
+    }
+    /// The oldest index that a reader which goes on where it was should go on with; what is older is for those that
+    /// want all there is.
+    pub fn recent(&self) -> u64 {
+        self.memory.header().recent.load(Acquire).max(self.tail())
     }
     pub fn publisher_epoch(&self) -> u32 {
         self.memory.header().publisher_epoch.load(Acquire) as u32

@@ -22,7 +22,7 @@ use std::sync::atomic::AtomicU64;
 use thiserror::Error;
 
 pub const REEL_MAGIC: u64 = u64::from_le_bytes(*b"SPILREEL");
-pub const REEL_VERSION: u64 = 5;
+pub const REEL_VERSION: u64 = 6;
 
 const PAGE: usize = 4_096;
 const SLOT_BYTES: usize = 64;
@@ -96,7 +96,9 @@ pub(super) struct ReelHeader {
     pub bytes: AtomicU64,
     /// 1: keyframes cannot be asked for, its publisher is deaf.
     pub deaf: AtomicU64,
-    reserved_2: [AtomicU64; 3],
+    /// The oldest index that is not only kept because pictures of its time are.
+    pub recent: AtomicU64,
+    reserved_2: [AtomicU64; 2],
 
     /// Sender report under a sequence lock: odd while it is written, 0 before the first.
     pub sr_lock: AtomicU64,

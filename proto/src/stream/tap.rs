@@ -172,7 +172,7 @@ mod tests {
             for index in 40..400 {
                 let later = SlotMeta { arrival: Time::from_millis(3_600_000 + index), ..meta(index) };
                 reel.push(&later, &[2; 1_200], &mut slabs).unwrap();
-                reel.trim(later.arrival, &mut slabs);
+                reel.trim(later.arrival, None, &mut slabs);
             }
         });
         assert_eq!(copied, None);

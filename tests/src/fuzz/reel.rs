@@ -5,7 +5,7 @@
 use super::choices::Choices;
 use spillway_engine::shm::Mapping;
 use spillway_proto::id::Codec;
-use spillway_proto::limits::{DATAGRAM_SIZE_MAX, NACK_WINDOW, REEL_SLOTS};
+use spillway_proto::limits::{DATAGRAM_SIZE_MAX, NACK_WINDOW, REEL_BYTES_MAX, REEL_SLOTS};
 use spillway_proto::stream::feedback::SrMapping;
 use spillway_proto::stream::reel::{ReelError, ReelReader, ReelWriter, STREAM_FILE_BYTES, SlotFlags, SlotMeta, Slabs};
 use spillway_proto::time::{NtpTime, Time};
@@ -70,7 +70,7 @@ struct Packet {
 
 pub fn reel_operations(bytes: &[u8]) {
     let mut choices = Choices::new(bytes);
-    let file = Mapping::private(STREAM_FILE_BYTES).expect("20 MB of address space");
+    let file = Mapping::private(STREAM_FILE_BYTES).expect("21 MB of address space");
     let slabs = 1 + choices.below(6) as u32;
     let mut pool = Pool { free: (0..slabs).collect(), resting: Vec::new(), out: BTreeSet::new() };
     let mut writer = create(&file);
@@ -95,7 +95,7 @@ pub fn reel_operations(bytes: &[u8]) {
                 push(&mut choices, &mut writer, &mut pool, &mut model, index, now);
             }
             7 => {
-                let index = model.head.saturating_add(choices.below(5_000));
+                let index = model.head.saturating_add(choices.below(9_000));
                 push(&mut choices, &mut writer, &mut pool, &mut model, index, now);
             }
             8 => {
@@ -115,7 +115,7 @@ pub fn reel_operations(bytes: &[u8]) {
                 }
             }
             10 => {
-                trim(&mut writer, &mut pool, &mut model, now);
+                trim(&mut choices, &mut writer, &mut pool, &mut model, now);
             }
             11 => {
                 let resting = std::mem::take(&mut pool.resting);
@@ -212,19 +212,22 @@ fn push(
 }
 
 /// Gone is what need not be kept, and nothing else.
-fn trim(writer: &mut ReelWriter, pool: &mut Pool, model: &mut Model, now: Time) {
+fn trim(choices: &mut Choices<'_>, writer: &mut ReelWriter, pool: &mut Pool, model: &mut Model, now: Time) {
     let before = writer.tail();
-    writer.trim(now, pool);
+    // Sound: pictures of up to 4 s ago stand beside it.
+    let beside = (choices.u8() % 4 == 0).then(|| now - Duration::from_millis(choices.below(4_096)));
+    let oldest = beside.unwrap_or(now).min(now - NACK_WINDOW);
+    writer.trim(now, beside, pool);
     let entry = model.keyframe.filter(|index| *index >= before).unwrap_or(u64::MAX);
     let kept = model.packets.split_off(&writer.tail());
     for (index, packet) in &model.packets {
-        assert!(packet.meta.arrival < now - NACK_WINDOW, "{index} was younger than the window");
+        assert!(packet.meta.arrival < oldest, "{index} was younger than the window, or than the pictures beside it");
         assert!(*index < entry, "{index} is of the newest picture's run");
     }
     model.packets = kept;
     if let Some((index, packet)) = model.packets.first_key_value() {
         let of_the_run = model.keyframe.is_some_and(|entry| entry >= writer.tail() && *index >= entry);
-        assert!(packet.meta.arrival >= now - NACK_WINDOW || of_the_run, "{index} need not be kept");
+        assert!(packet.meta.arrival >= oldest || of_the_run, "{index} need not be kept");
     }
 }
 
@@ -234,7 +237,8 @@ fn compare(writer: &ReelWriter, reader: &ReelReader, model: &Model, pool: &Pool)
     assert_eq!(reader.head(), model.head);
     assert_eq!(writer.bytes(), model.packets.values().map(|packet| packet.payload.len()).sum::<usize>());
     assert_eq!(writer.slabs_held().collect::<BTreeSet<u32>>(), pool.out, "taken less given back = held");
-    assert!(model.packets.len() <= REEL_SLOTS);
+    assert!(model.packets.len() <= REEL_SLOTS && writer.bytes() <= REEL_BYTES_MAX);
+    assert!((reader.tail()..=reader.head().max(reader.tail())).contains(&reader.recent()));
     for (index, packet) in &model.packets {
         let slot = reader.slot(*index).unwrap_or_else(|| panic!("{index} is missing"));
         assert_eq!((slot.meta, slot.payload), (packet.meta, &packet.payload[..]));

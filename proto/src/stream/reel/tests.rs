@@ -164,11 +164,13 @@ fn random_operations(seed: u64, slabs: u32, steps: u64, step_ms: u64) -> (u64, u
         }
         if rng.below(20) == 0 {
             let before = writer.tail();
-            writer.trim(now, &mut pool);
+            let beside = (rng.below(4) == 0).then(|| now - Duration::from_millis(rng.below(3_000)));
+            writer.trim(now, beside, &mut pool);
+            let oldest = beside.unwrap_or(now).min(now - NACK_WINDOW);
             // Never what is younger than the window, nor what a joining viewer needs while there is room.
             let entry = oracle.keyframe.filter(|index| *index >= before).unwrap_or(u64::MAX);
             for (index, (arrival, _, _)) in oracle.packets.range(..writer.tail()) {
-                assert!(*arrival < now - NACK_WINDOW, "{index} was younger than the window");
+                assert!(*arrival < oldest, "{index} was younger than the window, or than the pictures beside it");
                 assert!(*index < entry, "{index} is of the newest picture's run");
             }
             let kept = oracle.packets.split_off(&writer.tail());
@@ -176,7 +178,7 @@ fn random_operations(seed: u64, slabs: u32, steps: u64, step_ms: u64) -> (u64, u
             // And all that need not be kept is gone: the first packet left is needed.
             if let Some((index, (arrival, _, _))) = oracle.packets.first_key_value() {
                 let run = oracle.keyframe.is_some_and(|entry| entry >= writer.tail() && *index >= entry);
-                assert!(*arrival >= now - NACK_WINDOW || run);
+                assert!(*arrival >= oldest || run);
             }
         }
         if rng.below(8) == 0 {
@@ -199,7 +201,7 @@ fn random_operations(seed: u64, slabs: u32, steps: u64, step_ms: u64) -> (u64, u
         }
     }
     compare(&writer, &reader, &oracle, &pool, seed);
-    assert!(oracle.packets.len() <= REEL_SLOTS);
+    assert!(oracle.packets.len() <= REEL_SLOTS && oracle.bytes() <= REEL_BYTES_MAX);
     let refused = writer.refused();
     writer.close(&mut pool);
     assert!(pool.out.is_empty(), "a slab leaked");
@@ -296,7 +298,7 @@ fn a_slab_that_is_full_and_empty_again_goes_back() {
     let mut writer = create(&file, 0);
     for index in 0..200 {
         let now = Time::from_millis(10_000 + index * 2_000);
-        writer.trim(now, &mut pool);
+        writer.trim(now, None, &mut pool);
         writer.push(&meta(index, now), &[3; 1_600], &mut pool).unwrap();
         assert_eq!(pool.out.len(), 1, "the slab being written, and no other");
         pool.tick();
@@ -311,12 +313,75 @@ fn without_a_keyframe_only_the_window_is_kept() {
     let mut now = Time::from_millis(10_000);
     for index in 0..10_000 {
         writer.push(&meta(index, now), &payload(index, 0, 80), &mut pool).unwrap();
-        writer.trim(now, &mut pool);
+        writer.trim(now, None, &mut pool);
         pool.tick();
         assert!(writer.head() - writer.tail() <= 51, "audio keeps a second: 50 packets");
         now = now + Duration::from_millis(20);
     }
     assert!(pool.out.len() <= 2);
+}
+
+#[test]
+fn sound_is_kept_as_long_as_the_pictures_beside_it_and_read_on_from_the_window() {
+    let file = TestFile::new();
+    let mut pool = TestPool::new(50);
+    let mut writer = create(&file, 0);
+    let reader = attach(&file, 0).unwrap();
+    let at = |index: u64| Time::from_millis(10_000 + index * 20);
+    // Another keyframe every 5 s.
+    for index in 0..2_000 {
+        let picture = index / 250 * 250;
+        writer.push(&meta(index, at(index)), &payload(index, 0, 80), &mut pool).unwrap();
+        writer.trim(at(index), Some(at(picture)), &mut pool);
+        pool.tick();
+        // A second is 50 packets.
+        let window = index.saturating_sub(50);
+        assert_eq!((writer.tail(), reader.recent()), (picture.min(window), window), "at {index}");
+    }
+    assert!(pool.out.len() <= 3);
+    // Whoever goes on with it knows where the window is, and so does a reader when the ring's end has passed it.
+    drop(writer);
+    let mut writer = resume(&file, 0).unwrap();
+    assert_eq!((writer.tail(), reader.recent()), (1_750, 1_949));
+    writer.push(&meta(1_800 + SLOTS, at(2_000)), &[1], &mut pool).unwrap();
+    assert_eq!((writer.tail(), reader.recent()), (1_801, 1_949));
+    writer.push(&meta(2_000 + SLOTS, at(2_000)), &[1], &mut pool).unwrap();
+    assert_eq!((writer.tail(), reader.recent()), (2_001, 2_001));
+    // The pictures are gone: so is their sound.
+    writer.trim(at(3_000), None, &mut pool);
+    assert_eq!((writer.tail(), reader.recent()), (2_001 + SLOTS, 2_001 + SLOTS));
+    assert_eq!(writer.bytes(), 0);
+}
+
+#[test]
+fn packets_of_full_size_end_with_the_bytes_and_not_with_the_slots() {
+    let file = TestFile::new();
+    let mut pool = TestPool::new(SLABS_PER_STREAM_MAX as u32);
+    let mut writer = create(&file, 0);
+    let reader = attach(&file, 0).unwrap();
+    // 6 Mbit/s, and one keyframe.
+    let at = |index: u64| Time::from_millis(10_000 + index * 1_600 / 1_000);
+    for index in 0..SLOTS + 100 {
+        writer.push(&meta(index, at(index)), &[7; 1_200], &mut pool).unwrap();
+        if index == 0 {
+            assert!(writer.set_keyframe(0));
+        }
+        writer.trim(at(index), None, &mut pool);
+        pool.tick();
+        assert!(writer.bytes() <= REEL_BYTES_MAX);
+        // Ten seconds and more are there.
+        assert_eq!(reader.keyframe(), (index < REEL_BYTES_MAX as u64 / 1_200).then_some(0), "at {index}");
+    }
+    // A late packet that is larger than what was below it finds no place.
+    let mut writer = create(&file, 1);
+    for index in (0..8_000).filter(|index| *index != 10) {
+        let length = if index < 20 { 1 } else { 1_051 };
+        writer.push(&meta(index, at(0)), &vec![7; length], &mut pool).unwrap();
+    }
+    let (before, tail) = (writer.bytes(), writer.tail());
+    assert!(tail == 0 && before + 2_000 > REEL_BYTES_MAX, "{tail}, {before}");
+    assert_eq!(writer.push(&meta(10, at(0)), &[7; 2_000], &mut pool), Err(ReelError::TooLate { index: 10 }));
+    assert!(writer.tail() > 10 && writer.bytes() <= REEL_BYTES_MAX);
 }
 
 #[test]
@@ -368,7 +433,7 @@ fn reels_of_one_file_do_not_touch_each_other() {
         for (place, writer) in writers.iter_mut().enumerate() {
             let at = Time(index * 4_000_000);
             writer.push(&meta(index, at), &payload(index, place as u64, 300), &mut pool).unwrap();
-            writer.trim(at, &mut pool);
+            writer.trim(at, None, &mut pool);
         }
         pool.tick();
     }
@@ -493,7 +558,7 @@ fn a_reader_beside_the_writer_sees_whole_packets_only() {
                 writer.set_keyframe(index - 1);
                 writer.set_sr(&SrMapping { ntp: NtpTime(index), timestamp: index as u32, arrival: Time(index) });
             }
-            writer.trim(now, &mut pool);
+            writer.trim(now, None, &mut pool);
             // A tick that began after the give-back must have ended: two counts on.
             let tick = ticks.load(Acquire);
             waiting.extend(pool.quarantine.drain(..).map(|slab| (tick + 2, slab)));
@@ -588,7 +653,7 @@ fn hostile_contents_are_harmless() {
         let mut pool = TestPool::new(0);
         pool.out = (0..SLABS_PER_STREAM_MAX as u32).collect();
         let mut writer = resume(&file, 0).unwrap();
-        writer.trim(Time::NEVER, &mut pool);
+        writer.trim(Time::NEVER, None, &mut pool);
         let _ = writer.push(&meta(rng.below(1 << 49), Time(5)), &[0; 10], &mut pool);
         writer.close(&mut pool);
         // And all of the file random, honest magic or not.
