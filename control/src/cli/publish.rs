@@ -28,6 +28,8 @@ const CLIP_VP8: &[u8] = include_bytes!("../../clip/vp8.webm");
 /// Seconds from 1900, where NTP begins, to 1970 (RFC 868).
 const NTP_UNIX: u64 = 2_208_988_800;
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// A clip whose next keyframe is this far away says so.
+const SILENCE_WORTH_A_WORD: Duration = Duration::from_secs(3);
 /// The longest sleep between two looks at the socket.
 const NAP: Duration = Duration::from_millis(5);
 /// Reports and requests taken between two frames: the server sends a few in a second.
@@ -169,6 +171,10 @@ fn session(
     let clock = WallClock::new();
     let duration = clip.duration_ns();
     let mut position = Position::at(clip, clock.unix_ns());
+    let silence = Duration::from_nanos(position.entry_due_at(clip, duration).saturating_sub(clock.unix_ns()));
+    if silence >= SILENCE_WORTH_A_WORD {
+        println!("nothing is sent before the clip's next keyframe, in {} s", silence.as_secs());
+    }
     let mut report_at = Instant::now();
     let mut began = false;
     let mut buffer = [0; DATAGRAM_SIZE_MAX];
@@ -179,8 +185,7 @@ fn session(
         }
         let now = clock.unix_ns();
         while let Some((frame, time_ns)) = position.next_due(clip, duration, now) {
-            // Nobody can enter before a keyframe; sound alone would call the room live too early.
-            began |= frame.keyframe && (frame.track == Kind::Video || clip.video.is_none());
+            began |= is_entry(clip, frame);
             if !began {
                 continue;
             }
@@ -207,6 +212,11 @@ fn session(
         let due = Duration::from_nanos(position.due_at(clip, duration).saturating_sub(clock.unix_ns()));
         std::thread::sleep(due.min(NAP));
     }
+}
+
+/// Nobody can enter before a keyframe; sound alone would call the room live too early.
+fn is_entry(clip: &Clip, frame: &Frame) -> bool {
+    frame.keyframe && (frame.track == Kind::Video || clip.video.is_none())
 }
 
 /// Unix time that does not jump while we publish.
@@ -242,6 +252,14 @@ impl Position {
     fn due_at(&self, clip: &Clip, duration: u64) -> u64 {
         let (round, frame) = self.normal(clip);
         round * duration + clip.frames.get(frame).map_or(0, |frame| frame.time_ns)
+    }
+
+    /// When the next frame is due that viewers can enter at.
+    fn entry_due_at(&self, clip: &Clip, duration: u64) -> u64 {
+        let (round, frame) = self.normal(clip);
+        let find = |from: usize| clip.frames.iter().skip(from).find(|frame| is_entry(clip, frame));
+        let this_round = find(frame).map(|frame| round * duration + frame.time_ns);
+        this_round.or_else(|| find(0).map(|frame| (round + 1) * duration + frame.time_ns)).unwrap_or(0)
     }
 
     fn normal(&self, clip: &Clip) -> (u64, usize) {
@@ -393,5 +411,26 @@ mod tests {
             (last, count) = (at, count + 1);
         }
         assert_eq!(count, clip.frames.len(), "each frame once in a round");
+    }
+
+    #[test]
+    fn the_next_keyframe_is_known_beforehand() {
+        let mut clip = Clip::parse(CLIP_H264).unwrap();
+        let duration = clip.duration_ns();
+        let second = 1_000_000_000;
+        // One keyframe, three seconds from the beginning.
+        for frame in &mut clip.frames {
+            frame.keyframe &= frame.track == Kind::Audio || frame.time_ns == 3 * second;
+        }
+        assert_eq!(clip.frames.iter().filter(|frame| is_entry(&clip, frame)).count(), 1);
+        let due = |now: u64| Position::at(&clip, now).entry_due_at(&clip, duration);
+        let start = 7 * duration;
+        assert_eq!(due(start), start + 3 * second);
+        assert_eq!(due(start + 3 * second), start + 3 * second);
+        assert_eq!(due(start + 3 * second + 1), start + duration + 3 * second);
+        assert_eq!(due(start + duration - 1), start + duration + 3 * second);
+        // Of sound alone any frame will do.
+        clip.video = None;
+        assert!(Position::at(&clip, start + second).entry_due_at(&clip, duration) < start + second + second / 10);
     }
 }

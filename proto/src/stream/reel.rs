@@ -200,7 +200,6 @@ impl ReelWriter {
         let header = writer.memory.header();
         let head = header.head.load(Acquire).min(INDEX_MASK);
         let tail = header.tail.load(Acquire).min(head).max(head.saturating_sub(SLOTS));
-        let recent = header.recent.load(Acquire).clamp(tail, head);
         let keyframe = header.keyframe.load(Acquire).min(head);
         let mut end = head;
         let mut late = header.late_count.load(Acquire).min(INDEX_MASK);
@@ -214,11 +213,10 @@ impl ReelWriter {
             }
         }
         (writer.head, writer.tail, writer.keyframe, writer.late) = (end, tail, keyframe, late);
-        writer.recent = recent;
+        writer.recent = header.recent.load(Acquire).clamp(tail, end);
         let header = writer.memory.header();
         header.head.store(end, Release);
         header.tail.store(tail, Release);
-        header.recent.store(recent, Release);
         header.keyframe.store(keyframe, Release);
         header.late_count.store(late, Release);
         if header.sr_lock.load(Relaxed) % 2 == 1 {

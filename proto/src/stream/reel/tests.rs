@@ -342,14 +342,14 @@ fn sound_is_kept_as_long_as_the_pictures_beside_it_and_read_on_from_the_window()
     // Whoever goes on with it knows where the window is, and so does a reader when the ring's end has passed it.
     drop(writer);
     let mut writer = resume(&file, 0).unwrap();
-    assert_eq!((writer.tail(), reader.recent()), (1_750, 1_949));
+    assert_eq!((writer.tail(), reader.recent(), writer.recent), (1_750, 1_949, 1_949));
     writer.push(&meta(1_800 + SLOTS, at(2_000)), &[1], &mut pool).unwrap();
     assert_eq!((writer.tail(), reader.recent()), (1_801, 1_949));
     writer.push(&meta(2_000 + SLOTS, at(2_000)), &[1], &mut pool).unwrap();
     assert_eq!((writer.tail(), reader.recent()), (2_001, 2_001));
     // The pictures are gone: so is their sound.
     writer.trim(at(3_000), None, &mut pool);
-    assert_eq!((writer.tail(), reader.recent()), (2_001 + SLOTS, 2_001 + SLOTS));
+    assert_eq!((writer.tail(), reader.recent(), writer.recent), (2_001 + SLOTS, 2_001 + SLOTS, 2_001 + SLOTS));
     assert_eq!(writer.bytes(), 0);
 }
 
