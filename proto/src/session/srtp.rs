@@ -1,4 +1,4 @@
-//! SRTP and SRTCP (RFC 3711, RFC 7714) on aws-lc (and ring, see `media_key`): one `Sealer` and one `Opener` per session.
+//! SRTP and SRTCP (RFC 3711, RFC 7714) on aws-lc (media is sealed by our own, see `media_key`): one `Sealer` and one `Opener` per session.
 //!
 //! The sealer writes straight into the memory that is sent: header copied in clear, prefix and payload
 //! encrypted behind it, no allocation. It keeps no counter:
@@ -17,6 +17,10 @@ use thiserror::Error;
 
 mod media_key;
 pub use media_key::MediaKey;
+#[cfg(target_arch = "x86_64")]
+mod wide;
+#[cfg(target_arch = "x86_64")]
+pub use wide::{WideKey, Width};
 
 const RTP_HEADER_MIN: usize = 12;
 /// The first RTCP header and its SSRC stay in clear (RFC 3711 section 3.4).
@@ -26,8 +30,8 @@ const RTCP_INDEX_BYTES: usize = 4;
 const RTCP_ENCRYPTED: u32 = 1 << 31;
 /// RTP indices have 48 bits: rollover counter and sequence number.
 const INDEX_END: u64 = 1 << 48;
-/// What either library keeps of an expanded GCM key (some 0.6 KB); no promise, only what is worth fetching.
-pub const KEY_BYTES: usize = 640;
+/// Of an expanded GCM key, ours or (some 0.6 KB) aws-lc's: what is worth fetching.
+pub const KEY_BYTES: usize = 576;
 /// Bytes that may stand between header and payload: an RTX sequence, a VP8 descriptor.
 pub const PREFIX_BYTES_MAX: usize = 16;
 
@@ -231,8 +235,7 @@ impl<const N: usize> Window<N> {
     }
 }
 
-/// Encrypts what we send to one remote. Keys are expanded once, here: the library keeps some 0.6 KB for RTP
-/// and as much for RTCP on the heap (GCM).
+/// Encrypts what we send to one remote. Keys are expanded once, here: some 0.6 KB for RTP and as much for RTCP on the heap (GCM).
 #[derive(Debug)]
 pub struct Sealer {
     profile: Profile,

@@ -51,14 +51,20 @@ fn keys_are_derived_as_in_rfc_3711_appendix_b_3() {
 }
 
 #[test]
-fn gcm_seals_the_packet_of_rfc_7714_section_16_1_1() {
-    let (profile, key, salt) = (Profile::AeadAes128Gcm, hex::<16>("000102030405060708090a0b0c0d0e0f"), hex("517569642070726f2071756f"));
-    let expected = hex::<66>(
+fn gcm_seals_the_packets_of_rfc_7714_sections_16_1_1_and_16_2_1() {
+    let (key, salt) = (hex::<32>("000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"), hex("517569642070726f2071756f"));
+    let of_128 = hex::<66>(
         "8040f17b8041f8d35501a0b2f24de3a3fb34de6cacba861c9d7e4bcabe633bd50d294e6f42a5f47a51c7d19b36de3adf8833
          899d7f27beb16a9152cf765ee4390cce",
     );
-    for media in [MediaKey::aws_lc, MediaKey::ring] {
-        let keys = Keys::Gcm(GcmKeys { rtp: Gcm { key: media(profile, &key), salt }, rtcp: Gcm { key: aead_key(profile, &key), salt } });
+    let of_256 = hex::<66>(
+        "8040f17b8041f8d35501a0b232b1de78a822fe12ef9f78fa332e33aab18012389a58e2f3b50b2a0276ffae0f1ba63799b87b
+         7aa3db36dfffd6b0f9bb7878d7a76c13",
+    );
+    let both = [(Profile::AeadAes128Gcm, of_128), (Profile::AeadAes256Gcm, of_256)];
+    for ((profile, expected), media) in both.into_iter().flat_map(|case| [MediaKey::aws_lc, MediaKey::new].map(|media| (case, media))) {
+        let key = &key[..profile.key_len()];
+        let keys = Keys::Gcm(GcmKeys { rtp: Gcm { key: media(profile, key), salt }, rtcp: Gcm { key: aead_key(profile, key), salt } });
         let sealer = Sealer { profile, keys };
         let mut out = [0; 100];
         let header = hex::<12>("8040f17b8041f8d35501a0b2");
