@@ -315,7 +315,7 @@ impl Sealer {
                 let (sealed, out_word) = out.split_at_mut(length - RTCP_INDEX_BYTES);
                 out_word.copy_from_slice(&word);
                 let (out_secret, tag) = sealed[RTCP_CLEAR..].split_at_mut(secret.len());
-                let nonce = Nonce::assume_unique_for_key(keys.rtcp.rtcp_nonce(ssrc, index));
+                let nonce = Nonce::assume_unique_for_key(nonce_bytes(keys.rtcp.rtcp_nonce(ssrc, index)));
                 keys.rtcp
                     .key
                     .seal_out_of_place_scatter(nonce, rtcp_aad(clear, word), secret, out_secret, &[], tag)
@@ -376,7 +376,7 @@ impl Opener {
         window.check(index)?;
         match &self.keys {
             Keys::Gcm(keys) => {
-                let nonce = Nonce::assume_unique_for_key(keys.rtp.rtp_nonce(ssrc, index));
+                let nonce = Nonce::assume_unique_for_key(nonce_bytes(keys.rtp.rtp_nonce(ssrc, index)));
                 let (header, body) = packet.split_at_mut(header_len);
                 let aad = Aad::from(&*header);
                 keys.rtp.key.open_in_place(nonce, aad, body).map_err(|_| OpenError::Unauthentic)?;
@@ -413,7 +413,7 @@ impl Opener {
         self.rtcp.before(ssrc)?.check(u64::from(index))?;
         match &self.keys {
             Keys::Gcm(keys) => {
-                let nonce = Nonce::assume_unique_for_key(keys.rtcp.rtcp_nonce(ssrc, index));
+                let nonce = Nonce::assume_unique_for_key(nonce_bytes(keys.rtcp.rtcp_nonce(ssrc, index)));
                 let (clear, rest) = packet.split_at_mut(RTCP_CLEAR);
                 let sealed = &mut rest[..word_at - RTCP_CLEAR];
                 let aad = rtcp_aad(clear, word.to_be_bytes());
@@ -518,8 +518,8 @@ impl<K> Keys<K> {
         let derivation = Derivation::new(profile, master);
         if profile.is_gcm() {
             Keys::Gcm(GcmKeys {
-                rtp: Gcm { key: of_media(profile, &derivation.bytes::<32>(0)[..profile.key_len()]), salt: derivation.bytes(2) },
-                rtcp: Gcm { key: aead_key(profile, &derivation.bytes::<32>(3)[..profile.key_len()]), salt: derivation.bytes(5) },
+                rtp: Gcm::new(of_media(profile, &derivation.bytes::<32>(0)[..profile.key_len()]), derivation.bytes(2)),
+                rtcp: Gcm::new(aead_key(profile, &derivation.bytes::<32>(3)[..profile.key_len()]), derivation.bytes(5)),
             })
         } else {
             Keys::Cm(Box::new(CmKeys {
@@ -575,25 +575,29 @@ fn aead_key(profile: Profile, key: &[u8]) -> LessSafeKey {
 #[derive(Debug)]
 struct Gcm<K> {
     key: K,
-    salt: [u8; 12],
+    /// As nonces are: one number of 96 bits, which needs no way through memory to the cipher.
+    salt: u128,
 }
 
 impl<K> Gcm<K> {
+    fn new(key: K, salt: [u8; 12]) -> Gcm<K> {
+        Gcm { key, salt: salt.into_iter().fold(0, |salt, byte| salt << 8 | u128::from(byte)) }
+    }
+
     /// RFC 7714 section 8.1: two zero octets, SSRC, rollover counter, sequence number; XOR salt.
-    fn rtp_nonce(&self, ssrc: u32, index: u64) -> [u8; 12] {
-        let mut iv = self.salt;
-        xor(&mut iv[2..6], ssrc.to_be_bytes());
-        xor(&mut iv[6..12], index_bytes(index));
-        iv
+    fn rtp_nonce(&self, ssrc: u32, index: u64) -> u128 {
+        self.salt ^ u128::from(ssrc) << 48 ^ u128::from(index)
     }
 
     /// RFC 7714 section 9.1: two zero octets, SSRC, two zero octets, SRTCP index; XOR salt.
-    fn rtcp_nonce(&self, ssrc: u32, index: u32) -> [u8; 12] {
-        let mut iv = self.salt;
-        xor(&mut iv[2..6], ssrc.to_be_bytes());
-        xor(&mut iv[8..12], index.to_be_bytes());
-        iv
+    fn rtcp_nonce(&self, ssrc: u32, index: u32) -> u128 {
+        self.salt ^ u128::from(ssrc) << 48 ^ u128::from(index)
     }
+}
+
+fn nonce_bytes(nonce: u128) -> [u8; 12] {
+    let [_, _, _, _, bytes @ ..] = nonce.to_be_bytes();
+    bytes
 }
 
 const CM_TAG_BYTES: usize = Profile::Aes128CmSha1_80.tag_len();

@@ -64,7 +64,7 @@ fn gcm_seals_the_packets_of_rfc_7714_sections_16_1_1_and_16_2_1() {
     let both = [(Profile::AeadAes128Gcm, of_128), (Profile::AeadAes256Gcm, of_256)];
     for ((profile, expected), media) in both.into_iter().flat_map(|case| [MediaKey::aws_lc, MediaKey::new].map(|media| (case, media))) {
         let key = &key[..profile.key_len()];
-        let keys = Keys::Gcm(GcmKeys { rtp: Gcm { key: media(profile, key), salt }, rtcp: Gcm { key: aead_key(profile, key), salt } });
+        let keys = Keys::Gcm(GcmKeys { rtp: Gcm::new(media(profile, key), salt), rtcp: Gcm::new(aead_key(profile, key), salt) });
         let sealer = Sealer { profile, keys };
         let mut out = [0; 100];
         let header = hex::<12>("8040f17b8041f8d35501a0b2");

@@ -65,7 +65,7 @@ pub struct WideKey {
 
 /// One packet, and where it goes: as long as prefix, payload and tag.
 struct Packet<'a> {
-    nonce: [u8; 12],
+    nonce: u128,
     header: &'a [u8],
     prefix: &'a [u8],
     payload: &'a [u8],
@@ -86,8 +86,9 @@ impl WideKey {
     }
 
     /// Writes `prefix`, a block at most, and `payload`, encrypted, and the tag over them and `header` into `out`, which is as long as they.
+    /// The nonce has 96 bits, its first byte the highest.
     #[inline]
-    pub fn seal(&self, nonce: [u8; 12], header: &[u8], prefix: &[u8], payload: &[u8], out: &mut [u8]) -> Option<()> {
+    pub fn seal(&self, nonce: u128, header: &[u8], prefix: &[u8], payload: &[u8], out: &mut [u8]) -> Option<()> {
         if prefix.len() > BLOCK || out.len() != prefix.len() + payload.len() + BLOCK {
             return None;
         }
@@ -177,8 +178,7 @@ macro_rules! seal_by {
             let zero = each(number(0));
 
             // A block's number, from 1 on, stands behind the nonce: reversed, it is the lowest word.
-            let [a, b, c, d, e, f, g, h, i, j, k, l] = nonce;
-            let mut counters = plus(each(number(u128::from_be_bytes([a, b, c, d, e, f, g, h, i, j, k, l, 0, 0, 0, 1]))), counting());
+            let mut counters = plus(each(number(nonce << 32 | 1)), counting());
             let (mut hash, header_end) = key.begin_hash(header);
             let mut mask = number(0);
             let mut done = 0;

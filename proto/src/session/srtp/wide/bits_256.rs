@@ -51,8 +51,12 @@ pub fn load_part(begin: usize, from: &[u8]) -> Vector {
     if let (0, Some(whole)) = (begin, from.first_chunk()) {
         return load(whole);
     }
+    if let (BLOCK, Some(half)) = (begin, from.first_chunk()) {
+        return at(1, super::block(half));
+    }
     let mut bytes = [0; BYTES];
-    bytes[begin..].iter_mut().zip(from).for_each(|(into, byte)| *into = *byte);
+    let length = from.len().min(BYTES - begin);
+    bytes[begin..][..length].copy_from_slice(&from[..length]);
     load(&bytes)
 }
 
@@ -62,9 +66,14 @@ pub fn store_part(vector: Vector, begin: usize, into: &mut [u8]) {
     if let (0, Some(whole)) = (begin, into.first_chunk_mut()) {
         return store(vector, whole);
     }
+    if let (BLOCK, Some(half)) = (begin, into.first_chunk_mut()) {
+        *half = super::bytes(_mm256_extracti128_si256::<1>(vector));
+        return;
+    }
     let mut bytes = [0; BYTES];
     store(vector, &mut bytes);
-    into.iter_mut().zip(&bytes[begin..]).for_each(|(into, byte)| *into = *byte);
+    let length = into.len().min(BYTES - begin);
+    into[..length].copy_from_slice(&bytes[begin..][..length]);
 }
 
 #[inline]
