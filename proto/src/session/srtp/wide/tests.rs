@@ -91,3 +91,17 @@ fn lengths_that_do_not_fit_are_refused() {
         assert!(!format!("{key:?}").contains("rounds"), "a key does not show itself");
     }
 }
+
+/// Goal: no key stays in memory that is given back. Method: one is dropped where it lies, and its place looked at.
+#[test]
+fn a_dropped_key_leaves_nothing() {
+    for key in keys(32).0 {
+        let mut place = std::mem::MaybeUninit::new(*key);
+        // SAFETY: a key is in it, and dropped once; its bytes stay where they are.
+        let left = unsafe {
+            place.assume_init_drop();
+            std::slice::from_raw_parts(place.as_ptr().cast::<u8>(), std::mem::offset_of!(WideKey, width))
+        };
+        assert!(left.iter().all(|byte| *byte == 0));
+    }
+}
