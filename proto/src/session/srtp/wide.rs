@@ -45,6 +45,7 @@ impl Width {
         [Width::Bits512, Width::Bits256].into_iter().find(|width| width.is_here())
     }
 
+    /// All that `seal_by` and `expand` name, and nothing else they may be compiled to.
     fn is_here(self) -> bool {
         use std::arch::is_x86_feature_detected as has;
         let both = has!("avx2") && has!("aes") && has!("pclmulqdq") && has!("vaes") && has!("vpclmulqdq");
@@ -257,7 +258,7 @@ macro_rules! seal_by {
     };
 }
 
-seal_by!(seal_by_512, bits_512, "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,avx2,bmi2");
+seal_by!(seal_by_512, bits_512, "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,avx2");
 seal_by!(seal_by_256, bits_256, "vaes,vpclmulqdq,aes,pclmulqdq,avx2");
 
 impl Drop for WideKey {
