@@ -16,7 +16,7 @@ use spillway_proto::session::record::MasterKey;
 use spillway_proto::session::srtp::{Profile, Sealer};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::Command;
 use std::rc::Rc;
 use webrtc_srtp::context::Context;
@@ -280,6 +280,60 @@ fn by_frames(name: &'static str, net: &Rc<Net>, device: &str, work: Work, sizes:
     }))
 }
 
+/// The same frames without the ring: written into warm memory, from which the kernel copies them, as many with one call.
+fn by_copied_frames(name: &'static str, net: &Rc<Net>, device: &str, sizes: &'static [usize]) -> io::Result<Row> {
+    const VNET_HEADER: usize = 10;
+    const RUNS: usize = 16;
+    let device = std::ffi::CString::new(device)?;
+    // JUSTIFICATION: std knows neither devices' names nor sockets of this family.
+    // SAFETY: calls by values and with one live name, one live number and one live address; the descriptor is fresh and nobody else's.
+    let socket = unsafe {
+        let index = libc::if_nametoindex(device.as_ptr());
+        let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let socket = OwnedFd::from_raw_fd(fd);
+        let (on, bytes) = (1_i32, 4_i32 << 20);
+        let size = size_of::<i32>() as libc::socklen_t;
+        libc::setsockopt(fd, libc::SOL_PACKET, 15, (&raw const on).cast(), size);
+        libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, (&raw const bytes).cast(), size);
+        let mut address: libc::sockaddr_ll = std::mem::zeroed();
+        (address.sll_family, address.sll_ifindex) = (libc::AF_PACKET as u16, index as i32);
+        if libc::bind(fd, (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as libc::socklen_t) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        socket
+    };
+    let local = Path { local: SocketAddrV4::new(*net.addresses[0].ip(), net.socket.local_addr()?.port()).into(), remote: net.addresses[0].into() };
+    let headers: Vec<Headers> = net.addresses.iter().map(|remote| Headers::new(&Path { remote: (*remote).into(), ..local }, [0; 6]).expect("one family")).collect();
+    let mut runs: Vec<(Box<Message>, Vec<u8>)> = (0..RUNS).map(|_| (Message::new(), vec![0; 64 << 10])).collect();
+    let plain = vec![0x5A; PACKET + TAG];
+    Ok(row(name, move |first| {
+        for (batch, to) in headers.chunks(RUNS).enumerate() {
+            let mut calls: Vec<libc::mmsghdr> = Vec::with_capacity(RUNS);
+            for (place, (headers, (message, bytes))) in to.iter().zip(&mut runs).enumerate() {
+                let front = VNET_HEADER + headers.length();
+                let (length, segment) = Work::Copy.write_run(batch * RUNS + place, first, sizes, &plain, &mut bytes[front..]);
+                headers.write(&mut bytes[VNET_HEADER..front], [0; 6], length, 0);
+                // virtio_net_hdr: a checksum is due; cut as UDP; how long the headers are, the segments; where the checksum begins and stands.
+                bytes[..2].copy_from_slice(&[1, 5]);
+                for (at, number) in [(2, headers.length()), (4, segment), (6, headers.udp()), (8, 6)] {
+                    bytes[at..at + 2].copy_from_slice(&(number as u16).to_ne_bytes());
+                }
+                message.part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: front + length };
+                (message.head.msg_iov, message.head.msg_iovlen) = (&mut message.part, 1);
+                calls.push(libc::mmsghdr { msg_hdr: message.head, msg_len: 0 });
+            }
+            // JUSTIFICATION: std sends one datagram a call.
+            // SAFETY: the heads and what they point to live until the call returns.
+            let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), calls.as_mut_ptr(), calls.len() as u32, libc::MSG_DONTWAIT) };
+            assert_eq!(sent, calls.len() as i32, "{}", io::Error::last_os_error());
+        }
+        headers.len() * sizes.len()
+    }))
+}
+
 /// The packages of the first design: webrtc-srtp, and a future per packet.
 fn by_tokio_uring(name: &'static str, net: &Rc<Net>) -> Row {
     let net = Rc::clone(net);
@@ -369,6 +423,10 @@ fn main() {
             Ok(row) => rows.push(row),
             Err(error) => eprintln!("{name}: {error}"),
         }
+    }
+    match by_copied_frames("copy, the same by sendmmsg of 16, no ring", &net, device, &FRAME) {
+        Ok(row) => rows.push(row),
+        Err(error) => eprintln!("frames by sendmmsg: {error}"),
     }
     rows.push(by_tokio_uring("webrtc-srtp AES-128-GCM, tokio-uring", &net));
     // The first round warms up and is not counted.

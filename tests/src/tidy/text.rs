@@ -142,6 +142,7 @@ const UNSAFE_FILES: &[&str] = &[
     "control/src/shm.rs",
     "control/src/supervisor/sys.rs",
     "bench/benches/ablation.rs",
+    "bench/benches/reel.rs",
     "bench/src/process.rs",
     "bench/src/sys.rs",
     "tests/link/engine_kill.rs",
