@@ -125,7 +125,7 @@ const ADDRESS_MIN: usize = 1 << 16;
 /// Fetches `value` into the cache while something else is worked on. Changes nothing, and is no access.
 #[inline]
 pub fn prefetch<T: ?Sized>(value: &T) {
-    prefetch_lines(std::ptr::from_ref(value).cast(), size_of_val(value));
+    prefetch_at(std::ptr::from_ref(value).cast(), size_of_val(value));
 }
 
 /// Fetches the first `length` bytes of what the words of `value` point at: for a type that does not show its pointers.
@@ -141,20 +141,21 @@ pub fn prefetch_behind<T>(value: &T, length: usize) {
             std::arch::asm!("mov {word}, [{place}]", word = out(reg) word, place = in(reg) place, options(readonly, nostack, preserves_flags));
         }
         if word >= ADDRESS_MIN {
-            prefetch_lines(std::ptr::without_provenance(word), length);
+            prefetch_at(std::ptr::without_provenance(word), length);
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (value, length);
 }
 
+/// The same of `length` bytes at an address, whoever else has them just now.
 #[inline]
-fn prefetch_lines(start: *const i8, length: usize) {
+pub fn prefetch_at(start: *const u8, length: usize) {
     #[cfg(target_arch = "x86_64")]
     for at in (0..length).step_by(CACHE_LINE) {
         // JUSTIFICATION: std has no prefetch.
         // SAFETY: it is a hint, which no address makes fault and no program can see.
-        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(start.wrapping_add(at)) };
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(start.wrapping_add(at).cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (start, length);

@@ -102,8 +102,11 @@ pub trait Io {
         self.send(path, length, length)
     }
 
-    /// Something is sent on `path` soon: what that takes may be fetched into the processor's cache.
-    fn look_ahead(&self, _path: &Path) {}
+    /// What is sent from now on is for this session, the shard's so-manieth: a backend may keep what it knows of each.
+    fn turn_of(&mut self, _who: u32) {}
+
+    /// Its turn is soon: what that takes may be fetched into the processor's cache.
+    fn look_ahead(&self, _who: u32) {}
 
     /// Everything queued goes to the kernel, what is complete is collected. Once per tick.
     fn submit(&mut self);

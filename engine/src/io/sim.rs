@@ -2,6 +2,7 @@
 //!
 //! Deterministic: what goes in decides what comes out. Never used by a running engine.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ pub struct SentDatagram {
     pub bytes: Vec<u8>,
     /// Counts the calls of `send` from 0: datagrams of one run have the same number.
     pub run: u64,
+    /// Whose turn it was; None: it is no media.
+    pub whose: Option<u32>,
     pub at: Time,
 }
 
@@ -34,6 +37,11 @@ pub struct Sim {
     gso_segments: usize,
     /// Keeps nothing of what is sent, and so allocates nothing.
     discards: bool,
+    turn: Option<u32>,
+    /// Whose turns were said to be soon, the last two.
+    soon: Cell<[Option<u32>; 2]>,
+    /// Turns, and those of them that were said to be soon by then.
+    turns: [usize; 2],
     tally: Tally,
 }
 
@@ -51,6 +59,9 @@ impl Sim {
             parked: Vec::new(),
             gso_segments: SEGMENTS_MAX,
             discards: false,
+            turn: None,
+            soon: Default::default(),
+            turns: [0; 2],
             tally: Tally::default(),
         }
     }
@@ -85,6 +96,10 @@ impl Sim {
     }
     pub fn advance(&mut self, span: Duration) {
         self.now = self.now + span;
+    }
+    /// Turns since the last call, and how many of them were looked ahead to.
+    pub fn take_turns(&mut self) -> [usize; 2] {
+        std::mem::take(&mut self.turns)
     }
     /// What another thread does through the eventfd.
     pub fn wake(&mut self) {
@@ -131,7 +146,7 @@ impl Io for Sim {
         let run = self.tally.sends;
         for bytes in self.buffer[..length].chunks(segment.max(1)) {
             if !self.discards {
-                self.sent.push(SentDatagram { path: *path, bytes: bytes.to_vec(), run, at: self.now });
+                self.sent.push(SentDatagram { path: *path, bytes: bytes.to_vec(), run, whose: self.turn, at: self.now });
             }
             self.tally.sent += 1;
         }
@@ -139,6 +154,23 @@ impl Io for Sim {
         // Whoever reads the buffer after it was sent shall see that it is not his any more.
         self.buffer[..length].fill(0xdd);
         Sent::Queued
+    }
+
+    fn send_beside(&mut self, path: &Path, length: usize) -> Sent {
+        let turn = self.turn.take();
+        let sent = self.send(path, length, length);
+        self.turn = turn;
+        sent
+    }
+
+    fn turn_of(&mut self, who: u32) {
+        self.turns[0] += 1;
+        self.turns[1] += usize::from(self.soon.get().contains(&Some(who)));
+        self.turn = Some(who);
+    }
+
+    fn look_ahead(&self, who: u32) {
+        self.soon.set([Some(who), self.soon.get()[0]]);
     }
 
     fn submit(&mut self) {}

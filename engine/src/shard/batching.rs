@@ -9,6 +9,7 @@ use spillway_proto::link::command::{Command, FeedFacts};
 use spillway_proto::link::counters::CounterId;
 use spillway_proto::wire::rtcp;
 use spillway_proto::wire::rtp::write_header;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A stream with picture and sound, and a viewer who is live in both.
@@ -223,6 +224,48 @@ fn all_viewers_have_the_same_mean_place_after_a_second() {
     // Places 0 to 39 in 30 rounds: 585 on average.
     assert!((500..=585).contains(least) && (585..=670).contains(most), "{least} .. {most}");
     assert!(ever_first.iter().all(|&times| times <= 2), "{ever_first:?}");
+}
+
+/// Goal: a backend that keeps what it knows of each session is told whose turn it is, by a number that nobody else has and that is as low as there are
+/// sessions on the shard; and a turn before that, so that it can fetch it. Method: three viewers on each of two shards.
+#[test]
+fn a_backend_knows_whose_turn_it_is() {
+    let mut world = World::new(2);
+    let publisher = world.add(0, Side::Publisher);
+    let track = world.track(0, publisher, TrackId::NONE, Codec::Vp8, 77);
+    world.connect();
+    let mut video = Source::new(publisher, 77);
+    for shard in [0, 1, 0, 1, 0, 1] {
+        let viewer = world.add(shard, Side::Viewer);
+        world.feed(shard, viewer, track);
+    }
+    world.connect();
+    video.play(&mut world, 10, 2);
+    for shard in 0..2 {
+        world.take_sent(shard);
+        world.shards[shard].parts().0.take_turns();
+    }
+    let mut whose = [BTreeMap::new(), BTreeMap::new()];
+    for _ in 0..10 {
+        for datagram in video.frame(&world, 2) {
+            world.push(publisher, datagram);
+        }
+        for (shard, whose) in whose.iter_mut().enumerate() {
+            world.tick(shard);
+            for sent in world.take_sent(shard).iter().filter(|sent| sent.bytes.len() > 1_000) {
+                let before = whose.insert(sent.path.remote, sent.whose);
+                assert!(before.is_none_or(|before| before == sent.whose));
+            }
+        }
+    }
+    for (shard, whose) in whose.iter().enumerate() {
+        let numbers: BTreeSet<u32> = whose.values().map(|who| who.expect("media has a turn")).collect();
+        // The publisher is a session of the first.
+        let sessions = if shard == 0 { 4 } else { 3 };
+        assert!(whose.len() == 3 && numbers.len() == 3 && numbers.iter().all(|number| *number < sessions), "{numbers:?}");
+        let [turns, foreseen] = world.shards[shard].parts().0.take_turns();
+        assert!(turns >= 30 && foreseen * 3 >= turns * 2, "{foreseen} of {turns}: all but the first of each tick");
+    }
 }
 
 #[test]

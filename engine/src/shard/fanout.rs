@@ -17,7 +17,7 @@ use spillway_proto::id::{FeedId, Kind, TrackId};
 use spillway_proto::limits::{PACKETS_PER_ROUND_MAX, SESSIONS_MAX, TRACKS_MAX, TRACKS_PER_STREAM_MAX};
 use spillway_proto::link::command::{Answer, FeedFacts, Status};
 use spillway_proto::link::counters::CounterId;
-use spillway_proto::session::srtp::{KEY_BYTES, Sealer};
+use spillway_proto::session::srtp::{KEY_BYTES, MediaKey, Sealer};
 use spillway_proto::stream::pacer::Pace;
 use spillway_proto::stream::feedback;
 use spillway_proto::stream::reel::{ReelReader, SlotFlags};
@@ -151,6 +151,11 @@ impl Fanout {
     /// The slot's session has something to read.
     pub(super) fn queue(&mut self, slot: u32) {
         self.rounds.queue(slot);
+    }
+
+    /// The slot's session has keys, or is gone.
+    pub(super) fn set_connected(&mut self, slot: u32, connected: bool) {
+        self.rounds.set_connected(slot, connected);
     }
 
     /// The slot's session goes on at `at`.
@@ -318,6 +323,11 @@ impl Core {
         Ok(Answer::Nothing)
     }
 
+    /// Of this shard's slots, which are dealt out in turn with the other shards', the so-manieth.
+    fn number(&self, slot: u32) -> u32 {
+        slot / self.shared.owners.shards()
+    }
+
     /// A session with keys may be sent to: its feeds stand in the queue.
     pub fn start_feeds(&mut self, slot: u32) {
         if self.session_mut(slot).is_some_and(|session| session.sealer.is_some() && !session.feeds.is_empty()) {
@@ -343,8 +353,7 @@ impl Core {
         while let Some(track) = self.fanout.hold.take_due(self.now) {
             self.fanout.rounds.news(track);
         }
-        let sessions = &self.sessions;
-        self.fanout.rounds.step(|slot| sessions[slot as usize].as_ref().is_some_and(|session| session.sealer.is_some()));
+        self.fanout.rounds.step();
         self.fanout.queue_paced(self.now);
     }
 
@@ -372,6 +381,7 @@ impl Core {
             let Some(slot) = self.fanout.rounds.pop() else { break };
             self.look_ahead(io);
             let Some(mut session) = self.sessions[slot as usize].take() else { continue };
+            io.turn_of(self.number(slot));
             let served = self.serve(io, &mut session);
             let track = session.feeds.first().map(|feed| feed.track);
             self.sessions[slot as usize] = Some(session);
@@ -396,6 +406,9 @@ impl Core {
     /// which are followed one turn after the other.
     fn look_ahead(&mut self, io: &impl Io) {
         let rounds = &self.fanout.rounds;
+        if let Some(slot) = rounds.peek(0) {
+            io.look_ahead(self.number(slot));
+        }
         let session = |turns: usize| self.sessions.get(rounds.peek(turns)? as usize)?.as_deref();
         if let Some(session) = session(2) {
             prefetch(session);
@@ -404,11 +417,12 @@ impl Core {
             prefetch(session.feeds.as_slice());
         }
         let Some(session) = session(0) else { return };
-        if let Some(path) = &session.path {
-            io.look_ahead(path);
-        }
         if let Some(key) = session.sealer.as_ref().and_then(Sealer::media_key) {
-            prefetch_behind(key, KEY_BYTES);
+            match key {
+                #[cfg(target_arch = "x86_64")]
+                MediaKey::Wide(key) => prefetch(&**key),
+                MediaKey::AwsLc(key) => prefetch_behind(key, KEY_BYTES),
+            }
         }
         for feed in &session.feeds {
             if let Some(record) = self.table.feed(feed.slot) {

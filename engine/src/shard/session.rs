@@ -303,6 +303,7 @@ impl Core {
         }
         self.tally.add(CounterId::DtlsHandshakes, 1);
         self.connected += 1;
+        self.fanout.set_connected(slot, true);
         SessionStats::step(&self.quality(slot).connected_at, now);
         self.tell(&Event::SessionConnected { session: id, profile: left.keys.profile as u16 });
         self.start_feeds(slot);
@@ -334,6 +335,7 @@ impl Core {
         self.timers.remove(slot);
         self.tally_sessions(session.side, -1);
         self.connected -= usize::from(session.sealer.is_some());
+        self.fanout.set_connected(slot, false);
         self.tally.add(CounterId::SessionsRemoved, 1);
         self.tally.add(CounterId::ConsentExpired, u64::from(reason == CloseReason::ConsentExpired));
         self.tell(&Event::SessionClosed { session: session.id, reason });

@@ -30,7 +30,7 @@ const RTCP_INDEX_BYTES: usize = 4;
 const RTCP_ENCRYPTED: u32 = 1 << 31;
 /// RTP indices have 48 bits: rollover counter and sequence number.
 const INDEX_END: u64 = 1 << 48;
-/// Of an expanded GCM key, ours or (some 0.6 KB) aws-lc's: what is worth fetching.
+/// Of an expanded GCM key of aws-lc (some 0.6 KB): what is worth fetching.
 pub const KEY_BYTES: usize = 576;
 /// Bytes that may stand between header and payload: an RTX sequence, a VP8 descriptor.
 pub const PREFIX_BYTES_MAX: usize = 16;
@@ -256,7 +256,7 @@ impl Sealer {
         self.profile
     }
 
-    /// What media is sealed with, for who wants it in the cache beforehand: it points at `KEY_BYTES` of expanded key.
+    /// What media is sealed with, for who wants it in the cache beforehand: aws-lc's points at `KEY_BYTES` of expanded key.
     pub fn media_key(&self) -> Option<&MediaKey> {
         match &self.keys {
             Keys::Gcm(keys) => Some(&keys.rtp.key),

@@ -47,6 +47,8 @@ pub struct Frames<I: Io> {
     below: I,
     routes: Routes,
     ways: Ways,
+    /// Whose it is.
+    turn: u32,
     devices: Vec<Device>,
     prober: Prober,
     /// Devices may become others while they are in use: a VLAN whose device below puts no tags in any more.
@@ -84,7 +86,8 @@ impl<I: Io> Frames<I> {
     pub fn new(below: I, allowed: Arc<AtomicBool>, seed: u64) -> io::Result<Frames<I>> {
         Ok(Frames {
             routes: Routes::open()?,
-            ways: Ways::new(seed),
+            ways: Ways::new(),
+            turn: 0,
             devices: Vec::with_capacity(DEVICES_MAX),
             prober: Prober::open()?,
             probe_at: below.now() + PROBE_EVERY,
@@ -107,10 +110,10 @@ impl<I: Io> Frames<I> {
             return None;
         }
         let (ways, routes, devices, prober, now) = (&mut self.ways, &mut self.routes, &mut self.devices, &self.prober, self.looked_at);
-        let way = *ways.get(path, now, || make_way(routes, devices, prober, path, now))?;
+        let way = *ways.get(self.turn, path, || make_way(routes, devices, prober, path, now))?;
         if segment > way.payload_max {
             // And so does the kernel all that follows: shorter ones would overtake it.
-            ways.leave(path);
+            ways.leave(self.turn);
             return None;
         }
         let hop = routes.address(way.hop)?;
@@ -315,8 +318,12 @@ impl<I: Io> Io for Frames<I> {
         sent
     }
 
-    fn look_ahead(&self, path: &Path) {
-        self.ways.fetch(path);
+    fn turn_of(&mut self, who: u32) {
+        self.turn = who;
+    }
+
+    fn look_ahead(&self, who: u32) {
+        self.ways.fetch(who);
     }
 
     fn submit(&mut self) {

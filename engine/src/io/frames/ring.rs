@@ -9,7 +9,7 @@
 
 use super::super::inbox::errno;
 use super::headers::{CHECKSUM_OFFSET, ETHERNET, HEADERS_MAX, Headers};
-use crate::shm::Mapping;
+use crate::shm::{Mapping, prefetch_at};
 use spillway_proto::limits::SEND_SIZE_MAX;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -146,7 +146,14 @@ impl Ring {
         self.lengths[self.next] = in_front as u8;
         self.next = (self.next + 1) % PLACES;
         self.pushed += 1;
+        self.look_ahead();
         true
+    }
+
+    /// Fetches what the run after the next one stands behind: the kernel wrote there last, a ring ago.
+    fn look_ahead(&self) {
+        let place = (self.next + 1) % PLACES;
+        prefetch_at(self.memory.start().as_ptr().wrapping_add(place * PLACE_BYTES), PAYLOAD_AT);
     }
 
     /// Has the kernel send what was pushed.

@@ -115,6 +115,7 @@ impl Cable {
 
     fn send(&mut self, to: usize, length: usize, segment: usize) -> Vec<u8> {
         let (bytes, path) = (self.fill(length), self.path(to));
+        self.io.turn_of(to as u32);
         assert_eq!(self.io.send(&path, length, segment), Sent::Queued);
         bytes
     }
@@ -237,7 +238,7 @@ fn what_is_sealed_for_one_way_goes_the_other() {
         // Below, but the neighbour is known now: copied into the ring.
         until("the neighbour is used", || {
             cable.tick();
-            cable.io.routes.address(cable.io.ways.get(&cable.path(0), cable.io.looked_at, || None).unwrap().hop).is_some()
+            cable.io.routes.address(cable.io.ways.get(0, &cable.path(0), || None).unwrap().hop).is_some()
         });
         cable.io.lent = Lent::Below;
         let bytes = cable.fill(2_500);
@@ -528,8 +529,10 @@ fn nothing_is_allocated_once_paths_are_known() {
         let mut cable = Cable::new(KNOWN);
         let paths = [0, 1, 2].map(|to| cable.path(to));
         let round = |io: &mut Frames<Socket>| {
-            for path in &paths {
+            for (who, path) in (0..).zip(&paths) {
                 io.receive(64, |_| ());
+                io.look_ahead(who);
+                io.turn_of(who);
                 io.buffer().unwrap()[..2_500].fill(7);
                 assert_eq!(io.send(path, 2_500, 1_200), Sent::Queued);
             }
