@@ -79,6 +79,7 @@ impl Codec {
     /// One more than the largest discriminant: the length of a table indexed by codec.
     pub const COUNT: usize = 8;
 
+    #[inline]
     pub const fn from_u8(value: u8) -> Option<Codec> {
         Some(match value {
             1 => Codec::H264,
@@ -90,6 +91,7 @@ impl Codec {
             _ => return None,
         })
     }
+    #[inline]
     pub const fn kind(self) -> Kind {
         match self {
             Codec::Opus => Kind::Audio,

@@ -517,15 +517,18 @@ impl ReelReader {
         self.memory.header().generation.load(Acquire) == self.generation
     }
     /// One past the newest index.
+    #[inline]
     pub fn head(&self) -> u64 {
         self.memory.header().head.load(Acquire)
     }
     /// The oldest index that may be read.
+    #[inline]
     pub fn tail(&self) -> u64 {
         self.memory.header().tail.load(Acquire)
     }
     /// The oldest index that a reader which goes on where it was should go on with; what is older is for those that
     /// want all there is.
+    #[inline]
     pub fn recent(&self) -> u64 {
         self.memory.header().recent.load(Acquire).max(self.tail())
     }
@@ -549,6 +552,7 @@ impl ReelReader {
     }
 
     /// The packet `index`; None if it is a hole, no longer or not yet here.
+    #[inline]
     pub fn slot(&self, index: u64) -> Option<Slot<'_>> {
         if index >= INDEX_MASK {
             return None;
@@ -562,6 +566,7 @@ impl ReelReader {
     }
 
     /// How many packets came behind the newest so far.
+    #[inline]
     pub fn late_count(&self) -> u64 {
         self.memory.header().late_count.load(Acquire)
     }
@@ -629,11 +634,13 @@ pub(super) struct Found {
 }
 
 /// Reads a slot if `word` stands in it before and after.
+#[inline]
 pub(super) fn read_slot(slot: &SlotWords, word: u64) -> Option<Found> {
     read_slot_around(slot, word, || {})
 }
 
 /// `meanwhile` is what a writer does after the first look: on a real machine that is too rare to be tested.
+#[inline]
 fn read_slot_around(slot: &SlotWords, word: u64, meanwhile: impl FnOnce()) -> Option<Found> {
     if slot.word.load(Acquire) != word {
         return None;
@@ -654,10 +661,12 @@ fn read_slot_around(slot: &SlotWords, word: u64, meanwhile: impl FnOnce()) -> Op
 }
 
 /// RFC 3550 section 5.1: the last byte of padding says how many bytes it has, itself counted.
+#[inline]
 fn padding_of(flags: SlotFlags) -> &'static [u8] {
     if flags.contains(SlotFlags::PADDED) { &[1] } else { &[] }
 }
 
+#[inline]
 pub(super) fn word(generation: u64, index: u64) -> u64 {
     generation << 48 | (index + 1) & INDEX_MASK
 }
@@ -666,6 +675,7 @@ fn pack_meta(meta: &SlotMeta) -> u64 {
     u64::from(meta.timestamp) | u64::from(meta.flags.0) << 32 | (meta.codec as u64) << 48 | u64::from(meta.layer) << 56
 }
 
+#[inline]
 pub(super) fn unpack_meta(index: u64, arrival: Time, meta: u64) -> Option<SlotMeta> {
     Some(SlotMeta {
         index,

@@ -182,6 +182,7 @@ impl ReelMemory {
         unsafe { &*self.base.cast::<FileHeader>() }
     }
 
+    #[inline]
     pub fn header(&self) -> &ReelHeader {
         // JUSTIFICATION: the mapping is bytes; this names a page of it.
         // SAFETY: `new` checked length, alignment and place, so that the page lies inside the mapping; all fields
@@ -190,6 +191,7 @@ impl ReelMemory {
     }
 
     /// The slot in which `index` has its place.
+    #[inline]
     pub fn slot(&self, index: u64) -> &SlotWords {
         let position = (index % REEL_SLOTS as u64) as usize;
         let offset = PAGE + self.place * REEL_BYTES + PAGE + position * SLOT_BYTES;
@@ -215,6 +217,7 @@ impl ReelMemory {
     }
 
     /// Payload bytes that a valid slot names; None if it names bytes outside of the slabs.
+    #[inline]
     pub fn payload(&self, slab: u32, offset: usize, length: usize) -> Option<&[u8]> {
         if !inside(slab, offset, length) {
             return None;
@@ -247,6 +250,7 @@ impl ReelMemory {
     }
 }
 
+#[inline]
 fn inside(slab: u32, offset: usize, length: usize) -> bool {
     (slab as usize) < SLABS_PER_STREAM_MAX && offset.checked_add(length).is_some_and(|end| end <= SLAB_BYTES)
 }

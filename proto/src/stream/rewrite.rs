@@ -29,11 +29,13 @@ const DESCRIBED_BYTES_MAX: usize = HEADER_BYTES + EXTENSION_HEAD + (2 + DESCRIPT
 
 /// The RTP header of `slot` as `feed` sends it now, and its 48-bit SRTP index. None if the viewer has no payload
 /// type for the codec, or no mapping reaches that packet. Of two mappings the newer one holds.
+#[inline]
 pub fn header(feed: &FeedRecord, slot: &SlotMeta) -> Option<([u8; HEADER_BYTES], u64)> {
     header_in(feed, mapping_of(feed, slot.index)?, slot)
 }
 
 /// The mapping under which the reel's packet `index` is sent.
+#[inline]
 pub fn mapping_of(feed: &FeedRecord, index: u64) -> Option<&Mapping> {
     mappings(feed).iter().rev().find(|mapping| covers(mapping, index))
 }
@@ -51,15 +53,18 @@ pub fn sent_as(feed: &FeedRecord, index: u64) -> Option<(Mapping, u64)> {
     })
 }
 
+#[inline]
 fn mappings(feed: &FeedRecord) -> &[Mapping] {
     feed.mapping.get(..usize::from(feed.mappings)).unwrap_or_default()
 }
 
+#[inline]
 fn covers(mapping: &Mapping, index: u64) -> bool {
     (mapping.first_index..mapping.end_index).contains(&index)
 }
 
 /// The header of `slot` under one mapping of the feed; what it goes before is `Slot::padded`.
+#[inline]
 pub fn header_in(feed: &FeedRecord, mapping: &Mapping, slot: &SlotMeta) -> Option<([u8; HEADER_BYTES], u64)> {
     let payload_type = *feed.payload_types.get(slot.codec as usize)?;
     if payload_type == 0 || payload_type >= MARKER {
@@ -138,6 +143,7 @@ fn describe(id: u8, header: &[u8; HEADER_BYTES], value: &[u8]) -> Described {
 }
 
 /// The timestamp that a mapping gives to one of the reel.
+#[inline]
 pub fn timestamp(mapping: &Mapping, of_reel: u32) -> u32 {
     let left = mapping.meet.wrapping_sub(of_reel) as i32;
     let lead = if left > 0 { (left as u64 * u64::from(mapping.lead.min(LEAD_WHOLE))) >> 16 } else { 0 };

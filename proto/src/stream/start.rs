@@ -250,9 +250,11 @@ impl Start {
         to_ask: false,
     };
 
+    #[inline]
     pub fn stage(&self) -> &Stage {
         &self.stage
     }
+    #[inline]
     pub fn is_live(&self) -> bool {
         self.stage == Stage::Live
     }
@@ -268,6 +270,7 @@ impl Start {
     pub fn entered_at(&self) -> (u64, u32) {
         (self.entry, self.entry_timestamp)
     }
+    #[inline]
     pub fn is_bent(&self) -> bool {
         self.bent
     }
@@ -276,6 +279,7 @@ impl Start {
         entry.index > self.entry && entry.timestamp != self.entry_timestamp && entry.arrival >= self.drained_at
     }
     /// Of the picture the feed enters at.
+    #[inline]
     pub fn is_entry(&self, timestamp: u32) -> bool {
         timestamp == self.entry_timestamp && !self.is_live()
     }
