@@ -467,6 +467,7 @@ fn a_detached_track_takes_its_feeds_along_on_every_shard() {
     let (mut world, mut source, track) = publishing(2);
     let viewer = world.add(1, Side::Viewer);
     let (feed, ssrc) = world.feed(1, viewer, track);
+    assert_eq!(world.command(0, &Command::DetachFeed { feed }).0, Status::NotFound, "it is the other shard's");
     source.play(&mut world, 30, 8);
     assert!(!world.remotes[viewer].of(ssrc).is_empty());
     assert!(world.counter(CounterId::SlabsUsed) > 0);
