@@ -282,7 +282,9 @@ fn by_frames(name: &'static str, net: &Rc<Net>, device: &str, work: Work, sizes:
 
 /// The same frames without the ring: written into warm memory, from which the kernel copies them, as many with one call.
 fn by_copied_frames(name: &'static str, net: &Rc<Net>, device: &str, sizes: &'static [usize]) -> io::Result<Row> {
+    /// A `virtio_net_hdr` stands in front of each frame; libc has no name for the option.
     const VNET_HEADER: usize = 10;
+    const PACKET_VNET_HDR: i32 = 15;
     const RUNS: usize = 16;
     let device = std::ffi::CString::new(device)?;
     // JUSTIFICATION: std knows neither devices' names nor sockets of this family.
@@ -296,7 +298,7 @@ fn by_copied_frames(name: &'static str, net: &Rc<Net>, device: &str, sizes: &'st
         let socket = OwnedFd::from_raw_fd(fd);
         let (on, bytes) = (1_i32, 4_i32 << 20);
         let size = size_of::<i32>() as libc::socklen_t;
-        libc::setsockopt(fd, libc::SOL_PACKET, 15, (&raw const on).cast(), size);
+        libc::setsockopt(fd, libc::SOL_PACKET, PACKET_VNET_HDR, (&raw const on).cast(), size);
         libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, (&raw const bytes).cast(), size);
         let mut address: libc::sockaddr_ll = std::mem::zeroed();
         (address.sll_family, address.sll_ifindex) = (libc::AF_PACKET as u16, index as i32);
@@ -316,7 +318,7 @@ fn by_copied_frames(name: &'static str, net: &Rc<Net>, device: &str, sizes: &'st
                 let front = VNET_HEADER + headers.length();
                 let (length, segment) = Work::Copy.write_run(batch * RUNS + place, first, sizes, &plain, &mut bytes[front..]);
                 headers.write(&mut bytes[VNET_HEADER..front], [0; 6], length, 0);
-                // virtio_net_hdr: a checksum is due; cut as UDP; how long the headers are, the segments; where the checksum begins and stands.
+                // A checksum is due; cut as UDP; how long the headers are, the segments; where the checksum begins and stands.
                 bytes[..2].copy_from_slice(&[1, 5]);
                 for (at, number) in [(2, headers.length()), (4, segment), (6, headers.udp()), (8, 6)] {
                     bytes[at..at + 2].copy_from_slice(&(number as u16).to_ne_bytes());

@@ -102,7 +102,7 @@ pub trait Io {
         self.send(path, length, length)
     }
 
-    /// What is sent from now on is for this session, the shard's so-manieth: a backend may keep what it knows of each.
+    /// What is sent from now on is for the session of this number among the shard's: a backend may keep what it knows of each.
     fn turn_of(&mut self, _who: u32) {}
 
     /// Its turn is soon: what that takes may be fetched into the processor's cache.

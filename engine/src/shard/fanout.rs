@@ -323,7 +323,7 @@ impl Core {
         Ok(Answer::Nothing)
     }
 
-    /// Of this shard's slots, which are dealt out in turn with the other shards', the so-manieth.
+    /// A slot's number among this shard's, which are dealt out in turn with the other shards'.
     fn number(&self, slot: u32) -> u32 {
         slot / self.shared.owners.shards()
     }

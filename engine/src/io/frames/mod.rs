@@ -47,7 +47,7 @@ pub struct Frames<I: Io> {
     below: I,
     routes: Routes,
     ways: Ways,
-    /// Whose it is.
+    /// Whose turn it is: the number by which `ways` know the session.
     turn: u32,
     devices: Vec<Device>,
     prober: Prober,
