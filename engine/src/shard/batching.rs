@@ -318,6 +318,22 @@ fn a_busy_shard_waits_for_the_end_of_a_frame() {
     scene.assert_whole([48, 11]);
 }
 
+/// What waited and went along with a picture of its stream needs no turn of its own afterwards, in which there is nothing to read.
+#[test]
+fn who_was_given_the_sound_with_the_picture_has_no_turn_for_it() {
+    let mut scene = Scene::new(false);
+    scene.busy();
+    scene.hear();
+    assert_eq!(scene.tick(), Vec::<Vec<usize>>::new());
+    let turns = |scene: &mut Scene| scene.world.shards[0].parts().1.fanout.turns();
+    let before = turns(&mut scene);
+    scene.picture(8);
+    assert_eq!(scene.tick(), [[&[WIDE; 8][..], &[SOUND]].concat()]);
+    scene.world.now = scene.world.now + HOLD_MAX;
+    assert_eq!(scene.tick(), Vec::<Vec<usize>>::new());
+    assert_eq!(turns(&mut scene) - before, 1);
+}
+
 #[test]
 fn nothing_waits_longer_than_it_may_and_the_shard_wakes_for_it() {
     let mut scene = Scene::new(false);

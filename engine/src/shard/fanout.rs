@@ -148,6 +148,12 @@ impl Fanout {
         (self.rounds.waiting(), self.paced.len())
     }
 
+    /// How many turns were given.
+    #[cfg(test)]
+    pub fn turns(&self) -> usize {
+        self.rounds.turns
+    }
+
     /// The slot's session has something to read.
     pub(super) fn queue(&mut self, slot: u32) {
         self.rounds.queue(slot);
@@ -192,6 +198,13 @@ impl Fanout {
         if !self.marked.contains(&track) && self.marked.len() < self.marked.capacity() {
             self.marked.push(track);
         }
+    }
+
+    /// Everybody who watches the track's stream has a turn, and reads whatever there is: also what of its other tracks waited until now.
+    fn news(&mut self, track: u32) {
+        let stream = track - track % TRACKS_PER_STREAM_MAX as u32;
+        (stream..stream + TRACKS_PER_STREAM_MAX as u32).for_each(|track| self.hold.goes_along(track));
+        self.rounds.news(track);
     }
 
     /// When something goes on by itself.
@@ -346,12 +359,12 @@ impl Core {
             let ends_frame = || reader.reel.slot(reader.reel.head().wrapping_sub(1)).is_some_and(|slot| slot.meta.flags.contains(SlotFlags::FRAME_END));
             let is_complete = codec.kind() == Kind::Video && ends_frame();
             if self.fanout.hold.goes_now(track, self.now, is_complete) {
-                self.fanout.rounds.news(track);
+                self.fanout.news(track);
             }
         }
         self.fanout.marked.clear();
         while let Some(track) = self.fanout.hold.take_due(self.now) {
-            self.fanout.rounds.news(track);
+            self.fanout.news(track);
         }
         self.fanout.rounds.step();
         self.fanout.queue_paced(self.now);

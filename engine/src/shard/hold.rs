@@ -95,6 +95,13 @@ impl Hold {
         false
     }
 
+    /// Everybody who reads the track has a turn soon for another reason: its news have no time of their own any more.
+    pub fn goes_along(&mut self, track: u32) {
+        if let Some(due) = self.due.get_mut(track as usize) {
+            *due = Time::NEVER;
+        }
+    }
+
     /// A track whose time has come.
     pub fn take_due(&mut self, now: Time) -> Option<u32> {
         while let Some(&(track, at)) = self.waiting.front() {
@@ -173,6 +180,16 @@ mod tests {
         assert!(!hold.goes_now(1, at(3), false));
         assert_eq!(hold.take_due(at(10)), None);
         assert_eq!(hold.take_due(at(13)), Some(1));
+    }
+
+    #[test]
+    fn what_goes_along_with_others_has_no_time_of_its_own() {
+        let mut hold = busy(0.9);
+        assert!(!hold.goes_now(1, at(0), false));
+        hold.goes_along(1);
+        assert_eq!(hold.take_due(at(60)), None);
+        assert!(!hold.goes_now(1, at(61), false), "and what comes then waits as long as ever");
+        assert_eq!((hold.take_due(at(70)), hold.take_due(at(71))), (None, Some(1)));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! A stream with news goes once around its sessions, a *lap*, a few at a time and in turn with the other streams: a room of thousands
 //! does not keep the others waiting, and what arrives meanwhile goes out to those who have not had their turn. Who had a turn and
 //! has more to read has the next one in the next lap, or with the others of that kind where they are few and nothing is new. So a
-//! keyframe goes to all in rounds. Laps that follow each other go forth and back: who was last is first in the next, and each
+//! keyframe goes to all in rounds. What comes in the middle of a lap is read by those whose turns are still to come, and the lap
+//! behind it is the others' alone. Laps that follow each other go forth and back: who was last is first in the next, and each
 //! viewer's packets have waited as long, on the whole, as everybody else's.
 
 use spillway_proto::limits::{SESSIONS_MAX, TRACKS_MAX, TRACKS_PER_STREAM_MAX};
@@ -24,6 +25,9 @@ const READY_ENOUGH: usize = 192;
 /// Where one in so many has more to read, everybody gets a turn again.
 const MANY: usize = 4;
 
+/// Of turns: however many there are.
+const ALL: usize = usize::MAX;
+
 pub struct Rounds {
     /// By stream.
     circles: Vec<Option<Box<Circle>>>,
@@ -37,6 +41,9 @@ pub struct Rounds {
     ready: VecDeque<u32>,
     /// By slot.
     places: Vec<Place>,
+    /// Turns that were given.
+    #[cfg(test)]
+    pub turns: usize,
 }
 
 /// Where a slot stands.
@@ -65,8 +72,8 @@ struct Circle {
     back: bool,
     /// Turns of it that are over, and all of them.
     lap: (usize, usize),
-    /// There is something for a lap behind what is under way.
-    news: bool,
+    /// How many turns of the lap under way were over when the newest news came: those need another one. `ALL`: everybody does.
+    missed: usize,
     /// Slots that had a turn and have more to read, in that order, and how many of them have the next one now.
     again: VecDeque<u32>,
     again_left: usize,
@@ -83,14 +90,24 @@ impl Circle {
             return;
         }
         let count = self.sessions.len();
-        if std::mem::take(&mut self.news) || self.again.len() * MANY >= count {
+        let missed = std::mem::take(&mut self.missed);
+        if missed > count || missed > 0 && self.lap.1 != count || self.again.len() * MANY >= count {
             // They are among all.
             self.again.drain(..).for_each(|slot| places[slot as usize].again = false);
             self.lap = (0, count);
             self.back = !self.back;
+        } else if missed > 0 {
+            // As this one goes the other way, who was first in that one is last in this.
+            self.lap = (count - missed, count);
+            self.back = !self.back;
         } else {
             self.again_left = self.again.len();
         }
+    }
+
+    /// There is something to read for everybody.
+    fn news(&mut self) {
+        self.missed = if self.lap.0 < self.lap.1 { self.lap.0.max(self.missed) } else { ALL };
     }
 
     fn next(&mut self, places: &mut [Place]) -> Option<u32> {
@@ -123,6 +140,8 @@ impl Rounds {
             ended: Vec::with_capacity(STREAMS_MAX),
             ready: VecDeque::with_capacity(SESSIONS_MAX),
             places: vec![Place::default(); SESSIONS_MAX],
+            #[cfg(test)]
+            turns: 0,
         }
     }
 
@@ -150,8 +169,10 @@ impl Rounds {
             *feeds > 0
         });
         slots.iter().for_each(|&slot| places[slot as usize].leaves = false);
-        // Who stands where is different from now on: the lap under way may pass over somebody, so there is one more.
-        circle.news |= circle.lap.0 < circle.lap.1;
+        // Who stands where is different from now on: the lap under way may pass over somebody, and a part of one would be others' part.
+        if circle.lap.0 < circle.lap.1 || circle.missed > 0 {
+            circle.missed = ALL;
+        }
         if circle.sessions.is_empty() {
             // What they have to read of other streams.
             let again = std::mem::take(&mut circle.again);
@@ -173,7 +194,7 @@ impl Rounds {
     /// Everybody who watches the track has something to read, in a lap's time.
     pub fn news(&mut self, track: u32) {
         let Some(Some(circle)) = self.circles.get_mut(stream(track)) else { return };
-        circle.news = true;
+        circle.news();
         if !self.in_streams[stream(track)] {
             circle.first = circle.first.wrapping_add(GOLDEN_RATIO);
             circle.begin = (u128::from(circle.first) * circle.sessions.len() as u128 >> 64) as usize;
@@ -218,7 +239,7 @@ impl Rounds {
             }
             if circle.is_under_way() {
                 self.go_on(stream as usize);
-            } else if circle.news || !circle.again.is_empty() {
+            } else if circle.missed > 0 || !circle.again.is_empty() {
                 self.ended.push(stream);
             }
         }
@@ -240,6 +261,10 @@ impl Rounds {
     pub fn pop(&mut self) -> Option<u32> {
         let slot = self.ready.pop_front()?;
         self.places[slot as usize].ready = false;
+        #[cfg(test)]
+        {
+            self.turns += 1;
+        }
         Some(slot)
     }
 
@@ -267,6 +292,7 @@ fn stream(track: u32) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use spillway_proto::rng::Rng;
 
     /// Goal: who comes in the middle of a lap costs it nothing, and takes nobody's turn; who goes costs one more. Method: laps from every
     /// beginning, forth and back, counted.
@@ -297,6 +323,86 @@ mod tests {
                 assert!(taken.len() <= most, "{} turns", taken.len());
                 assert!((0..200).all(|slot| turns[slot] > 0 || goes && slot == 7), "somebody had no turn, lap {first}");
                 assert!(goes || turns[..200].iter().all(|turns| *turns == 1));
+            }
+        }
+    }
+
+    /// Goal: news in the middle of a lap is a turn more for those who had theirs or stood in the queue, and for nobody else. Method: laps
+    /// from every beginning, forth and back, news after some turns, and once more a little later.
+    #[test]
+    fn news_in_the_middle_is_another_turn_only_for_who_missed_it() {
+        const VIEWERS: usize = 700;
+        for first in 0..20 {
+            for at in (0..VIEWERS).step_by(13) {
+                let mut rounds = Rounds::new();
+                (0..VIEWERS as u32).for_each(|slot| rounds.set_connected(slot, true));
+                (0..VIEWERS as u32).for_each(|slot| rounds.join(0, slot));
+                for _ in 0..first {
+                    rounds.news(0);
+                    while take(&mut rounds, 64).is_some() {}
+                }
+                rounds.news(0);
+                take(&mut rounds, at);
+                rounds.news(0);
+                if first % 2 == 1 {
+                    take(&mut rounds, 70);
+                    rounds.news(0);
+                }
+                let mut turns = [0; VIEWERS];
+                let after = take(&mut rounds, ALL).unwrap_or_default();
+                after.iter().for_each(|slot| turns[*slot as usize] += 1);
+                assert!(turns.iter().all(|turns| (1..=2).contains(turns)), "somebody missed it: lap {first}, news after {at}");
+                // Whose turn is to come has it once, whoever had it once more; those in the queue both.
+                assert!(after.len() <= VIEWERS + READY_ENOUGH + LAP_STEP, "{} turns, lap {first}, news after {at}", after.len());
+            }
+        }
+    }
+
+    /// Goal: whoever comes, goes and has more to read meanwhile, nobody is forgotten, and it ends. Method: all of it at random.
+    #[test]
+    fn nobody_is_forgotten() {
+        for seed in 0..500 {
+            let mut rng = Rng::new(seed);
+            let mut rounds = Rounds::new();
+            // More than stand in the queue at a time.
+            let mut slots: Vec<u32> = (0..600).collect();
+            slots.iter().for_each(|slot| rounds.set_connected(*slot, true));
+            slots.iter().for_each(|slot| rounds.join(0, *slot));
+            // By slot: it has something to read.
+            let mut hungry = [false; 800];
+            for slot in 600..800 {
+                match rng.below(9) {
+                    0 => {
+                        rounds.set_connected(slot, true);
+                        rounds.join(0, slot);
+                        rounds.queue(slot);
+                        hungry[slot as usize] = true;
+                        slots.push(slot);
+                    }
+                    1 if !slots.is_empty() => {
+                        let slot = slots.swap_remove(rng.below(slots.len() as u64) as usize);
+                        rounds.set_connected(slot, false);
+                        rounds.leave(0, &[slot]);
+                        hungry[slot as usize] = false;
+                    }
+                    2 | 3 => {
+                        rounds.news(rng.below(2) as u32);
+                        slots.iter().for_each(|slot| hungry[*slot as usize] = true);
+                    }
+                    turns => {
+                        let turns = if turns == 8 { ALL } else { rng.below(400) as usize };
+                        for slot in take(&mut rounds, turns).unwrap_or_default() {
+                            hungry[slot as usize] = false;
+                            if rng.below(50) == 0 && slots.contains(&slot) {
+                                hungry[slot as usize] = true;
+                                rounds.again(0, slot);
+                            }
+                        }
+                    }
+                }
+                if rounds.is_over() {
+                    assert!(rounds.waiting() == 0 && !hungry.contains(&true), "seed {seed}, step {slot}");
+                }
             }
         }
     }
