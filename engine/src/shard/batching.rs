@@ -23,21 +23,24 @@ struct Scene {
 }
 
 impl Scene {
-    /// `sound_first`: the order in which control attaches the feeds.
+    /// `sound_first`: the order in which control attaches tracks and feeds.
     fn new(sound_first: bool) -> Scene {
         let mut world = World::new(1);
         let publisher = world.add(0, Side::Publisher);
-        let picture = world.track(0, publisher, TrackId::NONE, Codec::Vp8, 77);
-        let sound = world.track(0, publisher, TrackId::NONE, Codec::Opus, 88);
+        let order = if sound_first { [1, 0] } else { [0, 1] };
+        let mut tracks = [TrackId::NONE; 2];
+        for at in order {
+            tracks[at] = world.track(0, publisher, TrackId::NONE, [Codec::Vp8, Codec::Opus][at], [77, 88][at]);
+        }
         world.connect();
         let mut video = Source::new(publisher, 77);
         video.frames_per_keyframe = 1_000;
         let viewer = world.add(0, Side::Viewer);
         let mut ssrcs = [0; 2];
-        for at in if sound_first { [1, 0] } else { [0, 1] } {
-            ssrcs[at] = world.feed(0, viewer, [picture, sound][at]).1;
+        for at in order {
+            ssrcs[at] = world.feed(0, viewer, tracks[at]).1;
         }
-        let mut scene = Scene { world, picture_track: picture, video, sound: 500, viewer, ssrcs };
+        let mut scene = Scene { world, picture_track: tracks[0], video, sound: 500, viewer, ssrcs };
         // Both live, their first reports sent.
         scene.world.connect();
         for _ in 0..10 {
@@ -321,17 +324,19 @@ fn a_busy_shard_waits_for_the_end_of_a_frame() {
 /// What waited and went along with a picture of its stream needs no turn of its own afterwards, in which there is nothing to read.
 #[test]
 fn who_was_given_the_sound_with_the_picture_has_no_turn_for_it() {
-    let mut scene = Scene::new(false);
-    scene.busy();
-    scene.hear();
-    assert_eq!(scene.tick(), Vec::<Vec<usize>>::new());
-    let turns = |scene: &mut Scene| scene.world.shards[0].parts().1.fanout.turns();
-    let before = turns(&mut scene);
-    scene.picture(8);
-    assert_eq!(scene.tick(), [[&[WIDE; 8][..], &[SOUND]].concat()]);
-    scene.world.now = scene.world.now + HOLD_MAX;
-    assert_eq!(scene.tick(), Vec::<Vec<usize>>::new());
-    assert_eq!(turns(&mut scene) - before, 1);
+    for sound_first in [false, true] {
+        let mut scene = Scene::new(sound_first);
+        scene.busy();
+        scene.hear();
+        assert_eq!(scene.tick(), Vec::<Vec<usize>>::new());
+        let turns = |scene: &mut Scene| scene.world.shards[0].parts().1.fanout.turns();
+        let before = turns(&mut scene);
+        scene.picture(8);
+        assert_eq!(scene.tick(), [[&[WIDE; 8][..], &[SOUND]].concat()]);
+        scene.world.now = scene.world.now + HOLD_MAX;
+        assert_eq!(scene.tick(), Vec::<Vec<usize>>::new());
+        assert_eq!(turns(&mut scene) - before, 1);
+    }
 }
 
 #[test]
