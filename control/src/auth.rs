@@ -557,8 +557,10 @@ mod tests {
         assert!(!master.exists(), "no other master key over what is sealed");
         fs::write(&master, kept).unwrap();
         fs::set_permissions(&master, fs::Permissions::from_mode(0o600)).unwrap();
-        let cut = &text.trim()[..text.trim().len() - 2];
-        for (wrong, is_malformed) in [(cut.to_owned(), true), (format!("{cut}00"), false), (format!("{cut}zz"), true)] {
+        let (cut, last) = text.trim().split_at(text.trim().len() - 2);
+        let touched = u8::from_str_radix(last, 16).unwrap() ^ 1;
+        let touched = format!("{cut}{touched:02x}");
+        for (wrong, is_malformed) in [(cut.to_owned(), true), (touched, false), (format!("{cut}zz"), true)] {
             fs::write(&path, &wrong).unwrap();
             let refused = SigningKey::load_or_create_with(&data, &none).unwrap_err();
             assert_eq!(matches!(refused, KeyError::Malformed { .. }), is_malformed, "{wrong}: {refused}");
