@@ -4,6 +4,7 @@
 
 pub mod clock;
 pub mod io;
+pub mod precedence;
 pub mod shard;
 pub mod shm;
 mod start;

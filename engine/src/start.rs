@@ -12,6 +12,7 @@ use crate::io::socket::Socket;
 use crate::io::steering::{self, Steering};
 use crate::io::uring::Uring;
 use crate::io::Io;
+use crate::precedence::{self, Precedence};
 use crate::shard::directory::Directory;
 use crate::shard::mesh::{Epochs, Inbox, Strays};
 use crate::shard::pool::Pool;
@@ -162,6 +163,7 @@ fn start() -> Result<(), StartError> {
     for (index, (strays, sockets)) in Strays::mesh(shards).into_iter().zip(sockets).enumerate() {
         let table = Table::new(Arc::clone(&records), Arc::clone(&owners), index)?;
         let core = handover.cores.get(index).copied();
+        let has_its_own = core.is_some_and(|core| handover.cores.iter().filter(|other| **other == core).count() == 1);
         let failed = |error: io::Error| StartError::Shard { shard: index, reason: error.to_string() };
         let (lending, handshaker) = handshaker(handshakes(Arc::clone(&identity)));
         let beside = shake_hands(index, Arc::clone(&shared), handshaker).map_err(failed)?;
@@ -170,9 +172,9 @@ fn start() -> Result<(), StartError> {
         let (shared, started) = (Arc::clone(&shared), started.clone());
         let (segments, frames) = (found.gso_segments, frames.clone());
         let body = move || {
-            pin(core);
-            go_first();
-            let place = Place { index, shared, table, strays, lending, started: &started };
+            precedence::pin(core);
+            let precedence = Precedence::of_a_shard(has_its_own, clock::now());
+            let place = Place { index, shared, table, strays, lending, precedence, started: &started };
             if below == IoKind::Uring {
                 match Uring::new(sockets, segments) {
                     Ok(io) => begin(io, frames, place),
@@ -225,6 +227,7 @@ struct Place<'a> {
     table: Table,
     strays: Strays,
     lending: Lending,
+    precedence: Precedence,
     started: &'a mpsc::Sender<(usize, Result<(), String>)>,
 }
 
@@ -243,18 +246,18 @@ fn begin<I: Io>(io: I, frames: Option<Arc<AtomicBool>>, place: Place<'_>) {
 }
 
 fn serve<I: Io>(io: I, place: Place<'_>) {
-    let Place { index, shared, table, strays, lending, started } = place;
+    let Place { index, shared, table, strays, lending, mut precedence, started } = place;
     let seed = clock::wall().0 ^ u64::from(std::process::id()) << 32;
     let mut shard = Shard::new(io, index, shared, table, strays, lending, seed);
     let _ = started.send((index, Ok(())));
     // A shard that panicked has lost its invariants: the process ends, the supervisor starts another.
-    or_abort(index, || shard.run());
+    or_abort(index, || shard.run(&mut precedence));
 }
 
 /// The thread beside a shard. On the cores of all: the kernel puts it where there is time, and shards are ahead of it there.
 fn shake_hands(shard: usize, shared: Arc<Shared>, mut handshaker: Handshaker) -> io::Result<JoinHandle<()>> {
     let body = move || {
-        stay_behind();
+        precedence::stay_behind();
         or_abort(shard, || handshaker.run(|| shared.stop.load(Ordering::SeqCst), || shared.wake(shard)));
     };
     std::thread::Builder::new().name(format!("handshakes-{shard}")).spawn(body)
@@ -332,81 +335,6 @@ fn duplicate(fd: RawFd) -> OwnedFd {
     adopt(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) })
 }
 
-/// A shard stays on its core; where that is not allowed (a container) it runs where it may.
-fn pin(core: Option<usize>) {
-    let Some(core) = core.filter(|&core| core < libc::CPU_SETSIZE as usize) else { return };
-    // JUSTIFICATION: std has no affinity.
-    // SAFETY: a zeroed set is valid, the core is within it, and 0 names the calling thread.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(core, &mut set);
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set);
-    }
-}
-
-/// How long a shard may run before others of its core get their turn: short, so that it gets its own at once when a packet wakes it
-/// (Linux 6.12 and later; older kernels ignore it): control, which a thousand joins keep busy, would otherwise go on for its 3 ms.
-const SLICE_NS: u64 = 100_000;
-
-/// sched_setattr(2), as of Linux 3.14 (`SCHED_ATTR_SIZE_VER0`).
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct SchedulerAttributes {
-    size: u32,
-    policy: u32,
-    flags: u64,
-    nice: i32,
-    priority: u32,
-    runtime: u64,
-    deadline: u64,
-    period: u64,
-}
-
-const SCHEDULER_ATTRIBUTES_BYTES: u32 = size_of::<SchedulerAttributes>() as u32;
-
-/// How the calling thread is scheduled; None where that may not be asked, or is not among the ordinary ones.
-fn scheduling() -> Option<SchedulerAttributes> {
-    let mut found = SchedulerAttributes::default();
-    // JUSTIFICATION: neither std nor libc has this call.
-    // SAFETY: the kernel writes at most as many bytes as it is told; 0 names the calling thread.
-    let result = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut found, SCHEDULER_ATTRIBUTES_BYTES, 0) };
-    (result == 0 && found.policy == libc::SCHED_OTHER as u32).then_some(found)
-}
-
-/// How far a shard is ahead of others on its core, in steps of nice: where that may be asked for (CAP_SYS_NICE, or RLIMIT_NICE). Beside a shard that is
-/// never idle the others have a tenth of the core, and admission ends before that; without it a shard that handshakes keep busy
-/// has used up its share, and packets wait for control's turn to end.
-const AHEAD: i32 = 10;
-const NICE_LEAST: i32 = -20;
-
-fn go_first() {
-    let Some(found) = scheduling() else { return };
-    let ahead = SchedulerAttributes { runtime: SLICE_NS, nice: (found.nice - AHEAD).max(NICE_LEAST), ..found };
-    if !reschedule(ahead) {
-        reschedule(SchedulerAttributes { runtime: SLICE_NS, ..found });
-    }
-}
-
-/// How far the thread beside a shard is behind it where shards may not go ahead: a quarter of a core that is never idle is its own then.
-const BEHIND: i32 = 5;
-
-/// Shards are ahead of the calling thread one way or the other.
-fn stay_behind() {
-    let Some(found) = scheduling() else { return };
-    // Asked for, and given back.
-    let shards_are_ahead = reschedule(SchedulerAttributes { nice: (found.nice - AHEAD).max(NICE_LEAST), ..found });
-    let behind = if shards_are_ahead { 0 } else { BEHIND };
-    reschedule(SchedulerAttributes { nice: found.nice + behind, ..found });
-}
-
-/// Refused, the calling thread runs as before.
-fn reschedule(wanted: SchedulerAttributes) -> bool {
-    let wanted = SchedulerAttributes { size: SCHEDULER_ATTRIBUTES_BYTES, ..wanted };
-    // JUSTIFICATION: as above.
-    // SAFETY: the kernel reads `size` bytes.
-    unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const wanted, 0) == 0 }
-}
-
 /// SIGTERM ends the engine; the terminal's SIGINT is the supervisor's business.
 struct Signals {
     set: libc::sigset_t,
@@ -481,39 +409,5 @@ mod tests {
         assert_eq!(chosen(IoChoice::Auto, "127.0.0.1:0", false), Ok(Err(None)), "nothing to gain on loopback");
         assert_eq!(chosen(IoChoice::Frames, "0.0.0.0:0", true), Ok(Ok("asked for by --io frames".to_owned())));
         assert_eq!(chosen(IoChoice::Uring, "0.0.0.0:0", false), Ok(Err(None)));
-    }
-
-    /// Goal: a shard is woken at once, and is ahead of the others on its core where it may be; where it may not, it keeps its place and the
-    /// short slice, and the thread of its handshakes goes back. Method: the kernel is asked, as root and as a thread that gave its privileges away.
-    #[test]
-    fn a_shards_slice_is_short_and_it_is_ahead_where_it_may_be() {
-        let went = |confined: bool, go: fn()| {
-            std::thread::spawn(move || {
-                if confined {
-                    // JUSTIFICATION: std has neither limits nor users of a thread.
-                    // SAFETY: calls by values and of a live rlimit; by the system call the user is this thread's alone. The limit of the process ends
-                    // with it: nothing else here asks for priority by RLIMIT_NICE, as root needs none.
-                    unsafe {
-                        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-                        assert_eq!(libc::setrlimit(libc::RLIMIT_NICE, &none), 0);
-                        assert_eq!(libc::syscall(libc::SYS_setresuid, 65_534, 65_534, 65_534), 0);
-                    }
-                }
-                let before = scheduling().expect("sched_getattr");
-                go();
-                (before, scheduling().expect("sched_getattr"))
-            })
-            .join()
-            .unwrap()
-        };
-        for (confined, ahead) in [(false, AHEAD), (true, 0)] {
-            let (before, after) = went(confined, go_first);
-            assert_eq!((after.policy, after.flags), (before.policy, before.flags));
-            assert_eq!(after.nice, (before.nice - ahead).max(NICE_LEAST), "confined: {confined}");
-            // Kernels before 6.12 have one slice for everybody, and say 0.
-            assert!(after.runtime == SLICE_NS || before.runtime == 0, "{} ns, before {} ns", after.runtime, before.runtime);
-            let (before, after) = went(confined, stay_behind);
-            assert_eq!((after.nice, after.runtime), (before.nice + if confined { BEHIND } else { 0 }, before.runtime), "confined: {confined}");
-        }
     }
 }

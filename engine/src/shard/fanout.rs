@@ -9,7 +9,7 @@ use super::Core;
 use super::Shared;
 use super::hold::Hold;
 use super::quality::FeedQuality;
-use super::rounds::Rounds;
+use super::rounds::{Length, Rounds};
 use super::session::{Feed, Session};
 use crate::io::{Io, Sent};
 use crate::shm::{prefetch, prefetch_behind};
@@ -152,6 +152,10 @@ impl Fanout {
     #[cfg(test)]
     pub fn turns(&self) -> usize {
         self.rounds.turns
+    }
+
+    pub(super) fn has_short_rounds(&self) -> bool {
+        self.hold.round() == Length::Short
     }
 
     /// The slot's session has something to read.
@@ -366,7 +370,7 @@ impl Core {
         while let Some(track) = self.fanout.hold.take_due(self.now) {
             self.fanout.news(track);
         }
-        self.fanout.rounds.step();
+        self.fanout.rounds.step(self.fanout.hold.round());
         self.fanout.queue_paced(self.now);
     }
 
@@ -616,9 +620,10 @@ impl Core {
             let next = self.table.feed(feed.slot).and_then(|record| rewrite::next_sequence(record));
             feed.start.on_head_reached(now, next.unwrap_or_default());
         }
-        // No report before the first live packet: one during a replay would drag live audio back.
+        // No report before the first live packet: one during a replay would drag live audio back. Where there is nothing to be in step
+        // with, the next visit is soon enough: a thousand who came live with the same packet would all be told at once.
         if was_live && sent > 0 && !std::mem::replace(&mut feed.live_sent, true) {
-            feed.report_now = true;
+            feed.report_now = feeds > 1;
         }
         match paced {
             Some(at) => Served::Paced(at),

@@ -4,6 +4,7 @@
 //! spends its time on sends. News of video waits for the end of its frame (which no player shows before), everything
 //! else for its time alone; a shard with time to spare spends it on latency.
 
+use super::rounds::Length;
 use spillway_proto::time::Time;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -71,6 +72,11 @@ impl Hold {
         self.busy_ratio = ratio;
         let share = ((ratio - BUSY_FREE) / (BUSY_FULL - BUSY_FREE)).clamp(0.0, 1.0);
         self.bound = HOLD_MAX.mul_f64(share);
+    }
+
+    /// A shard with time to spare spends it on latency here, too.
+    pub fn round(&self) -> Length {
+        if self.bound.is_zero() { Length::Short } else { Length::Long }
     }
 
     #[cfg(test)]

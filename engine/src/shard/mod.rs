@@ -53,6 +53,7 @@ pub mod world;
 
 use crate::io::steering::Steering;
 use crate::io::{self, Io, Path, Sent};
+use crate::precedence::Precedence;
 use crate::shm::{Mapping, punch_hole};
 pub use handshaker::HandshakeMaker;
 
@@ -101,6 +102,8 @@ const CHECKS_PER_TICK_MAX: usize = 8;
 const CHECKS_WAITING_MAX: usize = 1_024;
 /// Of one session: who repeats a check each 50 ms needs no more.
 const CHECKS_WAITING_PER_SESSION_MAX: u8 = 4;
+/// Short rounds in a row, together about as long as a long one, behind which a shard does nothing but media.
+const MEDIA_ALONE_MAX: usize = 3;
 /// Small datagrams of ours (STUN answers, RTCP, handshakes) that one tick may produce before it sends.
 const OUTBOX_BYTES: usize = 256 * 1_024;
 
@@ -213,6 +216,8 @@ pub struct Shard<I> {
     io_tally: io::Tally,
     /// The longest tick of the second that began at.
     longest: (Time, Duration),
+    /// Ticks in a row that did nothing besides media.
+    media_alone: usize,
 }
 
 impl<I: Io> Shard<I> {
@@ -253,13 +258,14 @@ impl<I: Io> Shard<I> {
             connected: 0,
             shared,
         };
-        Shard { io, core, commands, io_tally: io::Tally::default(), longest: (now, Duration::ZERO) }
+        Shard { io, core, commands, io_tally: io::Tally::default(), longest: (now, Duration::ZERO), media_alone: 0 }
     }
 
     /// Ticks until the engine stops; parks when there is nothing to do.
-    pub fn run(&mut self) {
+    pub fn run(&mut self, precedence: &mut Precedence) {
         while !self.core.shared.stop.load(Ordering::Acquire) {
             let busy = self.tick();
+            precedence.look(self.core.now, || self.io.worked());
             if !busy {
                 self.park();
             }
@@ -272,9 +278,10 @@ impl<I: Io> Shard<I> {
     pub fn tick(&mut self) -> bool {
         let core = &mut self.core;
         core.now = self.io.now();
-        core.checks_left = CHECKS_PER_TICK_MAX;
         core.shared.epochs.enter(core.index);
-        let commanded = core.execute_commands(&mut self.commands, COMMANDS_PER_TICK_MAX);
+        let was_alone = self.media_alone > 0;
+        core.checks_left = if was_alone { 0 } else { CHECKS_PER_TICK_MAX };
+        let commanded = !was_alone && core.execute_commands(&mut self.commands, COMMANDS_PER_TICK_MAX);
         let received = self.io.receive(DATAGRAMS_PER_TICK_MAX, |datagram| {
             let path = Path { local: datagram.local, remote: datagram.remote };
             core.tally.add(CounterId::BytesReceived, datagram.bytes.len() as u64);
@@ -288,14 +295,24 @@ impl<I: Io> Shard<I> {
         // At once: what follows takes as long as a packet to a hundred viewers.
         self.io.submit();
         let sending = self.io.now().since(sending);
+        // Nor does it come between those who have had a packet and those who have not, unless that goes on.
+        let alone = left == Left::More && core.fanout.has_short_rounds() && self.media_alone < MEDIA_ALONE_MAX;
+        self.media_alone = if alone { self.media_alone + 1 } else { 0 };
+        let more = !alone && self.work_beside();
+        self.count_tick(sending);
+        self.core.flush_counters();
+        commanded || strayed || more || left == Left::More || received > 0
+    }
+
+    /// What a tick does besides media. True: there is more of it.
+    fn work_beside(&mut self) -> bool {
+        let core = &mut self.core;
         let checked = core.answer_checks();
         let stepped = core.take_handshakes_back(HANDSHAKES_PER_TICK_MAX);
         core.run_timers();
         self.send_outbox();
         self.io.submit();
-        self.count_tick(sending);
-        self.core.flush_counters();
-        commanded || strayed || checked || stepped || left == Left::More || received > 0
+        checked || stepped
     }
 
     /// What the backend did in this tick, how long it took, and for how long it sent media.

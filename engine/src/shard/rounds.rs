@@ -1,7 +1,7 @@
 //! Whose turn is next. Decides who is served when, and knows nothing of what there is to send.
 //!
-//! A stream with news goes once around its sessions, a *lap*, a few at a time and in turn with the other streams: a room of thousands
-//! does not keep the others waiting, and what arrives meanwhile goes out to those who have not had their turn. Who had a turn and
+//! A stream with news goes once around its sessions, a *lap*, a few at a time and in turn with the other streams, those with few
+//! sessions first: a room of thousands does not keep the others waiting, and what arrives meanwhile goes out to those who have not had their turn. Who had a turn and
 //! has more to read has the next one in the next lap, or with the others of that kind where they are few and nothing is new. So a
 //! keyframe goes to all in rounds. What comes in the middle of a lap is read by those whose turns are still to come, and the lap
 //! behind it is the others' alone. Laps that follow each other go forth and back: who was last is first in the next, and each
@@ -15,12 +15,22 @@ const STREAMS_MAX: usize = TRACKS_MAX / TRACKS_PER_STREAM_MAX;
 /// Of 2^64.
 const GOLDEN_RATIO: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// Sessions of one stream that are queued before the next stream's turn comes.
-const LAP_STEP: usize = 64;
+/// Sessions in a round, behind which the sockets are looked at again. What arrives meanwhile waits for 0.1 to 0.3 ms of a short one, and for
+/// half a millisecond to two of a long one, which costs fewer looks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Length {
+    Short = 64,
+    Long = 256,
+}
 
-/// With so many in the queue a round takes one step of one lap more and no other: what arrives meanwhile waits for half a millisecond
-/// to two, not for as long as everybody takes.
-const READY_ENOUGH: usize = 192;
+/// A round is so many steps: in each, one stream's next sessions are queued.
+const STEPS: usize = 4;
+
+/// A stream with no more sessions than this is through in a millisecond, and goes before those with more.
+const SMALL: usize = 256;
+
+/// But for one step in so many, whatever the small ones have to say.
+const LARGE_EVERY: usize = 4;
 
 /// Where one in so many has more to read, everybody gets a turn again.
 const MANY: usize = 4;
@@ -31,9 +41,11 @@ const ALL: usize = usize::MAX;
 pub struct Rounds {
     /// By stream.
     circles: Vec<Option<Box<Circle>>>,
-    /// Streams with turns to come, in turn; each at most once, also one that is gone by now.
-    streams: VecDeque<u32>,
-    /// By stream: it stands in `streams`.
+    /// Streams with turns to come, in turn; each at most once, also one that is gone by now. And those with many sessions.
+    small: VecDeque<u32>,
+    large: VecDeque<u32>,
+    steps: usize,
+    /// By stream: it stands in one of them.
     in_streams: Vec<bool>,
     /// Whose turns ended in this step: what comes behind depends on who has more to read then.
     ended: Vec<u32>,
@@ -135,7 +147,9 @@ impl Rounds {
         circles.resize_with(STREAMS_MAX, || None);
         Rounds {
             circles,
-            streams: VecDeque::with_capacity(STREAMS_MAX),
+            small: VecDeque::with_capacity(STREAMS_MAX),
+            large: VecDeque::with_capacity(STREAMS_MAX),
+            steps: 0,
             in_streams: vec![false; STREAMS_MAX],
             ended: Vec::with_capacity(STREAMS_MAX),
             ready: VecDeque::with_capacity(SESSIONS_MAX),
@@ -213,8 +227,17 @@ impl Rounds {
 
     fn go_on(&mut self, stream: usize) {
         if !std::mem::replace(&mut self.in_streams[stream], true) {
-            self.streams.push_back(stream as u32);
+            let is_large = self.circles[stream].as_deref().is_some_and(|circle| circle.sessions.len() > SMALL);
+            let waiting = if is_large { &mut self.large } else { &mut self.small };
+            waiting.push_back(stream as u32);
         }
+    }
+
+    fn next_stream(&mut self) -> Option<u32> {
+        self.steps = self.steps.wrapping_add(1);
+        let (small, large) = (&mut self.small, &mut self.large);
+        let (first, second) = if self.steps.is_multiple_of(LARGE_EVERY) { (large, small) } else { (small, large) };
+        first.pop_front().or_else(|| second.pop_front())
     }
 
     /// The slot's session has keys, or is gone.
@@ -222,15 +245,16 @@ impl Rounds {
         self.places[slot as usize].connected = connected;
     }
 
-    /// The next sessions stand in the queue.
-    pub fn step(&mut self) {
+    /// The next round's sessions stand in the queue.
+    pub fn step(&mut self, length: Length) {
+        let step = length as usize / STEPS;
         let mut is_first = true;
-        while std::mem::take(&mut is_first) || self.ready.len() < READY_ENOUGH {
-            let Some(stream) = self.streams.pop_front() else { break };
+        while std::mem::take(&mut is_first) || self.ready.len() < length as usize - step {
+            let Some(stream) = self.next_stream() else { break };
             self.in_streams[stream as usize] = false;
             let Some(circle) = self.circles[stream as usize].as_deref_mut() else { continue };
             circle.begin(&mut self.places);
-            for _ in 0..LAP_STEP {
+            for _ in 0..step {
                 let Some(slot) = circle.next(&mut self.places) else { break };
                 let place = &mut self.places[slot as usize];
                 if place.connected && !std::mem::replace(&mut place.ready, true) {
@@ -275,7 +299,7 @@ impl Rounds {
     }
 
     pub fn is_over(&self) -> bool {
-        self.ready.is_empty() && self.streams.is_empty()
+        self.ready.is_empty() && self.small.is_empty() && self.large.is_empty()
     }
 
     /// How many have something to read.
@@ -353,7 +377,7 @@ mod tests {
                 after.iter().for_each(|slot| turns[*slot as usize] += 1);
                 assert!(turns.iter().all(|turns| (1..=2).contains(turns)), "somebody missed it: lap {first}, news after {at}");
                 // Whose turn is to come has it once, whoever had it once more; those in the queue both.
-                assert!(after.len() <= VIEWERS + READY_ENOUGH + LAP_STEP, "{} turns, lap {first}, news after {at}", after.len());
+                assert!(after.len() <= VIEWERS + Length::Long as usize, "{} turns, lap {first}, news after {at}", after.len());
             }
         }
     }
@@ -407,6 +431,36 @@ mod tests {
         }
     }
 
+    /// Goal: a small stream is through as if the large ones were not there, but for one step in four; and however much the small ones have
+    /// to say, a large one comes to its end. Method: news of a small one in the middle of a large one's lap; then small ones that never rest.
+    #[test]
+    fn small_streams_go_first_and_large_ones_are_not_forgotten() {
+        for length in [Length::Short, Length::Long] {
+            let mut rounds = Rounds::new();
+            (0..1_200).for_each(|slot| rounds.set_connected(slot, true));
+            let track = |stream: usize| (stream * TRACKS_PER_STREAM_MAX) as u32;
+            (0..1_000).for_each(|slot| rounds.join(track(0), slot));
+            (1_000..1_100).for_each(|slot| rounds.join(track(1), slot));
+            (1_100..1_200).for_each(|slot| rounds.join(track(2), slot));
+            let mut round = |news: &[usize]| {
+                news.iter().for_each(|stream| rounds.news(track(*stream)));
+                rounds.step(length);
+                let taken: Vec<u32> = std::iter::from_fn(|| rounds.pop()).collect();
+                assert!(taken.len() <= length as usize);
+                taken
+            };
+            round(&[0]);
+            let mut taken = round(&[1]);
+            while taken.iter().filter(|slot| **slot >= 1_000).count() < 100 {
+                taken.extend(round(&[]));
+            }
+            assert!(taken.len() <= 100 + 100 / 3 + length as usize, "{} turns until 100 had theirs", taken.len());
+            let rounds_at_most = 1_000 / (length as usize / STEPS) + 8;
+            let large: usize = (0..rounds_at_most).map(|_| round(&[1, 2]).iter().filter(|slot| **slot < 1_000).count()).sum();
+            assert!(large + taken.len() >= 1_000 - length as usize, "{large} of 1000 in {rounds_at_most} rounds");
+        }
+    }
+
     /// Goal: who has no keys, or is gone, has no turn.
     #[test]
     fn only_who_is_connected_has_a_turn() {
@@ -426,7 +480,7 @@ mod tests {
         let mut taken = Vec::new();
         while taken.len() < most && !rounds.is_over() {
             if rounds.ready() == 0 {
-                rounds.step();
+                rounds.step(Length::Long);
             }
             taken.extend(rounds.pop());
         }

@@ -132,6 +132,7 @@ const UNSAFE_FILES: &[&str] = &[
     "engine/src/io/steering.rs",
     "engine/src/io/suite.rs",
     "engine/src/io/uring.rs",
+    "engine/src/precedence.rs",
     "engine/src/shard/fanout.rs",
     "engine/src/shard/table.rs",
     "engine/src/shard/track.rs",
