@@ -235,6 +235,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
                 if let Some((namespace, core)) = place {
                     sys::enter_network(&namespace).map_err(|error| RunError::Failed(error.to_string()))?;
                     sys::pin_to(core);
+                    sys::be_punctual();
                 }
                 let join = |room: &String| match sys::is_interrupted() {
                     true => Err(RunError::Interrupted),
