@@ -8,6 +8,7 @@ use crate::supervisor::media::BUFFER_BYTES;
 use crate::supervisor::node_json::NodeJson;
 use crate::supervisor::placement::place;
 use crate::supervisor::{probe_io, sys};
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -25,7 +26,7 @@ const FILES_MIN: u64 = 1_024;
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_IPC_LOCK: u32 = 14;
 const CAP_SYS_NICE: u32 = 23;
-/// What shards ask for (`engine/src/start.rs`).
+/// What shards ask for (`engine/src/precedence.rs`).
 const SHARD_AHEAD: u64 = 10;
 
 fn proc_of(pid: Option<u32>, name: &str) -> String {
@@ -184,23 +185,33 @@ pub fn memlock(pid: Option<u32>) -> Finding {
     }
 }
 
-/// Whether shards may be ahead of what else runs on their cores, which matters most where control does. RLIMIT_NICE counts from 20 downwards: 30 is a
-/// nice of -10.
+/// Whether shards may be real-time, or at least ahead of what else runs on their cores, which matters most where control does. RLIMIT_NICE counts from 20
+/// downwards: 30 is a nice of -10.
 pub fn priority(pid: Option<u32>, shards: Option<usize>) -> Finding {
     let limits = proc_of(pid, "limits");
-    let may = has_capability(pid, CAP_SYS_NICE) || limit_in(&limits, "Max nice priority").is_none_or(|limit| limit >= 20 + SHARD_AHEAD);
-    let shares = sys::cores().is_ok_and(|cores| place(&cores, shards).control.is_empty());
-    priority_of(may, shares)
+    let at_least = |name, least| has_capability(pid, CAP_SYS_NICE) || limit_in(&limits, name).is_none_or(|limit| limit >= least);
+    let place = sys::cores().map(|cores| place(&cores, shards)).ok();
+    let shares = place.as_ref().is_some_and(|place| place.control.is_empty());
+    let each_has_its_own = place.is_some_and(|place| place.shards.iter().collect::<BTreeSet<_>>().len() == place.shards.len());
+    let real_time = at_least("Max realtime priority", 1) && may_stay_real_time(&limits) && each_has_its_own;
+    priority_of(real_time, at_least("Max nice priority", 20 + SHARD_AHEAD), shares)
 }
 
-fn priority_of(may: bool, shares: bool) -> Finding {
-    match (may, shares) {
-        (true, _) => Finding::ok("priority", "shards are ahead of what else runs on their cores"),
-        (false, false) => Finding::ok("priority", "shards are as urgent as what else runs on their cores; control has its own"),
-        (false, true) => Finding::warning(
+/// Who may not is ended by the kernel, and the engine does not try (RLIMIT_RTTIME).
+fn may_stay_real_time(limits: &str) -> bool {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max realtime timeout"));
+    line.is_none_or(|line| line.split_whitespace().next() == Some("unlimited"))
+}
+
+fn priority_of(real_time: bool, ahead: bool, shares: bool) -> Finding {
+    match (real_time, ahead, shares) {
+        (true, ..) => Finding::ok("priority", "shards are real-time while they have time to spare"),
+        (false, true, _) => Finding::ok("priority", "shards are ahead of what else runs on their cores, but not real-time (a core for each, and LimitRTPRIO=1)"),
+        (false, false, false) => Finding::ok("priority", "shards are as urgent as what else runs on their cores; control has its own"),
+        (false, false, true) => Finding::warning(
             "priority",
             "shards are as urgent as control, which has no core of its own: packets are some milliseconds late while many join",
-            "run with fewer --shards, as root, or with LimitNICE=-15 in the systemd unit",
+            "run with fewer --shards, as root, or with LimitRTPRIO=1 and LimitNICE=-15 in the systemd unit",
         ),
     }
 }
@@ -292,10 +303,20 @@ mod tests {
     #[test]
     fn shards_that_may_not_go_first_are_told_of_where_control_shares_their_cores() {
         assert_eq!(limit_in("Max nice priority         0                    30                   \n", "Max nice priority"), Some(30));
-        assert_eq!([(true, true), (true, false), (false, false)].map(|(may, shares)| priority_of(may, shares).level), [Level::Ok; 3]);
-        let found = priority_of(false, true);
+        assert!(may_stay_real_time("Max realtime timeout      unlimited            unlimited            us        \n") && may_stay_real_time(""));
+        assert!(!may_stay_real_time("Max realtime timeout      200000               unlimited            us        \n"));
+        for (real_time, ahead, shares, says) in [
+            (true, true, true, "are real-time"),
+            (true, false, true, "are real-time"),
+            (false, true, true, "not real-time"),
+            (false, false, false, "control has its own"),
+        ] {
+            let found = priority_of(real_time, ahead, shares);
+            assert!(found.level == Level::Ok && found.says.contains(says), "{}", found.says);
+        }
+        let found = priority_of(false, false, true);
         assert_eq!(found.level, Level::Warning);
-        assert!(found.fix.unwrap().contains("LimitNICE"));
+        assert!(found.fix.unwrap().contains("LimitRTPRIO=1 and LimitNICE=-15"));
     }
 
     #[test]
