@@ -9,7 +9,7 @@ use super::Core;
 use super::Shared;
 use super::hold::Hold;
 use super::quality::FeedQuality;
-use super::rounds::{Length, Rounds};
+use super::rounds::Rounds;
 use super::session::{Feed, Session};
 use crate::io::{Io, Sent};
 use crate::shm::{prefetch, prefetch_behind};
@@ -155,7 +155,7 @@ impl Fanout {
     }
 
     pub(super) fn has_short_rounds(&self) -> bool {
-        self.hold.round() == Length::Short
+        self.rounds.is_short()
     }
 
     /// The slot's session has something to read.
@@ -370,7 +370,7 @@ impl Core {
         while let Some(track) = self.fanout.hold.take_due(self.now) {
             self.fanout.news(track);
         }
-        self.fanout.rounds.step(self.fanout.hold.round());
+        self.fanout.rounds.step(self.fanout.hold.has_time_to_spare());
         self.fanout.queue_paced(self.now);
     }
 

@@ -4,7 +4,6 @@
 //! spends its time on sends. News of video waits for the end of its frame (which no player shows before), everything
 //! else for its time alone; a shard with time to spare spends it on latency.
 
-use super::rounds::Length;
 use spillway_proto::time::Time;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -74,9 +73,8 @@ impl Hold {
         self.bound = HOLD_MAX.mul_f64(share);
     }
 
-    /// A shard with time to spare spends it on latency here, too.
-    pub fn round(&self) -> Length {
-        if self.bound.is_zero() { Length::Short } else { Length::Long }
+    pub fn has_time_to_spare(&self) -> bool {
+        self.bound.is_zero()
     }
 
     #[cfg(test)]
