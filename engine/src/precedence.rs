@@ -233,5 +233,19 @@ mod tests {
                 }
             }
         }
+        // Whom the kernel would end for it does not try. An hour: nothing else here is meant.
+        let policy = || aside(false, || (Precedence::of_a_shard(true, at(0)), now().policy).1);
+        let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // JUSTIFICATION: std has no limits.
+        // SAFETY: calls on live rlimits.
+        let limited = unsafe {
+            assert_eq!(libc::getrlimit(libc::RLIMIT_RTTIME, &mut before), 0);
+            let an_hour = libc::rlimit { rlim_cur: 3_600_000_000, ..before };
+            assert_eq!(libc::setrlimit(libc::RLIMIT_RTTIME, &an_hour), 0);
+            let limited = policy();
+            assert_eq!(libc::setrlimit(libc::RLIMIT_RTTIME, &before), 0);
+            limited
+        };
+        assert_eq!(limited, libc::SCHED_OTHER as u32);
     }
 }

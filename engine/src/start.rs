@@ -163,7 +163,7 @@ fn start() -> Result<(), StartError> {
     for (index, (strays, sockets)) in Strays::mesh(shards).into_iter().zip(sockets).enumerate() {
         let table = Table::new(Arc::clone(&records), Arc::clone(&owners), index)?;
         let core = handover.cores.get(index).copied();
-        let has_its_own = core.is_some_and(|core| handover.cores.iter().filter(|other| **other == core).count() == 1);
+        let has_its_own = is_alone(&handover.cores, index);
         let failed = |error: io::Error| StartError::Shard { shard: index, reason: error.to_string() };
         let (lending, handshaker) = handshaker(handshakes(Arc::clone(&identity)));
         let beside = shake_hands(index, Arc::clone(&shared), handshaker).map_err(failed)?;
@@ -218,6 +218,11 @@ fn start() -> Result<(), StartError> {
         let _ = thread.join();
     }
     Ok(())
+}
+
+/// No other shard runs where this one is pinned to.
+fn is_alone(cores: &[usize], shard: usize) -> bool {
+    cores.get(shard).is_some_and(|core| cores.iter().filter(|other| *other == core).count() == 1)
 }
 
 /// What a shard is made of, beside its backend.
@@ -381,6 +386,12 @@ mod tests {
     use crate::io::frames::netlink::network::within;
     use crate::io::frames::rules::tests::chain;
     use std::net::UdpSocket;
+
+    /// Goal: of shards that share a core none takes it for its own.
+    #[test]
+    fn who_shares_a_core_is_not_alone_there() {
+        assert_eq!([0, 1, 2, 3].map(|shard| is_alone(&[4, 5, 4], shard)), [false, true, false, false]);
+    }
 
     /// Goal: `auto` passes over nobody's rules, and says whose they are. Method: a network of the test's own, with a chain at output and without.
     #[test]

@@ -254,6 +254,15 @@ fn the_doctor_checks_a_running_node_by_ice_and_finds_what_is_wrong() {
     for finding in all {
         assert_eq!(finding["level"] == "ok", finding["fix"].is_null(), "{finding}");
     }
+    // What it says of shards is how one of them runs. The policy is the 41st number of `stat`, and 2 is SCHED_RR.
+    let says_real_time = all.iter().any(|finding| finding["check"] == "priority" && finding["says"].as_str().is_some_and(|says| says.contains("are real-time")));
+    until("the shard's place is as the doctor says", seconds(10), || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", node.pid("engine_pid"))).expect("the engine runs").flatten();
+        let shard = tasks.map(|task| task.path()).find(|task| std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name == "shard-0\n")).expect("a shard");
+        let stat = std::fs::read_to_string(shard.join("stat")).expect("its state");
+        let policy = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(38)).expect("a policy").to_owned();
+        if (policy == "2") == says_real_time { Ok(()) } else { Err(format!("policy {policy}, the doctor: {all:?}")) }
+    });
     // It left no session and no room behind.
     until("the doctor has left", seconds(10), || match node.counters().sum(spillway_proto::link::counters::CounterId::SessionsPublisher) {
         0 => Ok(()),

@@ -7,6 +7,7 @@ use crate::io::sim::SentDatagram;
 use spillway_proto::id::{Codec, Side, StreamId, TrackId};
 use spillway_proto::link::command::{Command, FeedFacts};
 use spillway_proto::link::counters::CounterId;
+use spillway_proto::time::NtpTime;
 use spillway_proto::wire::rtcp;
 use spillway_proto::wire::rtp::write_header;
 use std::collections::{BTreeMap, BTreeSet};
@@ -476,6 +477,51 @@ fn a_room_of_many_does_not_keep_another_one_waiting() {
     }
     assert_eq!((large, rooms.seen()), (1_400, [vec![7; 700], vec![6; 2]].concat()));
     assert!(!rooms.world.tick(0), "and there is nothing left to do");
+}
+
+/// Goal: between those who have a packet and those who have not comes nothing else, but not for ever, and not where a shard is busy and its rounds are
+/// long. Method: a command in the middle of a large room's lap, and what went out before its answer.
+#[test]
+fn nothing_but_media_comes_between_some_short_rounds() {
+    for (busy, round, until_answered) in [(0.0, 40..=64, 3 * 40..=4 * 64), (0.9, 160..=256, 1..=256)] {
+        let mut rooms = Rooms::new(700);
+        rooms.world.shards[0].core.fanout.set_busy(busy);
+        rooms.publish(true);
+        let before = rooms.tick()[0];
+        rooms.world.take_sent(0);
+        rooms.world.command(0, &Command::RequestKeyframe { track: rooms.track });
+        let sent = rooms.world.take_sent(0).len();
+        assert!(round.contains(&before) && until_answered.contains(&sent), "{before}, then {sent}");
+    }
+}
+
+/// Goal: who has two tracks is told of their clocks with the first live packet; who has one, with nothing to be in step with, when its turn among the
+/// timers comes: a thousand who come live by the same packet are not all told at once. Method: fifty of either kind, two pictures after they came.
+#[test]
+fn who_has_one_track_is_not_told_of_its_clock_at_once() {
+    for (feeds, told) in [(1, 0..25), (2, 50..51)] {
+        let mut world = World::new(1);
+        let publisher = world.add(0, Side::Publisher);
+        let tracks = [(Codec::Vp8, 77), (Codec::Opus, 88)].map(|(codec, ssrc)| world.track(0, publisher, TrackId::NONE, codec, ssrc));
+        world.connect();
+        let mut video = Source::new(publisher, 77);
+        video.play(&mut world, 2, 1);
+        let mut plain = [0; 64];
+        let length = rtcp::write_sr(&mut plain, 77, NtpTime(1 << 40), video.timestamp, 0, 0, &[]).unwrap();
+        let mut sealed = vec![0; 128];
+        let length = world.remotes[publisher].client.seal_rtcp(&plain[..length], &mut sealed).unwrap();
+        world.push(publisher, sealed[..length].to_vec());
+        let viewers: Vec<usize> = (0..50).map(|_| world.add(0, Side::Viewer)).collect();
+        for viewer in &viewers {
+            tracks[..feeds].iter().for_each(|track| {
+                world.feed(0, *viewer, *track);
+            });
+        }
+        world.connect();
+        video.play(&mut world, 2, 1);
+        let heard = viewers.iter().filter(|viewer| !world.remotes[**viewer].reports.is_empty()).count();
+        assert!(told.contains(&heard), "{heard} of 50 with {feeds}");
+    }
 }
 
 /// A picture of three turns: nobody has it whole before everybody has begun with it.
