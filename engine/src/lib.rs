@@ -1,6 +1,6 @@
 //! Spillway's forwarding engine: threads, sockets and shared memory around the pure protocols of
-//! `spillway-proto`. Started by the supervisor as `spillway engine`; its threads are shards only, besides the
-//! first, which waits for the end.
+//! `spillway-proto`. Started by the supervisor as `spillway engine`; its threads are shards and what works beside them
+//! (handshakes, steering), besides the first, which waits for the end.
 
 pub mod clock;
 pub mod io;

@@ -370,7 +370,7 @@ impl Core {
         while let Some(track) = self.fanout.hold.take_due(self.now) {
             self.fanout.news(track);
         }
-        self.fanout.rounds.step(self.fanout.hold.has_time_to_spare());
+        self.fanout.rounds.step(self.fanout.hold.holds_nothing_back());
         self.fanout.queue_paced(self.now);
     }
 

@@ -73,7 +73,7 @@ impl Hold {
         self.bound = HOLD_MAX.mul_f64(share);
     }
 
-    pub fn has_time_to_spare(&self) -> bool {
+    pub fn holds_nothing_back(&self) -> bool {
         self.bound.is_zero()
     }
 

@@ -1,11 +1,11 @@
 //! Whose turn is next. Decides who is served when, and knows nothing of what there is to send.
 //!
 //! A stream with news goes once around its sessions, a *lap*, a few at a time and in turn with the other streams, those with few
-//! sessions first: a room of thousands does not keep the others waiting, and what arrives meanwhile goes out to those who have not had their turn. Who had a turn and
-//! has more to read has the next one in the next lap, or with the others of that kind where they are few and nothing is new. So a
-//! keyframe goes to all in rounds. What comes in the middle of a lap is read by those whose turns are still to come, and the lap
-//! behind it is the others' alone. Laps that follow each other go forth and back: who was last is first in the next, and each
-//! viewer's packets have waited as long, on the whole, as everybody else's.
+//! sessions first: a room of thousands does not keep the others waiting, and what arrives meanwhile goes out to those who have not
+//! had their turn. Who had a turn and has more to read has the next one in the next lap, or with the others of that kind where they
+//! are few and nothing is new. So a keyframe goes to all in rounds. What comes in the middle of a lap is read by those whose turns
+//! are still to come, and the lap behind it is the others' alone. Laps that follow each other go forth and back: who was last is
+//! first in the next, and each viewer's packets have waited as long, on the whole, as everybody else's.
 
 use spillway_proto::limits::{SESSIONS_MAX, TRACKS_MAX, TRACKS_PER_STREAM_MAX};
 use std::collections::VecDeque;
@@ -15,8 +15,8 @@ const STREAMS_MAX: usize = TRACKS_MAX / TRACKS_PER_STREAM_MAX;
 /// Of 2^64.
 const GOLDEN_RATIO: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// Sessions in a round, behind which the sockets are looked at again: what arrives meanwhile waits for half a millisecond to two. While a large stream
-/// has its lap and there is time to spare, rounds are short, which costs more looks.
+/// Sessions in a round, behind which the sockets are looked at again: what arrives meanwhile waits for half a millisecond to two. While a large
+/// stream has its lap they may be short, which costs more looks.
 const ROUND: usize = 256;
 const ROUND_SHORT: usize = 64;
 
@@ -246,8 +246,8 @@ impl Rounds {
     }
 
     /// The next round's sessions stand in the queue.
-    pub fn step(&mut self, has_time_to_spare: bool) {
-        self.is_short = has_time_to_spare && !self.large.is_empty();
+    pub fn step(&mut self, may_be_short: bool) {
+        self.is_short = may_be_short && !self.large.is_empty();
         let round = if self.is_short { ROUND_SHORT } else { ROUND };
         let step = round / STEPS;
         let mut is_first = true;
@@ -441,7 +441,7 @@ mod tests {
     /// to say, a large one comes to its end. Method: news of a small one in the middle of a large one's lap; then small ones that never rest.
     #[test]
     fn small_streams_go_first_and_large_ones_are_not_forgotten() {
-        for (has_time_to_spare, length) in [(true, ROUND_SHORT), (false, ROUND)] {
+        for (may_be_short, length) in [(true, ROUND_SHORT), (false, ROUND)] {
             let mut rounds = Rounds::new();
             (0..1_200).for_each(|slot| rounds.set_connected(slot, true));
             let track = |stream: usize| (stream * TRACKS_PER_STREAM_MAX) as u32;
@@ -450,7 +450,7 @@ mod tests {
             (1_100..1_200).for_each(|slot| rounds.join(track(2), slot));
             let mut round = |news: &[usize]| {
                 news.iter().for_each(|stream| rounds.news(track(*stream)));
-                rounds.step(has_time_to_spare);
+                rounds.step(may_be_short);
                 std::iter::from_fn(|| rounds.pop()).collect::<Vec<u32>>()
             };
             let first = round(&[0]);
