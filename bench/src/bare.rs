@@ -1,18 +1,27 @@
 //! The loop a server would be if it had nothing to decide. Measured beside each run of the lab, on the server's core, with as many
-//! keys and the same packets: sealing alone, and with a NIC that drops also sealing and sending. What the server spends beyond it
-//! is its own (performance, section 9); the loop is as fast as the machine is at that moment, so the two can be compared on any.
+//! keys and the same packets: sealing alone, and sealing and sending, into a NIC that drops or to as many sockets at the other end of
+//! the cable. What the server spends beyond it is its own (performance, section 9); the loop is as fast as the machine is at that
+//! moment, so the two can be compared on any.
 
+use crate::crowd::{LOOK_INTERVAL, SOCKET_BYTES, WITNESS_EACH};
+use crate::histogram::Histogram;
 use crate::source::{AUDIO_INTERVAL, HEADER_BYTES, Plan};
 use crate::sys;
 use spillway_proto::session::record::MasterKey;
 use spillway_proto::session::srtp::{Profile, Sealer};
 use std::fs::File;
 use std::hint::black_box;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// CPU time that is enough for a figure.
 const ENOUGH: Duration = Duration::from_millis(400);
+/// And how long it may take where frames have a pace.
+const LONG_ENOUGH: Duration = Duration::from_secs(2);
 /// Sealed packets go round a ring of buffers, as transmit memory does.
 const BUFFERS: usize = 32;
 const BUFFER_BYTES: usize = 1 << 16;
@@ -20,38 +29,109 @@ const BUFFER_BYTES: usize = 1 << 16;
 const AUDIO_BYTES: usize = 172;
 /// Ports of destinations begin here; they are all of one address, which ends in the NIC that drops.
 const FIRST_PORT: u64 = 10_000;
+/// Where the loop sends from to those who take it: they are connected to it, as viewers are to a server.
+const OWN_PORT: u16 = 9_999;
 /// What one send may have: the kernel's limit of a datagram before it is cut.
 const SEND_BYTES_MAX: usize = 65_000;
 /// Of AES-256-GCM.
 const TAG_BYTES: usize = 16;
 
-/// Where sealed packets go: nowhere, or to an address that a network of its own leads to a NIC that drops.
+/// Where sealed packets go.
 pub enum Sends<'s> {
     None,
-    Into { namespace: &'s File, to: IpAddr },
+    /// To an address that a network of its own leads to a NIC that drops, as fast as it goes.
+    Dropped { namespace: &'s File, to: IpAddr },
+    /// From a network of its own to those who take them. A frame goes when it is due: they could not follow else, and what a full socket drops
+    /// costs less than what it takes.
+    Taken { namespace: &'s File, takers: &'s Takers },
 }
 
-/// Nanoseconds of CPU per packet, with a key for each viewer. A frame is one send (its shorter packets count as padded), and each
-/// sound another: what a server does at best.
-pub fn ns_per_packet(plan: &Plan, viewers: u64, core: usize, sends: &Sends<'_>) -> Option<f64> {
+/// A socket for each viewer at the other end of the cable, as the crowd's are and emptied as often.
+pub struct Takers {
+    remotes: Vec<SocketAddr>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<u64>>,
+}
+
+impl Takers {
+    /// In this thread's network and on its cores, at the address `at`; the loop sends from `from`.
+    pub fn open(viewers: u64, at: IpAddr, from: IpAddr) -> io::Result<Takers> {
+        let open = |viewer: u64| {
+            let socket = UdpSocket::bind((at, 0))?;
+            socket.connect((from, OWN_PORT))?;
+            sys::prepare(&socket, SOCKET_BYTES, viewer % WITNESS_EACH == 0)?;
+            Ok(socket)
+        };
+        let sockets: Vec<UdpSocket> = (0..viewers.max(1)).map(open).collect::<io::Result<_>>()?;
+        let remotes = sockets.iter().map(UdpSocket::local_addr).collect::<io::Result<_>>()?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let work = move || {
+            let mut batch = sys::Batch::new();
+            while !stopped.load(Ordering::Relaxed) {
+                let next = sys::monotonic() + LOOK_INTERVAL;
+                for socket in &sockets {
+                    while batch.take(socket, HEADER_BYTES) == sys::BATCH {}
+                }
+                sys::sleep_until(next);
+            }
+            sockets.iter().map(sys::drops).sum()
+        };
+        let thread = thread::Builder::new().name("takers".to_owned()).spawn(work)?;
+        Ok(Takers { remotes, stop, thread: Some(thread) })
+    }
+
+    /// How many datagrams found a full socket.
+    pub fn close(mut self) -> u64 {
+        self.end().unwrap_or(u64::MAX)
+    }
+
+    fn end(&mut self) -> Option<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take()?.join().ok()
+    }
+}
+
+impl Drop for Takers {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// What the loop took.
+#[derive(Clone, Copy, Debug)]
+pub struct Bare {
+    /// Of CPU.
+    pub ns_per_packet: f64,
+    /// From when a frame was due until a packet of it was sent, the middle of all; of frames that have a pace.
+    pub latency_us: Option<f64>,
+}
+
+/// With a key for each viewer. A frame is one send (its shorter packets count as padded), and each sound another: what a server does at best.
+pub fn run(plan: &Plan, viewers: u64, core: usize, sends: &Sends<'_>) -> Option<Bare> {
     let pictures = if plan.has_video() { plan.sizes_of(plan.packets_of(1)) } else { Vec::new() };
     let widest = pictures.iter().copied().max().unwrap_or(AUDIO_BYTES);
     let (plan, is_sent) = (*plan, !matches!(sends, Sends::None));
     let pictures = if is_sent { vec![widest; pictures.len()] } else { pictures };
     let place = match sends {
         Sends::None => None,
-        Sends::Into { namespace, to } => Some((namespace.try_clone().ok()?, *to)),
+        Sends::Dropped { namespace, to } => {
+            let remote = |viewer: u64| SocketAddr::new(*to, (FIRST_PORT + viewer % 50_000) as u16);
+            Some((namespace.try_clone().ok()?, (0..viewers.max(1)).map(remote).collect(), 0))
+        }
+        Sends::Taken { namespace, takers } => Some((namespace.try_clone().ok()?, takers.remotes.clone(), OWN_PORT)),
     };
+    let pace = matches!(sends, Sends::Taken { .. }).then(|| if pictures.is_empty() { AUDIO_INTERVAL } else { plan.frame_interval() });
     let work = move || {
         sys::pin_to(core);
-        let socket = match place {
+        let place: Option<(UdpSocket, Vec<SocketAddr>)> = match place {
             None => None,
-            Some((namespace, to)) => {
+            Some((namespace, remotes, port)) => {
                 sys::enter_network(&namespace).ok()?;
-                let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+                let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).ok()?;
                 // Of what is sent at once, so many bytes are a packet; what is shorter is one as it is.
                 sys::cut_sends(&socket, (widest + TAG_BYTES) as u16).ok()?;
-                Some((socket, to))
+                Some((socket, remotes))
             }
         };
         let sealers: Vec<Sealer> = (0..viewers.max(1) as usize).map(|viewer| Sealer::new(Profile::AeadAes256Gcm, &master(viewer))).collect();
@@ -59,8 +139,13 @@ pub fn ns_per_packet(plan: &Plan, viewers: u64, core: usize, sends: &Sends<'_>) 
         let mut out = vec![0; BUFFERS * BUFFER_BYTES];
         // A frame for everybody, then the next: sound as often as it falls due.
         let (mut index, mut packets, mut sound_due) = (0, 0, 0.0);
-        let began = sys::thread_cpu_time();
+        let (began, began_at) = (sys::thread_cpu_time(), sys::monotonic());
+        let (mut due, mut latency) = (began_at, Histogram::new());
         loop {
+            if let Some(pace) = pace {
+                due = (due + pace).max(sys::monotonic());
+                sys::sleep_until(due);
+            }
             sound_due += if !plan.has_audio {
                 0.0
             } else if pictures.is_empty() { 1.0 } else { plan.frame_interval().as_secs_f64() / AUDIO_INTERVAL.as_secs_f64() };
@@ -69,17 +154,21 @@ pub fn ns_per_packet(plan: &Plan, viewers: u64, core: usize, sends: &Sends<'_>) 
             let sizes: Vec<usize> = pictures.iter().copied().chain(std::iter::repeat_n(AUDIO_BYTES, sounds)).collect();
             for (viewer, sealer) in sealers.iter().enumerate() {
                 let buffer = &mut out[viewer % BUFFERS * BUFFER_BYTES..][..BUFFER_BYTES];
-                let (mut sent, mut length) = (0, 0);
-                for (place, size) in sizes.iter().enumerate() {
-                    let number = index + place as u64;
+                let (mut sent, mut length, mut waiting) = (0, 0, 0);
+                for (at, size) in sizes.iter().enumerate() {
+                    let number = index + at as u64;
                     let mut header = [0x80, 96, 0, 0, 1, 2, 3, 4, 0, 0, 0, 2];
                     header[2..4].copy_from_slice(&(number as u16).to_be_bytes());
                     length += sealer.seal_into(&header, &[], plain.get(..size - HEADER_BYTES)?, number, buffer.get_mut(length..)?)?;
-                    let is_last = place + 1 >= pictures.len();
-                    if let Some((socket, to)) = &socket && (is_last || length - sent + widest + 64 > SEND_BYTES_MAX) {
-                        let port = (FIRST_PORT + viewer as u64 % 50_000) as u16;
-                        socket.send_to(&buffer[sent..length], SocketAddr::new(*to, port)).ok()?;
+                    let is_last = at + 1 >= pictures.len();
+                    if let Some((socket, remotes)) = &place && (is_last || length - sent + widest + 64 > SEND_BYTES_MAX) {
+                        socket.send_to(&buffer[sent..length], remotes.get(viewer)?).ok()?;
                         sent = length;
+                        if pace.is_some() {
+                            let us = (sys::monotonic() - due).as_micros() as u64;
+                            (waiting..=at).for_each(|_| latency.add(us));
+                            waiting = at + 1;
+                        }
                     }
                 }
                 black_box(&buffer[..length]);
@@ -87,12 +176,12 @@ pub fn ns_per_packet(plan: &Plan, viewers: u64, core: usize, sends: &Sends<'_>) 
             index += sizes.len() as u64;
             packets += sizes.len() as u64 * viewers.max(1);
             let spent = sys::thread_cpu_time() - began;
-            if spent > ENOUGH {
-                return Some(spent.as_nanos() as f64 / packets as f64);
+            if spent > ENOUGH || (pace.is_some() && sys::monotonic() > began_at + LONG_ENOUGH) {
+                return Some(Bare { ns_per_packet: spent.as_nanos() as f64 / packets as f64, latency_us: latency.at(0.5) });
             }
         }
     };
-    std::thread::Builder::new().name("bare".to_owned()).spawn(work).ok()?.join().ok()?
+    thread::Builder::new().name("bare".to_owned()).spawn(work).ok()?.join().ok()?
 }
 
 fn master(viewer: usize) -> MasterKey {
@@ -108,7 +197,7 @@ mod tests {
 
     #[test]
     fn it_seals_pictures_and_sound_alone() {
-        let of = |plan: &Plan| ns_per_packet(plan, 100, sys::allowed_cores()[0], &Sends::None).unwrap();
+        let of = |plan: &Plan| run(plan, 100, sys::allowed_cores()[0], &Sends::None).unwrap().ns_per_packet;
         let (picture, sound) = (of(&W1), of(&Plan { bitrate_bps: 0, ..W1 }));
         // Sealing 1,200 bytes costs more than sealing 172, on any machine and beside anything: this is CPU time.
         assert!(sound > 1.0 && picture > sound, "{picture} {sound}");

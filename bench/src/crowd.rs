@@ -24,13 +24,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
+/// Of the cheap sinks one in so many is a witness.
+pub const WITNESS_EACH: u64 = 50;
 /// What waits in a viewer's socket while this thread does something else: 100 ms of 10 Mbit/s, with the kernel's overhead.
-const SOCKET_BYTES: usize = 512 * 1_024;
+pub const SOCKET_BYTES: usize = 512 * 1_024;
 const TURN_MAX: Duration = Duration::from_millis(1);
 /// A viewer that has its picture is looked at so often, and not woken for. A wake for each packet would be work of
 /// whoever sends it (over veth the server's core, a seventh of it at 600 viewers), which no viewer elsewhere costs.
 /// So long, because a look costs half of what nine packets cost; longer would let the next keyframe overflow a call.
-const LOOK_INTERVAL: Duration = Duration::from_millis(30);
+pub const LOOK_INTERVAL: Duration = Duration::from_millis(30);
 /// The same where losses are of our own making: what is missing is asked for soon.
 const LOOK_INTERVAL_LOSSY: Duration = Duration::from_millis(4);
 /// Without a picture, as in a room with sound alone, it is woken for so long after its handshake.

@@ -189,7 +189,7 @@ impl Lab {
         });
         let make = || NullNic::make(&self.names[0], self.open_namespace(0)?, VIEWERS.into(), CABLED.into());
         let null = self.null.then(make).transpose()?;
-        Ok(Elsewhere { namespace: self.open_namespace(0)?, core: 0, deed, null })
+        Ok(Elsewhere { namespace: self.open_namespace(0)?, server: SERVER.into(), viewers: VIEWERS.into(), core: 0, deed, null })
     }
 
     pub fn run_args(&self, args: &LabArgs) -> RunArgs {

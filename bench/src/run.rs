@@ -1,9 +1,9 @@
 //! One run: publish, let viewers join on a fixed clock, hold, leave, and add up.
 
-use crate::bare::{self, Sends};
+use crate::bare::{self, Sends, Takers};
 use crate::burst;
 use crate::cli::{Exit, RunArgs, Sink};
-use crate::crowd::{Arriving, Crowd, Manner, Outcome, Tally};
+use crate::crowd::{Arriving, Crowd, Manner, Outcome, Tally, WITNESS_EACH};
 use crate::generator::{self, Spent, busiest, spent};
 use crate::histogram::Histogram;
 use crate::live::Live;
@@ -28,8 +28,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// Of the cheap sinks one in so many is a witness.
-const WITNESS_EACH: u64 = 50;
 /// Joins whose POST is on its way; more wait, and their waiting counts.
 const JOINERS_MAX: usize = 256;
 /// A viewer that did not get there so long after it was due is a failure.
@@ -174,6 +172,9 @@ pub fn room_name(args: &RunArgs, number: u64) -> String {
 /// Another network and core, for the publisher; and what is done to the server when a third of the hold is over.
 pub struct Elsewhere {
     pub namespace: File,
+    /// Its address there, and the viewers' in theirs.
+    pub server: IpAddr,
+    pub viewers: IpAddr,
     pub core: usize,
     pub deed: Option<Box<dyn Fn()>>,
     /// Where the server's packets end when all viewers are there.
@@ -390,14 +391,21 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     live.end();
 
     // ---- what the same packets cost nobody but a cipher, on the server's core and with nothing else there
-    let bare = |sends: &Sends<'_>| publisher_at.and_then(|place| bare::ns_per_packet(&plan, args.viewers, place.core, sends));
-    let seal_ns_per_packet = bare(&Sends::None);
-    let mut bare_ns_per_packet = None;
-    if let (Some(null), Some(place)) = (null, publisher_at) {
-        null.divert()?;
-        bare_ns_per_packet = bare(&Sends::Into { namespace: &place.namespace, to: null.viewers() });
-        null.restore()?;
-    }
+    let bare = |sends: &Sends<'_>| publisher_at.and_then(|place| bare::run(&plan, args.viewers, place.core, sends));
+    let sealed = bare(&Sends::None);
+    let sent = match (publisher_at, null) {
+        (None, _) => None,
+        (Some(place), Some(null)) => {
+            null.divert()?;
+            let bare = bare(&Sends::Dropped { namespace: &place.namespace, to: null.viewers() });
+            null.restore()?;
+            bare
+        }
+        (Some(place), None) => Takers::open(args.viewers, place.viewers, place.server).ok().and_then(|takers| {
+            let bare = bare(&Sends::Taken { namespace: &place.namespace, takers: &takers });
+            bare.filter(|_| takers.close() == 0)
+        }),
+    };
 
     // ---- add up
     let seconds = ((ended.unix_ns.saturating_sub(begun.unix_ns)) as f64 / 1e9).max(1e-3);
@@ -429,8 +437,9 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
             cpu_ns_per_packet: if packets == 0 { 0.0 } else { used * 1e9 / packets as f64 },
             cpu_ratio: used / seconds,
             engine_user_ns_per_packet: engine.map(|engine| engine.user_s * 1e9 / packets as f64),
-            seal_ns_per_packet,
-            bare_ns_per_packet,
+            seal_ns_per_packet: sealed.map(|sealed| sealed.ns_per_packet),
+            bare_ns_per_packet: sent.map(|sent| sent.ns_per_packet),
+            bare_latency_us: sent.and_then(|sent| sent.latency_us),
             sends_per_packet: sent_before.zip(sent_after).and_then(|(before, after)| after.per_packet_since(&before)),
             memory_bytes,
             rss_bytes: ended.server.rss_bytes(),

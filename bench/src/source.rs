@@ -261,7 +261,7 @@ pub mod tests {
     fn keyframes_alone_are_a_stream_too() {
         let plan = Plan { bitrate_bps: 66_000, fps: 1, gop: Duration::from_secs(1), has_audio: false, ..W1 };
         assert_eq!((plan.packets_of(0), plan.packets_of(1), plan.pps()), (6, 6, 6.0));
-        assert!(crate::bare::ns_per_packet(&plan, 10, crate::sys::allowed_cores()[0], &crate::bare::Sends::None).is_some());
+        assert!(crate::bare::run(&plan, 10, crate::sys::allowed_cores()[0], &crate::bare::Sends::None).is_some());
     }
 
     #[test]

@@ -115,8 +115,10 @@ pub struct Server {
     pub engine_user_ns_per_packet: Option<f64>,
     /// What sealing the same packets with as many keys costs on the server's core, in a lab.
     pub seal_ns_per_packet: Option<f64>,
-    /// The same, and sending it, a frame at a time: with a NIC that drops.
+    /// The same, and sending it, a frame at a time: into the NIC that drops, or over the cable.
     pub bare_ns_per_packet: Option<f64>,
+    /// From when a frame was due until a packet of it was sent, p50: over the cable.
+    pub bare_latency_us: Option<f64>,
     pub sends_per_packet: Option<f64>,
     /// What all its processes hold, shared pages once (proportional set size).
     pub memory_bytes: u64,

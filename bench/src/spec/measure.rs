@@ -31,9 +31,10 @@ const fn failures(id: &'static str, unit: &'static str, value: fn(Runs<'_>) -> R
 
 pub const MEASURES: &[Measure] = &[
     row("cost-veth", "ns", |runs| at_busy(runs, LOSS_MAX, "/cpu_ns_per_packet")),
+    row("cost-veth-bare", "%", |runs| Ok(beyond(at_busy(runs, LOSS_MAX, "/cpu_ns_per_packet")?, at_busy(runs, LOSS_MAX, "/bare_ns_per_packet")?))),
     row("viewers-core", "viewers", viewers),
     row("cost-null", "ns", |runs| at_busy(runs, NULL_LOSS_MAX, "/cpu_ns_per_packet")),
-    row("cost-null-bare", "%", |runs| Ok((at_busy(runs, NULL_LOSS_MAX, "/cpu_ns_per_packet")? / at_busy(runs, NULL_LOSS_MAX, "/bare_ns_per_packet")? - 1.0) * 1e2)),
+    row("cost-null-bare", "%", |runs| Ok(beyond(at_busy(runs, NULL_LOSS_MAX, "/cpu_ns_per_packet")?, at_busy(runs, NULL_LOSS_MAX, "/bare_ns_per_packet")?))),
     row("viewers-null", "viewers", viewers),
     row("user-beyond-seal", "ns", |runs| Ok(number(runs, 0, "/server/engine_user_ns_per_packet")? - number(runs, 0, "/server/seal_ns_per_packet")?)),
     row("sends-500", "sends/packet", |runs| number(runs, 0, "/server/sends_per_packet")),
@@ -44,6 +45,7 @@ pub const MEASURES: &[Measure] = &[
     row("latency-100-p99", "us", |runs| number(runs, 0, "/latency_us/p99")),
     row("latency-100-p999", "us", |runs| number(runs, 0, "/latency_us/p999")),
     row("latency-burst-p50", "us", |runs| number(runs, 0, "/latency_us/p50")),
+    row("latency-burst-bare", "%", |runs| Ok(beyond(number(runs, 0, "/latency_us/p50")?, number(runs, 0, "/server/bare_latency_us")?))),
     row("first-frame-p50", "ms", |runs| number(runs, 0, "/ttff_ms/p50")),
     row("first-frame-p99", "ms", |runs| number(runs, 0, "/ttff_ms/p99")),
     row("first-frame-connected", "ms", |runs| number(runs, 0, "/join_ms/first_frame/p99")),
@@ -56,8 +58,9 @@ pub const MEASURES: &[Measure] = &[
     row("rooms-100x30", "%", |runs| share(runs, "/server/cpu_ns_per_packet")),
     row("rooms-1000x3", "%", |runs| share(runs, "/server/cpu_ns_per_packet")),
     row("audio-core", "packets/s", |runs| Ok(1e9 / number(runs, 0, "/server/cpu_ns_per_packet")?)),
+    row("audio-core-bare", "%", |runs| Ok(beyond(number(runs, 0, "/server/cpu_ns_per_packet")?, number(runs, 0, "/server/bare_ns_per_packet")?))),
     row("audio-null", "packets/s", |runs| Ok(1e9 / number(runs, 0, "/server/cpu_ns_per_packet")?)),
-    row("audio-null-bare", "%", |runs| Ok((number(runs, 0, "/server/cpu_ns_per_packet")? / number(runs, 0, "/server/bare_ns_per_packet")? - 1.0) * 1e2)),
+    row("audio-null-bare", "%", |runs| Ok(beyond(number(runs, 0, "/server/cpu_ns_per_packet")?, number(runs, 0, "/server/bare_ns_per_packet")?))),
     failures("joins-2000", "failures", |runs| number(runs, 0, "/join_failures")),
     failures("burst-p99", "%", |runs| burst_p99(runs)),
     failures("burst-took", "s", |runs| number(runs, 0, "/burst/took_s")),
@@ -115,10 +118,15 @@ fn share(runs: Runs<'_>, pointer: &str) -> Result<f64, String> {
     Ok(number(runs, 1, pointer)? / number(runs, 0, pointer)?.max(f64::MIN_POSITIVE) * 1e2)
 }
 
+/// By how many percent one is more than the other.
+fn beyond(this: f64, that: f64) -> f64 {
+    (this / that.max(f64::MIN_POSITIVE) - 1.0) * 1e2
+}
+
 /// By how much the p99 of those who were there was longer while many came.
 fn burst_p99(runs: Runs<'_>) -> Result<f64, String> {
     let of = |when: &str| number(runs, 0, &format!("/burst/latency_{when}_us/p99"));
-    Ok((of("during")? / of("before")?.max(1.0) - 1.0) * 1e2)
+    Ok(beyond(of("during")?, of("before")?))
 }
 
 /// CPU of a crowd that comes and goes, less what its packets cost one that stays, by joins.
@@ -186,10 +194,10 @@ mod tests {
 
     #[test]
     fn values_are_read_in_the_units_of_their_rows() {
-        let at_busy = json!({"held": true, "server_cpu": 0.71, "cpu_ns_per_packet": 4_000.0, "latency_frame_us": {"p99": 40_000.0}, "latency_spread_ratio": 0.2,
+        let at_busy = json!({"held": true, "server_cpu": 0.71, "cpu_ns_per_packet": 4_000.0, "bare_ns_per_packet": 5_000.0, "latency_frame_us": {"p99": 40_000.0}, "latency_spread_ratio": 0.2,
             "generator_saturated": false, "loss_ratio": 0.0, "delivered_ratio": 1.0});
         let search = [json!({"steps": [], "viewers": 684, "generator_was_limit": false, "at_busy": at_busy})];
-        assert_eq!(value("cost-veth", &search), Ok(4_000.0));
+        assert_eq!((value("cost-veth", &search), value("cost-veth-bare", &search).map(f64::round)), (Ok(4_000.0), Ok(-20.0)));
         assert_eq!((value("latency-busy-frames", &search), value("latency-busy-spread", &search)), (Ok(40.0), Ok(20.0)));
         assert_eq!(value("viewers-core", &search), Ok(684.0));
         let rooms = [4_000.0, 3_000.0].map(|ns| json!({"server": {"cpu_ns_per_packet": ns}}));
@@ -198,6 +206,8 @@ mod tests {
         assert_eq!(value("audio-null", &rooms[1..]).map(f64::floor), Ok(333_333.0));
         let beside = [json!({"server": {"cpu_ns_per_packet": 3_000.0, "bare_ns_per_packet": 4_000.0}})];
         assert_eq!(value("audio-null-bare", &beside), Ok(-25.0));
+        let burst = [json!({"latency_us": {"p50": 800.0}, "server": {"cpu_ns_per_packet": 3_000.0, "bare_ns_per_packet": 2_000.0, "bare_latency_us": 640.0}})];
+        assert_eq!((value("audio-core-bare", &burst), value("latency-burst-bare", &burst)), (Ok(50.0), Ok(25.0)));
         let memory = [100, 500, 1_000].map(|viewers| json!({"viewers_joined": viewers, "server": {"memory_bytes": 50_000_000 + viewers * 24_000}}));
         assert!((value("memory-viewer", &memory).unwrap() - 24.0).abs() < 1e-6);
         let crowd = |offered: u64, packets: u64, cpu_ratio: f64| json!({"viewers_offered": offered, "delivered_packets": packets, "duration_s": 10.0, "server": {"cpu_ratio": cpu_ratio}});
