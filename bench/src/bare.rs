@@ -67,23 +67,30 @@ impl Takers {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let work = move || {
-            let mut batch = sys::Batch::new();
-            while !stopped.load(Ordering::Relaxed) {
+            let (mut batch, mut taken, mut is_last) = (sys::Batch::new(), 0, false);
+            while !is_last {
+                is_last = stopped.load(Ordering::Relaxed);
                 let next = sys::monotonic() + LOOK_INTERVAL;
                 for socket in &sockets {
-                    while batch.take(socket, HEADER_BYTES) == sys::BATCH {}
+                    loop {
+                        let count = batch.take(socket, HEADER_BYTES);
+                        taken += count as u64;
+                        if count < sys::BATCH {
+                            break;
+                        }
+                    }
                 }
                 sys::sleep_until(next);
             }
-            sockets.iter().map(sys::drops).sum()
+            taken
         };
         let thread = thread::Builder::new().name("takers".to_owned()).spawn(work)?;
         Ok(Takers { remotes, stop, thread: Some(thread) })
     }
 
-    /// How many datagrams found a full socket.
+    /// How many datagrams were taken.
     pub fn close(mut self) -> u64 {
-        self.end().unwrap_or(u64::MAX)
+        self.end().unwrap_or_default()
     }
 
     fn end(&mut self) -> Option<u64> {
@@ -101,6 +108,7 @@ impl Drop for Takers {
 /// What the loop took.
 #[derive(Clone, Copy, Debug)]
 pub struct Bare {
+    pub packets: u64,
     /// Of CPU.
     pub ns_per_packet: f64,
     /// From when a frame was due until a packet of it was sent, the middle of all; of frames that have a pace.
@@ -177,7 +185,7 @@ pub fn run(plan: &Plan, viewers: u64, core: usize, sends: &Sends<'_>) -> Option<
             packets += sizes.len() as u64 * viewers.max(1);
             let spent = sys::thread_cpu_time() - began;
             if spent > ENOUGH || (pace.is_some() && sys::monotonic() > began_at + LONG_ENOUGH) {
-                return Some(Bare { ns_per_packet: spent.as_nanos() as f64 / packets as f64, latency_us: latency.at(0.5) });
+                return Some(Bare { packets, ns_per_packet: spent.as_nanos() as f64 / packets as f64, latency_us: latency.at(0.5) });
             }
         }
     };

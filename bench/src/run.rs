@@ -403,7 +403,7 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
         }
         (Some(place), None) => Takers::open(args.viewers, place.viewers, place.server).ok().and_then(|takers| {
             let bare = bare(&Sends::Taken { namespace: &place.namespace, takers: &takers });
-            bare.filter(|_| takers.close() == 0)
+            bare.filter(|bare| takers.close() == bare.packets)
         }),
     };
 
