@@ -111,7 +111,7 @@ pub struct Bare {
     pub packets: u64,
     /// Of CPU.
     pub ns_per_packet: f64,
-    /// From when a frame was due until a packet of it was sent, the middle of all; of frames that have a pace.
+    /// From when a frame was due until a packet of it was sent, the middle of all (of sound where there are no pictures); of frames that have a pace.
     pub latency_us: Option<f64>,
 }
 
@@ -160,10 +160,14 @@ pub fn run(plan: &Plan, viewers: u64, core: usize, sends: &Sends<'_>) -> Option<
             let sounds = sound_due as usize;
             sound_due -= sounds as f64;
             let sizes: Vec<usize> = pictures.iter().copied().chain(std::iter::repeat_n(AUDIO_BYTES, sounds)).collect();
-            for (viewer, sealer) in sealers.iter().enumerate() {
+            // Where frames have a pace a picture goes to all before sound does, which has a time of its own and would delay the others' pictures.
+            let split = if pace.is_some() { pictures.len() } else { 0 };
+            let turns = [0..split, split..sizes.len()].into_iter().flat_map(|part| sealers.iter().enumerate().map(move |of| (part.clone(), of)));
+            for (part, (viewer, sealer)) in turns {
                 let buffer = &mut out[viewer % BUFFERS * BUFFER_BYTES..][..BUFFER_BYTES];
-                let (mut sent, mut length, mut waiting) = (0, 0, 0);
-                for (at, size) in sizes.iter().enumerate() {
+                let (mut sent, mut length, mut waiting) = (0, 0, part.start);
+                for at in part {
+                    let size = sizes[at];
                     let number = index + at as u64;
                     let mut header = [0x80, 96, 0, 0, 1, 2, 3, 4, 0, 0, 0, 2];
                     header[2..4].copy_from_slice(&(number as u16).to_be_bytes());
@@ -172,7 +176,7 @@ pub fn run(plan: &Plan, viewers: u64, core: usize, sends: &Sends<'_>) -> Option<
                     if let Some((socket, remotes)) = &place && (is_last || length - sent + widest + 64 > SEND_BYTES_MAX) {
                         socket.send_to(&buffer[sent..length], remotes.get(viewer)?).ok()?;
                         sent = length;
-                        if pace.is_some() {
+                        if pace.is_some() && (at < pictures.len() || pictures.is_empty()) {
                             let us = (sys::monotonic() - due).as_micros() as u64;
                             (waiting..=at).for_each(|_| latency.add(us));
                             waiting = at + 1;

@@ -391,7 +391,8 @@ pub fn run_from(args: &RunArgs, publisher_at: Option<&Elsewhere>) -> Result<Summ
     live.end();
 
     // ---- what the same packets cost nobody but a cipher, on the server's core and with nothing else there
-    let bare = |sends: &Sends<'_>| publisher_at.and_then(|place| bare::run(&plan, args.viewers, place.core, sends));
+    // Who interrupted the run does not wait for it.
+    let bare = |sends: &Sends<'_>| publisher_at.filter(|_| !sys::is_interrupted()).and_then(|place| bare::run(&plan, args.viewers, place.core, sends));
     let sealed = bare(&Sends::None);
     let sent = match (publisher_at, null) {
         (None, _) => None,

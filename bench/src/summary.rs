@@ -117,7 +117,7 @@ pub struct Server {
     pub seal_ns_per_packet: Option<f64>,
     /// The same, and sending it, a frame at a time: into the NIC that drops, or over the cable.
     pub bare_ns_per_packet: Option<f64>,
-    /// From when a frame was due until a packet of it was sent, p50: over the cable.
+    /// From when a frame was due until a packet of its picture was sent, p50: over the cable.
     pub bare_latency_us: Option<f64>,
     pub sends_per_packet: Option<f64>,
     /// What all its processes hold, shared pages once (proportional set size).
