@@ -495,6 +495,22 @@ fn nothing_but_media_comes_between_some_short_rounds() {
     }
 }
 
+/// Goal: where hundreds watch a picture waits for its end on an idle shard, too, as long as they are many; where few do, nothing waits. Method: the first
+/// half of a picture in a room of 400 and in one of two.
+#[test]
+fn a_picture_that_hundreds_watch_waits_for_its_end() {
+    let mut rooms = Rooms::new(400);
+    let mut frame = rooms.large.frame(&rooms.world, 2).into_iter();
+    rooms.world.push(rooms.large.remote, frame.next().unwrap());
+    let small = rooms.small.frame(&rooms.world, 2).into_iter().next().unwrap();
+    rooms.world.push(rooms.small.remote, small);
+    assert_eq!(rooms.tick(), [0, 2]);
+    assert!(rooms.world.rest(0).is_some_and(|at| at <= rooms.world.now + Duration::from_millis(2)), "it waits for two milliseconds");
+    rooms.world.push(rooms.large.remote, frame.next().unwrap());
+    let sent: usize = (0..10).map(|_| rooms.tick()[0]).sum();
+    assert_eq!(sent, 800, "both halves in one lap");
+}
+
 /// Goal: who has two tracks is told of their clocks with the first live packet; who has one, with nothing to be in step with, when its turn among the
 /// timers comes: a thousand who come live by the same packet are not all told at once. Method: fifty of either kind, two pictures after they came.
 #[test]

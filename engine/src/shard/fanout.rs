@@ -362,7 +362,7 @@ impl Core {
             };
             let ends_frame = || reader.reel.slot(reader.reel.head().wrapping_sub(1)).is_some_and(|slot| slot.meta.flags.contains(SlotFlags::FRAME_END));
             let is_complete = codec.kind() == Kind::Video && ends_frame();
-            if self.fanout.hold.goes_now(track, self.now, is_complete) {
+            if self.fanout.hold.goes_now(track, self.now, is_complete, reader.sessions.len()) {
                 self.fanout.news(track);
             }
         }

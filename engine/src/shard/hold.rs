@@ -1,8 +1,9 @@
-//! How long a track's news may wait for more of its kind: not at all on an idle shard, up to `HOLD_MAX` on a busy one.
+//! How long a track's news may wait for more of its kind: not at all on an idle shard, up to `HOLD_MAX` on a busy one or for many who watch.
 //!
 //! A send costs the kernel about the same for one packet as for nine, so a busy shard that sends each packet as it comes
 //! spends its time on sends. News of video waits for the end of its frame (which no player shows before), everything
-//! else for its time alone; a shard with time to spare spends it on latency.
+//! else for its time alone; a shard with time to spare spends it on latency. Where hundreds watch, the last of them waits for
+//! the lap anyway: there a wait of that size costs little, and halves the laps.
 
 use spillway_proto::time::Time;
 use std::collections::VecDeque;
@@ -13,6 +14,9 @@ pub const HOLD_MAX: Duration = Duration::from_millis(10);
 /// Below this busy share nothing waits; from the other on everything waits as long as it may.
 const BUSY_FREE: f64 = 0.25;
 const BUSY_FULL: f64 = 0.50;
+/// What no more than so many watch waits for nobody's sake; beyond it each who watches is worth so much, about what his part of two laps takes.
+const WATCHERS_FREE: usize = 256;
+const WAIT_PER_WATCHER: Duration = Duration::from_micros(5);
 /// The share is measured over spans of this length and smoothed over some four of them.
 const SPAN: Duration = Duration::from_millis(25);
 const SMOOTHING: f64 = 0.25;
@@ -82,10 +86,11 @@ impl Hold {
         self.busy_ratio
     }
 
-    /// News of a track. True: they go out now.
-    pub fn goes_now(&mut self, track: u32, now: Time, is_complete: bool) -> bool {
+    /// News of a track that so many watch here. True: they go out now.
+    pub fn goes_now(&mut self, track: u32, now: Time, is_complete: bool, watchers: usize) -> bool {
         let Some(due) = self.due.get_mut(track as usize) else { return true };
-        if is_complete || self.bound.is_zero() || *due <= now {
+        let bound = self.bound.max(bound_of(watchers));
+        if is_complete || bound.is_zero() || *due <= now {
             *due = Time::NEVER;
             return true;
         }
@@ -93,7 +98,7 @@ impl Hold {
             if self.waiting.len() == self.waiting.capacity() {
                 return true;
             }
-            *due = now + self.bound;
+            *due = now + bound;
             self.waiting.push_back((track, *due));
         }
         false
@@ -129,6 +134,10 @@ impl Hold {
     }
 }
 
+fn bound_of(watchers: usize) -> Duration {
+    if watchers > WATCHERS_FREE { HOLD_MAX.min(WAIT_PER_WATCHER * watchers as u32) } else { Duration::ZERO }
+}
+
 #[cfg(test)]
 mod tests {
     //! Goal: nothing waits on an idle shard, nothing longer than it may on a busy one, and nothing is forgotten.
@@ -149,19 +158,32 @@ mod tests {
     #[test]
     fn an_idle_shard_holds_nothing() {
         let mut hold = busy(BUSY_FREE);
-        assert!(hold.goes_now(1, at(0), false));
+        assert!(hold.goes_now(1, at(0), false, 1));
         assert_eq!((hold.take_due(at(50)), hold.next_due()), (None, Time::NEVER));
+    }
+
+    #[test]
+    fn what_many_watch_waits_on_an_idle_shard_too_as_long_as_they_are_many() {
+        let mut hold = busy(0.0);
+        assert!(hold.goes_now(1, at(0), false, WATCHERS_FREE) && hold.next_due() == Time::NEVER);
+        assert!(!hold.goes_now(1, at(0), false, 600));
+        assert!(!hold.goes_now(2, at(1), false, 50_000));
+        assert_eq!((hold.take_due(at(2)), hold.take_due(at(3)), hold.next_due()), (None, Some(1), at(1) + HOLD_MAX));
+        assert!(hold.goes_now(2, at(4), true, 50_000), "the frame is whole");
+        assert!(hold.holds_nothing_back(), "rounds go by the shard");
+        hold.set_busy(0.9);
+        assert!(!hold.goes_now(3, at(20), false, 600) && hold.take_due(at(24)).is_none(), "the longer of the two");
     }
 
     #[test]
     fn a_busy_one_waits_for_the_whole_frame_and_no_longer_than_the_bound() {
         let mut hold = busy(0.9);
-        assert!(!hold.goes_now(1, at(0), false));
-        assert!(!hold.goes_now(1, at(4), false), "the time counts from the first");
-        assert!(hold.goes_now(1, at(5), true));
+        assert!(!hold.goes_now(1, at(0), false, 1));
+        assert!(!hold.goes_now(1, at(4), false, 1), "the time counts from the first");
+        assert!(hold.goes_now(1, at(5), true, 1));
         assert_eq!(hold.take_due(at(60)), None, "it went out, its entry is dead");
-        assert!(!hold.goes_now(2, at(61), false));
-        assert!(!hold.goes_now(1, at(63), false));
+        assert!(!hold.goes_now(2, at(61), false, 1));
+        assert!(!hold.goes_now(1, at(63), false, 1));
         assert_eq!((hold.take_due(at(70)), hold.next_due()), (None, at(71)));
         assert_eq!((hold.take_due(at(71)), hold.take_due(at(71))), (Some(2), None));
         assert_eq!((hold.take_due(at(99)), hold.take_due(at(99))), (Some(1), None));
@@ -171,17 +193,17 @@ mod tests {
     #[test]
     fn news_that_come_when_their_time_is_over_go_out_with_it() {
         let mut hold = busy(0.9);
-        assert!(!hold.goes_now(3, at(0), false));
-        assert!(hold.goes_now(3, at(12), false));
+        assert!(!hold.goes_now(3, at(0), false, 1));
+        assert!(hold.goes_now(3, at(12), false, 1));
         assert_eq!(hold.take_due(at(12)), None);
     }
 
     #[test]
     fn a_track_that_went_out_and_waits_again_goes_at_its_new_time() {
         let mut hold = busy(0.9);
-        assert!(!hold.goes_now(1, at(0), false));
-        assert!(hold.goes_now(1, at(2), true));
-        assert!(!hold.goes_now(1, at(3), false));
+        assert!(!hold.goes_now(1, at(0), false, 1));
+        assert!(hold.goes_now(1, at(2), true, 1));
+        assert!(!hold.goes_now(1, at(3), false, 1));
         assert_eq!(hold.take_due(at(10)), None);
         assert_eq!(hold.take_due(at(13)), Some(1));
     }
@@ -189,10 +211,10 @@ mod tests {
     #[test]
     fn what_goes_along_with_others_has_no_time_of_its_own() {
         let mut hold = busy(0.9);
-        assert!(!hold.goes_now(1, at(0), false));
+        assert!(!hold.goes_now(1, at(0), false, 1));
         hold.goes_along(1);
         assert_eq!(hold.take_due(at(60)), None);
-        assert!(!hold.goes_now(1, at(61), false), "and what comes then waits as long as ever");
+        assert!(!hold.goes_now(1, at(61), false, 1), "and what comes then waits as long as ever");
         assert_eq!((hold.take_due(at(70)), hold.take_due(at(71))), (None, Some(1)));
     }
 
@@ -201,10 +223,10 @@ mod tests {
         let mut hold = busy(0.9);
         let room = hold.waiting.capacity();
         for _ in 0..room {
-            assert!(!hold.goes_now(0, at(0), false));
-            assert!(hold.goes_now(0, at(0), true));
+            assert!(!hold.goes_now(0, at(0), false, 1));
+            assert!(hold.goes_now(0, at(0), true, 1));
         }
-        assert!(hold.goes_now(0, at(0), false));
+        assert!(hold.goes_now(0, at(0), false, 1));
         assert_eq!(hold.waiting.capacity(), room);
     }
 
