@@ -32,7 +32,7 @@ pub struct Hold {
     bound: Duration,
     /// By track: when its news go out; `NEVER`: it has none.
     due: Vec<Time>,
-    /// Tracks that wait, as they came; one that went out before its time stays as a dead entry until then.
+    /// Tracks that wait, by when they are due; one that went out before its time stays as a dead entry until then.
     waiting: VecDeque<(u32, Time)>,
 }
 
@@ -99,7 +99,9 @@ impl Hold {
                 return true;
             }
             *due = now + bound;
-            self.waiting.push_back((track, *due));
+            // Mostly the last; who waits for fewer watchers overtakes who waits for more.
+            let place = self.waiting.partition_point(|&(_, at)| at <= *due);
+            self.waiting.insert(place, (track, *due));
         }
         false
     }
@@ -173,6 +175,15 @@ mod tests {
         assert!(hold.holds_nothing_back(), "rounds go by the shard");
         hold.set_busy(0.9);
         assert!(!hold.goes_now(3, at(20), false, 600) && hold.take_due(at(24)).is_none(), "the longer of the two");
+    }
+
+    #[test]
+    fn who_may_wait_shorter_does_not_wait_for_who_may_wait_longer() {
+        let mut hold = busy(0.0);
+        assert!(!hold.goes_now(1, at(0), false, 2_000));
+        assert!(!hold.goes_now(2, at(1), false, 600));
+        assert_eq!(hold.next_due(), at(4));
+        assert_eq!((hold.take_due(at(4)), hold.take_due(at(4)), hold.take_due(at(10))), (Some(2), None, Some(1)));
     }
 
     #[test]
